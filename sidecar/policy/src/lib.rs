@@ -1,0 +1,8 @@
+//! Pure decisions of the mesh, shared by the sidecar and the control plane: the immutable model, the only
+//! conversion from the wire, matching, balancing, retry, canonicalisation. No I/O, clock, randomness or runtime:
+//! time and random numbers are arguments.
+
+pub mod model;
+pub mod spiffe;
+
+pub use spiffe::SpiffeId;

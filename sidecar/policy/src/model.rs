@@ -1,0 +1,316 @@
+//! The immutable model: what a sidecar knows of services, endpoints and its own workload. Built only by
+//! `convert`, read by everyone. Names are those of the wire contract; everything here is already valid.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::SpiffeId;
+
+/// `namespace/name` of a service or workload. Cheap to clone, ordered by text.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectName(Arc<str>);
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Protocol {
+    /// gRPC, which is HTTP/2.
+    Grpc,
+    /// HTTP of either version.
+    Http,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Opaque bytes.
+    Tcp,
+    /// TLS of the application's own: opaque.
+    Tls,
+    /// Not declared: detected from the first bytes.
+    #[default]
+    Undeclared,
+}
+
+/// A service and its compiled outbound behaviour.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// `namespace/name`.
+    pub id: ObjectName,
+    /// Lower-case host names without a port.
+    pub hostnames: Vec<Box<str>>,
+    /// Virtual addresses.
+    pub virtual_ips: Vec<IpAddr>,
+    /// Unique by `port`, at least one, in the order of the resource.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Where clients call.
+    pub port: u16,
+    /// Name, may be empty.
+    pub name: Box<str>,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// Attached routes; `None` sends every request to the service's own endpoints.
+    pub routing: Option<Routing>,
+}
+
+/// Rules and the matches that lead to them, in order of precedence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Routing {
+    /// What to do.
+    pub rules: Vec<RouteRule>,
+    /// When; the first that matches wins. `rule` is always a valid index.
+    pub matches: Vec<RouteMatch>,
+}
+
+/// One match of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteMatch {
+    /// Index into [`Routing::rules`].
+    pub rule: usize,
+    /// Path condition.
+    pub path: PathMatch,
+    /// Method, if it matters.
+    pub method: Option<http::Method>,
+    /// Headers, all of which must match.
+    pub headers: Vec<(http::HeaderName, Box<str>)>,
+    /// Query parameters, all of which must match.
+    pub query: Vec<(Box<str>, Box<str>)>,
+}
+
+/// A condition on the path, percent-encoding as sent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum PathMatch {
+    /// Any path.
+    #[default]
+    Any,
+    /// Exactly this.
+    Exact(Box<str>),
+    /// This and everything below it, by segment. Stored without a trailing slash unless it is `/`.
+    Prefix(Box<str>),
+}
+
+/// What a route does with the requests that reach it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteRule {
+    /// `namespace/route#rule`.
+    pub name: Box<str>,
+    /// Where to; empty means 500.
+    pub backends: Vec<WeightedBackend>,
+    /// Sum of the backends' weights.
+    pub total_weight: u64,
+    /// Of the request with all its retries.
+    pub timeout: Option<Duration>,
+    /// Of one try.
+    pub backend_timeout: Option<Duration>,
+}
+
+/// A weighted reference to a service port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WeightedBackend {
+    /// `None`: an invalid reference, answered 500.
+    pub target: Option<Target>,
+    /// Relative weight.
+    pub weight: u32,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Target {
+    /// The service.
+    pub service: ObjectName,
+    /// The service port.
+    pub port: u16,
+}
+
+/// At most 100 endpoints of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSlice {
+    /// The service.
+    pub service: ObjectName,
+    /// Number of this slice.
+    pub index: u32,
+    /// How many there are; only slice 0 says it.
+    pub slice_count: Option<u32>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A replica of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Address without a port.
+    pub address: IpAddr,
+    /// Service port to the port at the endpoint.
+    pub ports: BTreeMap<u16, u16>,
+    /// How to reach it over the mesh; `None`: plaintext.
+    pub mesh: Option<MeshAddress>,
+    /// Relative weight, at least 1.
+    pub weight: u32,
+    /// Where it is.
+    pub locality: Locality,
+    /// In the balancing set.
+    pub healthy: bool,
+    /// Takes nothing new.
+    pub draining: bool,
+    /// The workload, if it is one of the mesh.
+    pub workload: Option<ObjectName>,
+}
+
+/// The mesh listener of an endpoint and who must answer there.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct MeshAddress {
+    /// `ip:port`.
+    pub address: SocketAddr,
+    /// Identity that the endpoint must prove.
+    pub identity: SpiffeId,
+}
+
+/// Where an endpoint is. Empty means unknown.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Locality {
+    /// Region.
+    pub region: Box<str>,
+    /// Zone.
+    pub zone: Box<str>,
+}
+
+/// The inbound side of a workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WorkloadConfig {
+    /// `namespace/name`.
+    pub id: ObjectName,
+    /// Unique by `port`.
+    pub ports: Vec<InboundPort>,
+    /// Whether plaintext is accepted.
+    pub tls_mode: TlsMode,
+}
+
+/// One port of the app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InboundPort {
+    /// Where the app listens.
+    pub port: u16,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// Service ports that lead here.
+    pub services: Vec<Target>,
+}
+
+/// Whether plaintext from outside the mesh is accepted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TlsMode {
+    /// Plaintext and mutual TLS.
+    #[default]
+    Permissive,
+    /// Mutual TLS only.
+    Strict,
+}
+
+/// The roots of one trust domain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TrustBundle {
+    /// Lower-case.
+    pub trust_domain: Box<str>,
+    /// DER certificates, at least one.
+    pub roots: Vec<Vec<u8>>,
+}
+
+impl ObjectName {
+    /// Joins a namespace and a name that are already valid.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
+    /// Parses `namespace/name`: two DNS labels of 1 to 63 characters (a name may be up to 253, with dots).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        let label = |part: &str, max: usize, dots: bool| {
+            !part.is_empty()
+                && part.len() <= max
+                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.'))
+                && !part.starts_with(['-', '.'])
+                && !part.ends_with(['-', '.'])
+        };
+        (label(namespace, 63, false) && label(name, 253, true)).then(|| Self(text.into()))
+    }
+
+    /// The part before the slash.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The part after the slash.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, name)| name)
+    }
+
+    /// `namespace/name`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Protocol {
+    /// Never parsed as HTTP.
+    #[must_use]
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+
+    /// Spoken as HTTP/2 to the application.
+    #[must_use]
+    pub const fn is_http2(self) -> bool {
+        matches!(self, Self::Grpc | Self::Http2)
+    }
+
+    /// Word for tables, logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Undeclared => "undeclared",
+        }
+    }
+}
+
+impl Service {
+    /// The port with this number.
+    #[must_use]
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|candidate| candidate.port == port)
+    }
+
+    /// Targets of all routes: the services that must be known before this version may be used.
+    pub fn referenced(&self) -> impl Iterator<Item = &Target> {
+        self.ports
+            .iter()
+            .filter_map(|port| port.routing.as_ref())
+            .flat_map(|routing| &routing.rules)
+            .flat_map(|rule| &rule.backends)
+            .filter_map(|backend| backend.target.as_ref())
+    }
+}

@@ -1,0 +1,4 @@
+//! The data plane: one sidecar beside one workload. `app` builds the parts; a request's life is in `outbound` and
+//! `inbound`.
+
+pub mod error;

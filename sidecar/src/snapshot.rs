@@ -1,0 +1,101 @@
+//! What the workers see of the mesh: an immutable snapshot, published by the control thread, read without locks.
+//! `discovery` builds it; `outbound` and `inbound` read it. Mutable state of an endpoint or a target lives in
+//! atomics that survive from one snapshot to the next.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use tokio::sync::watch;
+use weft_policy::{
+    balance::EndpointLoad,
+    limits::Limits,
+    model::{Endpoint, ObjectName, Service, Target, WorkloadConfig},
+    retry::Budget,
+};
+
+use crate::telemetry::{HttpMetrics, TcpMetrics};
+
+/// One consistent view of the mesh.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Lower-case host name, without a port, to the service.
+    pub hosts: HashMap<Box<str>, ObjectName>,
+    /// The services that this workload uses.
+    pub services: HashMap<ObjectName, Arc<Service>>,
+    /// Every port of every service above, with its endpoints.
+    pub clusters: HashMap<Target, Arc<Cluster>>,
+    /// Asked for and answered as not existing.
+    pub absent: HashSet<ObjectName>,
+    /// The inbound side; `None` until the control plane has sent it.
+    pub workload: Option<Arc<WorkloadConfig>>,
+}
+
+/// The endpoints of one service port, as of one snapshot.
+pub struct Cluster {
+    /// Which service port.
+    pub target: Target,
+    /// Candidates for a new request: healthy, not draining, serving this port.
+    pub endpoints: Arc<[Arc<EndpointState>]>,
+    /// State shared by all snapshots of this target.
+    pub shared: Arc<ClusterShared>,
+}
+
+/// What outlives a snapshot for one service port.
+pub struct ClusterShared {
+    /// Connections, pending, requests.
+    pub limits: Limits,
+    /// Retry budget.
+    pub budget: Budget,
+    /// Requests, by whether the hop was mutual TLS: `[plaintext, mtls]`.
+    pub http: [HttpMetrics; 2],
+    /// Opaque connections, by whether the hop was mutual TLS: `[plaintext, mtls]`.
+    pub tcp: [TcpMetrics; 2],
+}
+
+/// One replica as a target of one service port; lives as long as the endpoint keeps its identity.
+pub struct EndpointState {
+    /// From discovery.
+    pub endpoint: Endpoint,
+    /// Where the app of this endpoint serves this port, for plaintext.
+    pub address: SocketAddr,
+    /// Latency and requests in flight.
+    pub load: EndpointLoad,
+    /// The endpoint has left discovery: its idle connections are to be closed.
+    pub gone: AtomicBool,
+}
+
+/// Publishing side, held by `discovery`.
+pub type SnapshotSender = watch::Sender<Arc<Snapshot>>;
+
+/// Reading side: one per connection, so that a request costs one atomic load.
+#[derive(Clone)]
+pub struct SnapshotReader {
+    receiver: watch::Receiver<Arc<Snapshot>>,
+    current: Arc<Snapshot>,
+}
+
+impl SnapshotReader {
+    /// Wraps a subscription.
+    #[must_use]
+    pub fn new(mut receiver: watch::Receiver<Arc<Snapshot>>) -> Self {
+        let current = Arc::clone(&receiver.borrow_and_update());
+        Self { receiver, current }
+    }
+
+    /// The newest snapshot; one atomic load when nothing has changed.
+    pub fn load(&mut self) -> &Arc<Snapshot> {
+        // An error means that the publisher is gone: the last value stays right.
+        if self.receiver.has_changed().unwrap_or(false) {
+            self.current = Arc::clone(&self.receiver.borrow_and_update());
+        }
+        &self.current
+    }
+
+    /// Waits for a snapshot that differs from the one last loaded. False when there will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.receiver.changed().await.is_ok()
+    }
+}
