@@ -1,0 +1,238 @@
+//! The worker threads: each has its own single-threaded runtime, its own `SO_REUSEPORT` sockets and its own
+//! connection pools, so that a request never crosses threads. `app` starts them.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rand::{RngCore, SeedableRng, rngs::SmallRng};
+use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
+use weft_policy::{balance::Nanos, limits::Gauge};
+
+use crate::{
+    config::{SidecarConfig, Upstream},
+    discovery::Demand,
+    drain::Drain,
+    identity::IdentityReceiver,
+    inbound, listener, outbound,
+    snapshot::{Snapshot, SnapshotReader},
+    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
+    upstream::Pools,
+};
+
+/// Downstream connections of one worker.
+const CONNECTIONS: u32 = 10_000;
+
+/// What every worker needs. Built by `app`, the same for all.
+#[derive(Clone)]
+pub struct WorkerContext {
+    /// Static configuration.
+    pub config: Arc<SidecarConfig>,
+    /// The mesh.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Asks discovery for services that nobody declared.
+    pub demand: Demand,
+    /// The current certificate.
+    pub identity: IdentityReceiver,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Whether we are stopping.
+    pub drain: Drain,
+    /// Addresses to listen on; each worker binds its own sockets.
+    pub listeners: Listeners,
+}
+
+/// Addresses of the listeners, all with their final ports.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// Calls by Host.
+    pub outbound: SocketAddr,
+    /// Mutual TLS from other sidecars.
+    pub mesh: SocketAddr,
+    /// Calls by local port.
+    pub upstreams: Vec<(Upstream, SocketAddr)>,
+    /// Plaintext fronts of app ports.
+    pub inbound: Vec<(SocketAddr, u16)>,
+}
+
+/// Monotonic time since the process began, equal on all workers.
+#[derive(Clone, Copy)]
+pub struct Clock(Instant);
+
+/// One worker: shared by all its connections.
+pub struct Worker {
+    /// What `app` gave.
+    pub context: WorkerContext,
+    /// Connections to applications and sidecars.
+    pub pools: Rc<Pools>,
+    /// Monotonic time.
+    pub clock: Clock,
+    random: RefCell<SmallRng>,
+    inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
+    inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
+}
+
+impl Clock {
+    /// Starts at zero.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        Nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Worker {
+    fn new(context: WorkerContext, clock: Clock) -> Self {
+        let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
+        Self {
+            pools,
+            clock,
+            random: RefCell::new(SmallRng::from_os_rng()),
+            inbound_http: RefCell::default(),
+            inbound_tcp: RefCell::default(),
+            context,
+        }
+    }
+
+    /// 64 random bits, for choices and jitter.
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// A reader of the mesh for one connection.
+    #[must_use]
+    pub fn snapshot(&self) -> SnapshotReader {
+        SnapshotReader::new(self.context.snapshot.clone())
+    }
+
+    /// Handles for requests to an app port.
+    #[must_use]
+    pub fn inbound_http(&self, port: u16, mtls: bool) -> HttpMetrics {
+        let mut cache = self.inbound_http.borrow_mut();
+        let telemetry = &self.context.telemetry;
+        cache
+            .entry((port, mtls))
+            .or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls))
+            .clone()
+    }
+
+    /// Handles for opaque connections to an app port.
+    #[must_use]
+    pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
+        let mut cache = self.inbound_tcp.borrow_mut();
+        let telemetry = &self.context.telemetry;
+        cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
+    }
+}
+
+/// Starts `count` workers. A worker ends when the drain has stopped.
+///
+/// # Errors
+/// When a socket cannot be bound or a thread cannot be started.
+pub fn spawn(count: usize, context: &WorkerContext) -> io::Result<Vec<JoinHandle<()>>> {
+    let clock = Clock::start();
+    let mut threads = Vec::with_capacity(count);
+    for index in 0..count {
+        let sockets = Sockets::bind(&context.listeners)?;
+        let context = context.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            if let Err(error) = run(context, sockets, clock) {
+                tracing::error!(%error, "a worker could not start");
+            }
+        })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+/// The listening sockets of one worker.
+struct Sockets {
+    outbound: std::net::TcpListener,
+    mesh: std::net::TcpListener,
+    upstreams: Vec<(Upstream, std::net::TcpListener)>,
+    inbound: Vec<(u16, std::net::TcpListener)>,
+}
+
+impl Sockets {
+    fn bind(listeners: &Listeners) -> io::Result<Self> {
+        let mut upstreams = Vec::with_capacity(listeners.upstreams.len());
+        for (upstream, address) in &listeners.upstreams {
+            upstreams.push((upstream.clone(), listener::bind(*address, true)?));
+        }
+        let mut inbound = Vec::with_capacity(listeners.inbound.len());
+        for (address, port) in &listeners.inbound {
+            inbound.push((*port, listener::bind(*address, true)?));
+        }
+        Ok(Self {
+            outbound: listener::bind(listeners.outbound, true)?,
+            mesh: listener::bind(listeners.mesh, true)?,
+            upstreams,
+            inbound,
+        })
+    }
+}
+
+fn run(context: WorkerContext, sockets: Sockets, clock: Clock) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build_local(runtime::LocalOptions::default())?;
+    runtime.block_on(async move {
+        let drain = context.drain.clone();
+        let worker = Rc::new(Worker::new(context, clock));
+        serve(&worker, sockets)?;
+        let pools = Rc::clone(&worker.pools);
+        spawn_local(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                tick.tick().await;
+                pools.sweep();
+            }
+        });
+        drain.stopped().await;
+        Ok(())
+    })
+}
+
+fn serve(worker: &Rc<Worker>, sockets: Sockets) -> io::Result<()> {
+    let gauge = Arc::new(Gauge::new(CONNECTIONS));
+    accept(worker, &gauge, sockets.outbound, |worker, io| async move { outbound::by_host(worker, io).await })?;
+    accept(worker, &gauge, sockets.mesh, |worker, io| async move { inbound::mesh(worker, io).await })?;
+    for (upstream, socket) in sockets.upstreams {
+        let upstream = Rc::new(upstream);
+        accept(worker, &gauge, socket, move |worker, io| outbound::by_port(worker, Rc::clone(&upstream), io))?;
+    }
+    for (port, socket) in sockets.inbound {
+        accept(worker, &gauge, socket, move |worker, io| inbound::plaintext(worker, port, io))?;
+    }
+    Ok(())
+}
+
+/// Accepts on one socket; each connection is a task of this worker.
+fn accept<H, F>(worker: &Rc<Worker>, gauge: &Arc<Gauge>, socket: std::net::TcpListener, handle: H) -> io::Result<()>
+where
+    H: Fn(Rc<Worker>, tokio::net::TcpStream) -> F + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let socket = TcpListener::from_std(socket)?;
+    let (worker, gauge) = (Rc::clone(worker), Arc::clone(gauge));
+    let drain = worker.context.drain.clone();
+    spawn_local(listener::accept_loop(socket, move || gauge.try_acquire(), drain.clone(), move |io, _peer, permit| {
+        let connection = handle(Rc::clone(&worker), io);
+        let guard = drain.guard();
+        spawn_local(async move {
+            connection.await;
+            drop((permit, guard));
+        });
+    }));
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! HTTP as both directions need it: the one body type, serving a connection with every limit set, and the
+//! responses that the sidecar makes itself.
+
+pub mod body;
+pub mod forward;
+pub mod reply;
+pub mod serve;
+
+/// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`. Set by the outbound
+/// sidecar, stripped by the inbound one, and by the outbound one when an app sends it.
+pub const CALLER_VERSION: http::HeaderName = http::HeaderName::from_static("x-weft-caller-version");
+
+/// The request is gRPC, so that its errors must be.
+#[must_use]
+pub fn is_grpc(headers: &http::HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,93 @@
+//! Serves HTTP on one downstream connection, every knob of hyper and h2 set. Used by outbound (apps) and inbound
+//! (mesh peers and plaintext callers).
+
+use std::{convert::Infallible, future::Future, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::Body;
+use crate::drain::Drain;
+
+const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_BYTES_H2: u32 = 64 * 1024;
+const FIELDS: usize = 128;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAMS: u32 = 250;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const SEND_BUFFER: usize = 64 * 1024;
+const RESETS: usize = 100;
+
+/// Runs tasks of HTTP/2 connections on the worker's own thread.
+#[derive(Clone, Copy)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain says so.
+pub async fn http1<IO, S, F>(io: IO, drain: Drain, handle: S) -> hyper::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(FIELDS)
+        .half_close(true)
+        .keep_alive(true)
+        .pipeline_flush(false)
+        .serve_connection(TokioIo::new(io), service_fn(handle))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Serves HTTP/2 until the connection ends; GOAWAY when the drain says so or after `max_age`.
+pub async fn http2<IO, S, F>(io: IO, drain: Drain, max_age: Duration, handle: S) -> hyper::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+{
+    let connection = hyper::server::conn::http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_local_error_reset_streams(RESETS)
+        .max_pending_accept_reset_streams(20)
+        .max_header_list_size(HEAD_BYTES_H2)
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(io), service_fn(handle));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(max_age) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}

@@ -1,0 +1,244 @@
+//! From the mesh to the app. The mesh listener takes mutual TLS with HTTP/2 and nothing else; the plaintext fronts
+//! take what an app port takes, while the mode is permissive. The app is reached on loopback.
+
+mod request;
+mod tunnel;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{Method, Request};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use weft_policy::model::{InboundPort, ObjectName, Target, TlsMode, WorkloadConfig};
+use weft_svid::PeerIdentity;
+
+use crate::{
+    app::worker::Worker,
+    detect::{self, Rewind},
+    error::{ProxyError, Reason},
+    http::serve,
+    listener, opaque,
+    upstream::{chain, connect_tcp},
+};
+
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const DETECT: Duration = Duration::from_secs(5);
+/// A mesh connection is drained after this time, give or take a tenth.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// What is known of an inbound connection.
+pub struct Connection {
+    /// The peer's identity; `None` in plaintext.
+    pub peer: Option<PeerIdentity>,
+    /// The app port that this connection leads to, where the connection says it.
+    pub port: Option<u16>,
+}
+
+/// A connection on the mesh listener.
+pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
+    if let Err(error) = listener::tune(&io) {
+        tracing::debug!(%error, "could not set socket options");
+    }
+    let from = io.peer_addr().ok();
+    let (stream, peer) = match handshake(&worker, io).await {
+        Ok(accepted) => accepted,
+        Err((reason, detail)) => {
+            let labels = [("side", "server"), ("reason", reason)];
+            let telemetry = &worker.context.telemetry;
+            telemetry.counter("weft_mesh_refused_total", "Mesh connections refused, by reason", &labels).increment(1);
+            return tracing::warn!(reason, detail, peer = ?from, "mesh connection refused");
+        }
+    };
+    let target = stream.get_ref().1.server_name().and_then(parse_sni);
+    let mut snapshot = worker.snapshot();
+    let port = target.as_ref().and_then(|target| app_port(snapshot.load().workload.as_ref()?, target)).map(|port| port.port);
+    let age = lifetime(&worker, &peer);
+    let connection = Rc::new(Connection { peer: Some(peer), port });
+    let drain = worker.context.drain.clone();
+    let handle = move |request: Request<Incoming>| {
+        let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
+        async move {
+            let tunnel = request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
+            let response = if tunnel {
+                tunnel::run(&worker, request).await
+            } else {
+                request::run(&worker, &connection, request).await
+            };
+            Ok::<_, Infallible>(response)
+        }
+    };
+    if let Err(error) = serve::http2(stream, drain, age, handle).await {
+        tracing::debug!(error = chain(&error), "mesh connection ended");
+    }
+}
+
+/// A plaintext connection to the front of an app port.
+pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
+    let workload = worker.snapshot().load().workload.clone();
+    if workload.as_ref().is_none_or(|workload| workload.tls_mode == TlsMode::Strict) {
+        let reason = if workload.is_none() { Reason::NotReady } else { Reason::PlaintextDenied };
+        worker.inbound_tcp(port, false).closed(Some(reason), Duration::ZERO);
+        return tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
+    }
+    let protocol = workload.as_ref().and_then(|workload| declared(workload, port)).map(|port| port.protocol).unwrap_or_default();
+    if protocol.is_opaque() {
+        return opaque_plaintext(&worker, port, io).await;
+    }
+    let Ok(detected) = detect::detect(&mut io, DETECT).await else { return };
+    let io = Rewind::new(io, detected.prefix);
+    let drain = worker.context.drain.clone();
+    let connection = Rc::new(Connection { peer: None, port: Some(port) });
+    let opaque = !matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
+    if opaque {
+        return opaque_plaintext(&worker, port, io).await;
+    }
+    let http2 = detected.protocol == detect::Protocol::Http2;
+    let handle = move |request: Request<Incoming>| {
+        let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
+        async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
+    };
+    let result =
+        if http2 { serve::http2(io, drain, MAX_AGE, handle).await } else { serve::http1(io, drain, handle).await };
+    if let Err(error) = result {
+        tracing::debug!(error = chain(&error), "plaintext connection ended");
+    }
+}
+
+async fn opaque_plaintext<IO>(worker: &Worker, port: u16, io: IO)
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let metrics = worker.inbound_tcp(port, false);
+    let started = Instant::now();
+    let app = match connect_tcp(app_address(port)).await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::info!(port, %error, "the app did not accept a connection");
+            return metrics.closed(Some(error.reason), started.elapsed());
+        }
+    };
+    metrics.opened();
+    let result = opaque::copy(io, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes)).await;
+    metrics.closed(result.err().map(|_| Reason::ConnectionTerminated), started.elapsed());
+}
+
+/// TLS with the peer's identity, or the reason word and detail of the refusal.
+async fn handshake(worker: &Worker, io: TcpStream) -> Result<(TlsStream<TcpStream>, PeerIdentity), (&'static str, String)> {
+    let config = worker.context.identity.borrow().as_ref().map(|identity| Arc::clone(&identity.server));
+    let Some(config) = config else {
+        return Err((Reason::NotReady.as_str(), "this sidecar has no certificate yet".into()));
+    };
+    let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(io)).await;
+    let stream = match accepted {
+        Err(_) => return Err(("handshake_timeout", format!("no TLS session within {HANDSHAKE:?}"))),
+        Ok(Err(error)) => return Err((refusal(&error), error.to_string())),
+        Ok(Ok(stream)) => stream,
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    match weft_svid::peer_identity(certificates) {
+        Ok(peer) => Ok((stream, peer)),
+        Err(reason) => Err((reason.as_str(), "peer certificate".into())),
+    }
+}
+
+/// Why a handshake failed: the certificate, not TLS at all, or the handshake as such.
+fn refusal(error: &io::Error) -> &'static str {
+    if let Some(reason) = weft_svid::reason_of_io(error) {
+        return reason.as_str();
+    }
+    let plaintext = error
+        .get_ref()
+        .and_then(|error| error.downcast_ref::<rustls::Error>())
+        .is_some_and(|error| matches!(error, rustls::Error::InvalidMessage(_)));
+    if plaintext { Reason::TlsPlaintext.as_str() } else { Reason::TlsHandshake.as_str() }
+}
+
+/// At most an hour with jitter, and never beyond the peer's certificate.
+fn lifetime(worker: &Worker, peer: &PeerIdentity) -> Duration {
+    let base = MAX_AGE.mul_f64(0.9);
+    let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(worker.random() >> 56).unwrap_or(0)) / 255.0);
+    let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    (base + jitter).min(left)
+}
+
+/// `p<port>.<service>.<namespace>.weft`.
+fn parse_sni(name: &str) -> Option<Target> {
+    let (port, rest) = name.strip_prefix('p')?.split_once('.')?;
+    let (service, namespace) = rest.strip_suffix(".weft")?.rsplit_once('.')?;
+    Some(Target { service: ObjectName::parse(&format!("{namespace}/{service}"))?, port: port.parse().ok()? })
+}
+
+/// `<service>.<namespace>:<port>`, the authority of a tunnel.
+fn parse_authority(authority: &str) -> Option<Target> {
+    let (host, port) = authority.rsplit_once(':')?;
+    let (service, namespace) = host.rsplit_once('.')?;
+    Some(Target { service: ObjectName::parse(&format!("{namespace}/{service}"))?, port: port.parse().ok()? })
+}
+
+/// The port of the app to which a service port leads.
+fn app_port<'a>(workload: &'a WorkloadConfig, target: &Target) -> Option<&'a InboundPort> {
+    workload.ports.iter().find(|port| port.services.contains(target))
+}
+
+fn declared(workload: &WorkloadConfig, port: u16) -> Option<&InboundPort> {
+    workload.ports.iter().find(|candidate| candidate.port == port)
+}
+
+const fn app_address(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn unknown_port(what: &str) -> ProxyError {
+    ProxyError::unsent(Reason::UnknownPort, format!("{what} leads to no port of this workload"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str, port: u16) -> Target {
+        Target { service: ObjectName::parse(name).expect("a valid name"), port }
+    }
+
+    #[test]
+    fn an_sni_names_a_service_port() {
+        assert_eq!(parse_sni("p8080.catalog.shop.weft"), Some(target("shop/catalog", 8080)));
+    }
+
+    #[test]
+    fn an_sni_that_is_not_ours_selects_nothing() {
+        for name in ["", "catalog.shop.weft", "p0x.catalog.shop.weft", "p80.shop.weft", "p80.a.b.example", "p70000.a.b.weft"] {
+            assert_eq!(parse_sni(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_authority_names_a_service_port() {
+        assert_eq!(parse_authority("ledger.shop:5432"), Some(target("shop/ledger", 5432)));
+        assert_eq!(parse_authority("ledger:5432"), None);
+        assert_eq!(parse_authority("ledger.shop"), None);
+    }
+
+    #[test]
+    fn an_app_port_is_found_by_service_port_only() {
+        let workload = WorkloadConfig {
+            id: ObjectName::new("shop", "ledger-1"),
+            ports: vec![InboundPort {
+                port: 9000,
+                protocol: weft_policy::model::Protocol::Tcp,
+                services: vec![target("shop/ledger", 5432)],
+            }],
+            tls_mode: TlsMode::Permissive,
+        };
+        assert_eq!(app_port(&workload, &target("shop/ledger", 5432)).map(|port| port.port), Some(9000));
+        assert_eq!(app_port(&workload, &target("shop/ledger", 9000)), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! Opaque connections from the app: one CONNECT stream to the endpoint's sidecar, or plain TCP to an endpoint
+//! outside the mesh. A failed dial tries another endpoint, since no byte was sent.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{Method, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use weft_policy::{balance, model::Target};
+
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    http::body::{Body, LoadGuard},
+    opaque,
+    snapshot::{Cluster, EndpointState},
+    upstream::{Key, Lease, connect_tcp},
+};
+
+const TRIES: usize = 3;
+
+/// The far end of an opaque connection.
+enum Remote {
+    Plain(TcpStream),
+    Mesh(Box<TokioIo<hyper::upgrade::Upgraded>>, Lease),
+}
+
+/// Serves one opaque connection to `target`.
+pub async fn serve(worker: &Worker, target: &Target, io: TcpStream) {
+    let mut snapshot = worker.snapshot();
+    let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
+        return tracing::debug!(service = %target.service, port = target.port, "no such service port");
+    };
+    let Some(_permit) = cluster.shared.limits.connections.try_acquire() else {
+        cluster.shared.tcp[0].closed(Some(Reason::ConnectionLimit), std::time::Duration::ZERO);
+        return;
+    };
+    let started = Instant::now();
+    match dial_any(worker, &cluster).await {
+        Ok((remote, load)) => copy(&cluster, io, remote, load, started).await,
+        Err(error) => {
+            tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
+            cluster.shared.tcp[0].closed(Some(error.reason), started.elapsed());
+        }
+    }
+}
+
+async fn copy(cluster: &Cluster, io: TcpStream, remote: Remote, mut load: LoadGuard, started: Instant) {
+    load.observe(started.elapsed(), false);
+    let mtls = matches!(remote, Remote::Mesh(..));
+    let metrics = &cluster.shared.tcp[usize::from(mtls)];
+    metrics.opened();
+    let result = match remote {
+        Remote::Plain(remote) => opaque::copy(io, remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await,
+        Remote::Mesh(remote, lease) => {
+            let result = opaque::copy(io, *remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await;
+            drop(lease);
+            result
+        }
+    };
+    let reason = result.err().map(|failure| {
+        tracing::debug!(error = %failure, "opaque connection ended");
+        Reason::ConnectionTerminated
+    });
+    metrics.closed(reason, started.elapsed());
+}
+
+async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGuard), ProxyError> {
+    let mut failed: Vec<Arc<EndpointState>> = Vec::new();
+    let mut last = ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
+    for _ in 0..TRIES {
+        let excluded = |endpoint: &Arc<EndpointState>| failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
+        let picked = balance::pick(&cluster.endpoints, excluded, worker.clock.now(), || worker.random());
+        let Some(endpoint) = picked else { break };
+        let mut load = LoadGuard::new(Arc::clone(endpoint), worker.clock);
+        match dial(worker, cluster, endpoint).await {
+            Ok(remote) => return Ok((remote, load)),
+            Err(error) => {
+                load.observe(std::time::Duration::ZERO, true);
+                failed.push(Arc::clone(endpoint));
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {
+    let Some(mesh) = &endpoint.endpoint.mesh else {
+        return Ok(Remote::Plain(connect_tcp(endpoint.address).await?));
+    };
+    let target = &cluster.target;
+    let mut lease = worker.pools.lease(&Key::mesh(mesh, target)).await?;
+    let authority = format!("{}.{}:{}", target.service.name(), target.service.namespace(), target.port);
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(authority)
+        .version(http::Version::HTTP_2)
+        .body(Body::empty())
+        .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
+    let response = lease.send(request).await.map_err(|failed| failed.error)?;
+    if !response.status().is_success() {
+        let detail = format!("{}: CONNECT answered {}", mesh.address, response.status());
+        return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
+    }
+    let upgraded = hyper::upgrade::on(response)
+        .await
+        .map_err(|error| ProxyError::unsent(Reason::UpgradeRefused, error.to_string()))?;
+    Ok(Remote::Mesh(Box::new(TokioIo::new(upgraded)), lease))
+}

@@ -1,0 +1,134 @@
+//! Making one connection: TCP, for the mesh TLS with the peer's identity checked, then the HTTP handshake.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use weft_policy::{SpiffeId, model::Target};
+
+use super::{Key, chain};
+use crate::{
+    error::{ProxyError, Reason},
+    http::{body::Body, serve::LocalExecutor},
+    identity::IdentityReceiver,
+    listener,
+};
+
+/// Of TCP and TLS together.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A new HTTP/1.1 connection to an application.
+pub async fn http1(key: &Key) -> Result<http1::SendRequest<Body>, ProxyError> {
+    let Key::Plain { address, .. } = key else {
+        return Err(ProxyError::unsent(Reason::Internal, "the mesh transport is HTTP/2"));
+    };
+    let io = tcp(*address).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(128)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(error = chain(&error), "HTTP/1.1 connection to the application ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// A new HTTP/2 connection, over mutual TLS or in the clear.
+pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<http2::SendRequest<Body>, ProxyError> {
+    match key {
+        Key::Plain { address, .. } => handshake(tcp(*address).await?).await,
+        Key::Mesh { address, identity: expected, target } => {
+            let deadline = tokio::time::timeout(TIMEOUT, tls(*address, expected, target, identity));
+            let stream = deadline.await.map_err(|_| {
+                ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: no TLS session within {TIMEOUT:?}"))
+            })??;
+            handshake(stream).await
+        }
+    }
+}
+
+/// A TCP connection with the options of every upstream socket.
+pub async fn tcp(address: SocketAddr) -> Result<TcpStream, ProxyError> {
+    let io = match tokio::time::timeout(TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(io)) => io,
+        Ok(Err(error)) => {
+            let reason = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
+                std::io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+                _ => Reason::ConnectFailed,
+            };
+            return Err(ProxyError::unsent(reason, format!("{address}: {error}")));
+        }
+        Err(_) => {
+            let detail = format!("{address}: no connection within {TIMEOUT:?}");
+            return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
+        }
+    };
+    if let Err(error) = listener::tune(&io) {
+        tracing::debug!(%address, %error, "could not set socket options");
+    }
+    Ok(io)
+}
+
+async fn tls(
+    address: SocketAddr,
+    expected: &SpiffeId,
+    target: &Target,
+    identity: &IdentityReceiver,
+) -> Result<TlsStream<TcpStream>, ProxyError> {
+    let config = identity.borrow().as_ref().map(|identity| identity.client.clone());
+    let config = config.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    let name = format!("p{}.{}.{}.weft", target.port, target.service.name(), target.service.namespace());
+    let name = ServerName::try_from(name)
+        .map_err(|error| ProxyError::unsent(Reason::Internal, format!("SNI for {}: {error}", target.service)))?;
+    let io = tcp(address).await?;
+    let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| {
+        match weft_svid::reason_of_io(&error) {
+            Some(reason) => {
+                ProxyError::unsent(Reason::TlsCertificate, format!("{address}: {}: {error}", reason.as_str()))
+            }
+            None => ProxyError::unsent(Reason::TlsHandshake, format!("{address}: {error}")),
+        }
+    })?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = weft_svid::peer_identity(certificates)
+        .map_err(|reason| ProxyError::unsent(Reason::TlsCertificate, format!("{address}: {}", reason.as_str())))?;
+    if peer.id != *expected {
+        let detail = format!("{address}: expected {expected}, got {}", peer.id);
+        return Err(ProxyError::unsent(Reason::TlsIdentityMismatch, detail));
+    }
+    Ok(stream)
+}
+
+async fn handshake<IO>(io: IO) -> Result<http2::SendRequest<Body>, ProxyError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .max_header_list_size(64 * 1024)
+        .keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(false)
+        .handshake(TokioIo::new(io))
+        .await
+        .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = chain(&error), "HTTP/2 connection ended");
+        }
+    });
+    Ok(sender)
+}
