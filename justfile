@@ -1,0 +1,22 @@
+# Lists the commands.
+default:
+    @just --list
+
+# The gate, as CI runs it.
+ci:
+    .ci/run
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --workspace
+
+deny:
+    cargo deny check
+
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
