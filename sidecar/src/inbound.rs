@@ -59,14 +59,16 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     };
     let target = stream.get_ref().1.server_name().and_then(parse_sni);
     let mut snapshot = worker.snapshot();
-    let port = target.as_ref().and_then(|target| app_port(snapshot.load().workload.as_ref()?, target)).map(|port| port.port);
+    let port =
+        target.as_ref().and_then(|target| app_port(snapshot.load().workload.as_ref()?, target)).map(|port| port.port);
     let age = lifetime(&worker, &peer);
     let connection = Rc::new(Connection { peer: Some(peer), port });
     let drain = worker.context.drain.clone();
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
         async move {
-            let tunnel = request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
+            let tunnel =
+                request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
             let response = if tunnel {
                 tunnel::run(&worker, request).await
             } else {
@@ -88,7 +90,8 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
         worker.inbound_tcp(port, false).closed(Some(reason), Duration::ZERO);
         return tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
     }
-    let protocol = workload.as_ref().and_then(|workload| declared(workload, port)).map(|port| port.protocol).unwrap_or_default();
+    let protocol =
+        workload.as_ref().and_then(|workload| declared(workload, port)).map(|port| port.protocol).unwrap_or_default();
     if protocol.is_opaque() {
         return opaque_plaintext(&worker, port, io).await;
     }
@@ -131,7 +134,10 @@ where
 }
 
 /// TLS with the peer's identity, or the reason word and detail of the refusal.
-async fn handshake(worker: &Worker, io: TcpStream) -> Result<(TlsStream<TcpStream>, PeerIdentity), (&'static str, String)> {
+async fn handshake(
+    worker: &Worker,
+    io: TcpStream,
+) -> Result<(TlsStream<TcpStream>, PeerIdentity), (&'static str, String)> {
     let config = worker.context.identity.borrow().as_ref().map(|identity| Arc::clone(&identity.server));
     let Some(config) = config else {
         return Err((Reason::NotReady.as_str(), "this sidecar has no certificate yet".into()));
@@ -215,7 +221,9 @@ mod tests {
 
     #[test]
     fn an_sni_that_is_not_ours_selects_nothing() {
-        for name in ["", "catalog.shop.weft", "p0x.catalog.shop.weft", "p80.shop.weft", "p80.a.b.example", "p70000.a.b.weft"] {
+        for name in
+            ["", "catalog.shop.weft", "p0x.catalog.shop.weft", "p80.shop.weft", "p80.a.b.example", "p70000.a.b.weft"]
+        {
             assert_eq!(parse_sni(name), None, "{name}");
         }
     }

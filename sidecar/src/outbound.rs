@@ -45,7 +45,8 @@ pub async fn by_host(worker: Rc<Worker>, io: TcpStream) {
 /// A connection on the local port of a declared upstream.
 pub async fn by_port(worker: Rc<Worker>, upstream: Rc<Upstream>, io: TcpStream) {
     let mut snapshot = worker.snapshot();
-    let port = find(&worker, &mut snapshot, &upstream.service).await.and_then(|service| upstream_port(&service, &upstream));
+    let port =
+        find(&worker, &mut snapshot, &upstream.service).await.and_then(|service| upstream_port(&service, &upstream));
     match port {
         Ok(port) if port.protocol.is_opaque() => {
             let target = Target { service: upstream.service.clone(), port: port.port };
@@ -75,11 +76,8 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         let snapshot = snapshot.clone();
         async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, destination, request).await) }
     };
-    let result = if http2 {
-        serve::http2(io, drain, MAX_AGE, handle).await
-    } else {
-        serve::http1(io, drain, handle).await
-    };
+    let result =
+        if http2 { serve::http2(io, drain, MAX_AGE, handle).await } else { serve::http1(io, drain, handle).await };
     if let Err(error) = result {
         tracing::debug!(error = crate::upstream::chain(&error), "connection from the app ended");
     }

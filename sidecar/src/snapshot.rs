@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 use weft_policy::{
-    balance::EndpointLoad,
+    balance::{Candidate, EndpointLoad},
     limits::Limits,
     model::{Endpoint, ObjectName, Service, Target, WorkloadConfig},
     retry::Budget,
@@ -65,6 +65,16 @@ pub struct EndpointState {
     pub load: EndpointLoad,
     /// The endpoint has left discovery: its idle connections are to be closed.
     pub gone: AtomicBool,
+}
+
+impl Candidate for EndpointState {
+    fn load(&self) -> &EndpointLoad {
+        &self.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.endpoint.weight
+    }
 }
 
 /// Publishing side, held by `discovery`.

@@ -124,13 +124,7 @@ impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(identity: IdentityReceiver, telemetry: Telemetry) -> Self {
-        Self {
-            identity,
-            telemetry,
-            idle: RefCell::default(),
-            shared: RefCell::default(),
-            dialing: RefCell::default(),
-        }
+        Self { identity, telemetry, idle: RefCell::default(), shared: RefCell::default(), dialing: RefCell::default() }
     }
 
     /// A connection for one exchange: a pooled one if there is one, else a new one.

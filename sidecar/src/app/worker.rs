@@ -122,10 +122,7 @@ impl Worker {
     pub fn inbound_http(&self, port: u16, mtls: bool) -> HttpMetrics {
         let mut cache = self.inbound_http.borrow_mut();
         let telemetry = &self.context.telemetry;
-        cache
-            .entry((port, mtls))
-            .or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls))
-            .clone()
+        cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
 
     /// Handles for opaque connections to an app port.
@@ -226,13 +223,18 @@ where
     let socket = TcpListener::from_std(socket)?;
     let (worker, gauge) = (Rc::clone(worker), Arc::clone(gauge));
     let drain = worker.context.drain.clone();
-    spawn_local(listener::accept_loop(socket, move || gauge.try_acquire(), drain.clone(), move |io, _peer, permit| {
-        let connection = handle(Rc::clone(&worker), io);
-        let guard = drain.guard();
-        spawn_local(async move {
-            connection.await;
-            drop((permit, guard));
-        });
-    }));
+    spawn_local(listener::accept_loop(
+        socket,
+        move || gauge.try_acquire(),
+        drain.clone(),
+        move |io, _peer, permit| {
+            let connection = handle(Rc::clone(&worker), io);
+            let guard = drain.guard();
+            spawn_local(async move {
+                connection.await;
+                drop((permit, guard));
+            });
+        },
+    ));
     Ok(())
 }

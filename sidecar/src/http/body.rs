@@ -36,8 +36,8 @@ enum Kind {
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
 pub struct Finish {
-    /// Handles of this direction, target and kind of hop.
-    pub metrics: HttpMetrics,
+    /// Handles of this direction, target and kind of hop; `None` when this answer is not the caller's, as with a retry.
+    pub metrics: Option<HttpMetrics>,
     /// When the request began.
     pub started: Instant,
     /// Status sent downstream.
@@ -88,7 +88,9 @@ impl Drop for LoadGuard {
 impl Drop for Finish {
     fn drop(&mut self) {
         let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
-        self.metrics.record(self.status, reason, self.started.elapsed());
+        if let Some(metrics) = &self.metrics {
+            metrics.record(self.status, reason, self.started.elapsed());
+        }
         if let (true, Some(pools), Some(lease)) = (self.complete, self.pools.take(), self.lease.take()) {
             pools.give_back(lease);
         }

@@ -123,7 +123,9 @@ impl Received {
     /// # Errors
     /// What the answer of the upstream breaks.
     pub fn answer(&mut self, response: Response<Incoming>, finish: Finish) -> Result<Response<Body>, ProxyError> {
-        if self.upgrade.is_some() && (response.status() == 101 || response.version() == Version::HTTP_2 && response.status().is_success()) {
+        if self.upgrade.is_some()
+            && (response.status() == 101 || response.version() == Version::HTTP_2 && response.status().is_success())
+        {
             return Ok(self.switch(response, finish));
         }
         if response.status() == 101 {
@@ -131,8 +133,9 @@ impl Received {
         }
         let version = response.version();
         let (mut parts, body) = response.into_parts();
-        let framing = canonical::response(&mut parts, &self.method, version)
-            .map_err(|violation| ProxyError::new(Reason::ProtocolError, format!("{}: {}", violation.rule, violation.detail)))?;
+        let framing = canonical::response(&mut parts, &self.method, version).map_err(|violation| {
+            ProxyError::new(Reason::ProtocolError, format!("{}: {}", violation.rule, violation.detail))
+        })?;
         if let Framing::Length(length) = framing {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }

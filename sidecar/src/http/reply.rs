@@ -23,7 +23,8 @@ pub fn error(error: &ProxyError, grpc: bool, status: Option<u16>) -> Response<Bo
     headers.insert(PROXY_STATUS, proxy_status);
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(error.reason.grpc_status())));
+        headers
+            .insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(error.reason.grpc_status())));
         if let Ok(message) = HeaderValue::from_str(&percent_encoded(&error.to_string())) {
             headers.insert(HeaderName::from_static("grpc-message"), message);
         }

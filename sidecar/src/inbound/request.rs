@@ -82,7 +82,7 @@ async fn forward(
         }
     };
     let finish = Finish {
-        metrics: worker.inbound_http(port.port, connection.peer.is_some()),
+        metrics: Some(worker.inbound_http(port.port, connection.peer.is_some())),
         started,
         status: response.status().as_u16(),
         reason: None,

@@ -104,7 +104,8 @@ async fn plan(
             let name = by_host(worker, snapshot, &received.authority.host)?;
             let service = find(worker, snapshot, &name).await?;
             let number = received.authority.port.unwrap_or(80);
-            let port = service.port(number).or_else(|| received.authority.port.is_none().then(|| service.ports.first())?);
+            let port =
+                service.port(number).or_else(|| received.authority.port.is_none().then(|| service.ports.first())?);
             let port = port.cloned().ok_or_else(|| {
                 ProxyError::unsent(Reason::UnknownPort, format!("service {name} has no port {number}"))
             })?;
@@ -121,14 +122,17 @@ async fn plan(
                 query: received.path.query(),
                 headers: &received.parts.headers,
             };
-            let rule = routing.find(&view).ok_or_else(|| {
-                ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id))
-            })?;
+            let rule = routing
+                .find(&view)
+                .ok_or_else(|| ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id)))?;
             (backend(worker, rule)?, Some(rule))
         }
     };
     let cluster = snapshot.load().clusters.get(&target).cloned().ok_or_else(|| {
-        ProxyError::unsent(Reason::InvalidBackend, format!("backend {} port {} is not known", target.service, target.port))
+        ProxyError::unsent(
+            Reason::InvalidBackend,
+            format!("backend {} port {} is not known", target.service, target.port),
+        )
     })?;
     Ok(Plan {
         cluster,
@@ -139,9 +143,9 @@ async fn plan(
 }
 
 fn backend(worker: &Worker, rule: &RouteRule) -> Result<Target, ProxyError> {
-    rule.pick_backend(worker.random()).and_then(|backend| backend.target.clone()).ok_or_else(|| {
-        ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name))
-    })
+    rule.pick_backend(worker.random())
+        .and_then(|backend| backend.target.clone())
+        .ok_or_else(|| ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name)))
 }
 
 /// The service that a Host names: one that is held, else one of the four forms of a service's name.
@@ -151,8 +155,9 @@ fn by_host(worker: &Worker, snapshot: &mut SnapshotReader, host: &str) -> Result
     }
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);
     let (name, namespace) = stem.split_once('.').unwrap_or((stem, &worker.context.config.namespace));
-    ObjectName::parse(&format!("{namespace}/{name}"))
-        .ok_or_else(|| ProxyError::unsent(Reason::UnknownService, format!("host {host:?} names no service of the mesh")))
+    ObjectName::parse(&format!("{namespace}/{name}")).ok_or_else(|| {
+        ProxyError::unsent(Reason::UnknownService, format!("host {host:?} names no service of the mesh"))
+    })
 }
 
 /// The tries of one request.
@@ -165,7 +170,12 @@ struct Tries<'a> {
 }
 
 impl Tries<'_> {
-    async fn run(mut self, received: &mut Received, body: Incoming, permit: Permit) -> Result<Response<Body>, ProxyError> {
+    async fn run(
+        mut self,
+        received: &mut Received,
+        body: Incoming,
+        permit: Permit,
+    ) -> Result<Response<Body>, ProxyError> {
         let shared = &self.plan.cluster.shared;
         shared.budget.request(self.worker.clock.now());
         let again = received.is_bodyless() && retry::idempotent(&received.method, &received.parts.headers);
@@ -180,12 +190,13 @@ impl Tries<'_> {
                 return Err(self.fail(ProxyError::new(Reason::Internal, "the request was already sent")));
             };
             let error = match self.attempt(received, parts, sent).await {
-                Ok((response, finish)) => {
+                Ok((response, mut finish)) => {
                     let retriable = matches!(response.status().as_u16(), 502..=504);
                     if !(retriable && again && number < TRIES && shared.budget.try_retry(self.worker.clock.now())) {
-                        let finish = Finish { permit: permit.take(), ..finish };
+                        finish.permit = permit.take();
                         return received.answer(response, finish);
                     }
+                    finish.metrics = None;
                     body = Some(Body::empty());
                     ProxyError::new(Reason::ConnectionTerminated, format!("answered {}", response.status()))
                 }
@@ -234,7 +245,8 @@ impl Tries<'_> {
     ) -> Result<(Response<Incoming>, Finish), Failed> {
         let cluster = &self.plan.cluster;
         let picked = {
-            let excluded = |endpoint: &Arc<EndpointState>| self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
+            let excluded =
+                |endpoint: &Arc<EndpointState>| self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
             balance::pick(&cluster.endpoints, excluded, self.worker.clock.now(), || self.worker.random()).cloned()
         };
         let Some(endpoint) = picked.or_else(|| self.failed.first().cloned()) else {
@@ -263,7 +275,7 @@ impl Tries<'_> {
                     self.failed.push(endpoint);
                 }
                 let finish = Finish {
-                    metrics: cluster.shared.http[usize::from(self.mtls)].clone(),
+                    metrics: Some(cluster.shared.http[usize::from(self.mtls)].clone()),
                     started: self.started,
                     status: response.status().as_u16(),
                     reason: None,

@@ -67,7 +67,8 @@ async fn copy(cluster: &Cluster, io: TcpStream, remote: Remote, mut load: LoadGu
 
 async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGuard), ProxyError> {
     let mut failed: Vec<Arc<EndpointState>> = Vec::new();
-    let mut last = ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
+    let mut last =
+        ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
     for _ in 0..TRIES {
         let excluded = |endpoint: &Arc<EndpointState>| failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
         let picked = balance::pick(&cluster.endpoints, excluded, worker.clock.now(), || worker.random());

@@ -91,14 +91,13 @@ async fn tls(
     let name = ServerName::try_from(name)
         .map_err(|error| ProxyError::unsent(Reason::Internal, format!("SNI for {}: {error}", target.service)))?;
     let io = tcp(address).await?;
-    let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| {
-        match weft_svid::reason_of_io(&error) {
+    let stream =
+        TlsConnector::from(config).connect(name, io).await.map_err(|error| match weft_svid::reason_of_io(&error) {
             Some(reason) => {
                 ProxyError::unsent(Reason::TlsCertificate, format!("{address}: {}: {error}", reason.as_str()))
             }
             None => ProxyError::unsent(Reason::TlsHandshake, format!("{address}: {error}")),
-        }
-    })?;
+        })?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = weft_svid::peer_identity(certificates)
         .map_err(|reason| ProxyError::unsent(Reason::TlsCertificate, format!("{address}: {}", reason.as_str())))?;
