@@ -2,7 +2,13 @@
 //! conversion from the wire, matching, balancing, retry, canonicalisation. No I/O, clock, randomness or runtime:
 //! time and random numbers are arguments.
 
+pub mod balance;
+pub mod canonical;
+pub mod convert;
+pub mod limits;
 pub mod model;
+pub mod retry;
+pub mod routing;
 pub mod spiffe;
 
 pub use spiffe::SpiffeId;

@@ -18,11 +18,19 @@ impl SpiffeId {
     /// # Errors
     /// The rule that the text breaks.
     pub fn parse(text: &str) -> Result<Self, InvalidSpiffeId> {
-        // Placeholder until the policy crate's own commit: replaced by the full rules.
+        if text.len() > 2048 {
+            return Err(InvalidSpiffeId::Length);
+        }
         let rest = text.strip_prefix("spiffe://").ok_or(InvalidSpiffeId::Scheme)?;
-        let (domain, _path) = rest.split_once('/').ok_or(InvalidSpiffeId::Path)?;
-        if domain.is_empty() {
+        let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
+        let domain_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(domain_byte) {
             return Err(InvalidSpiffeId::TrustDomain);
+        }
+        let path_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let segment = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(path_byte);
+        if path.is_some_and(|path| !path.split('/').all(segment)) {
+            return Err(InvalidSpiffeId::Path);
         }
         Ok(Self(text.into()))
     }
@@ -69,4 +77,59 @@ pub enum InvalidSpiffeId {
     /// Bad trust domain.
     #[error("trust domain must be 1 to 255 lower-case letters, digits, '.', '-' and '_'")]
     TrustDomain,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_id_has_namespace_and_account() {
+        let id = SpiffeId::workload("weft.local", "shop", "catalog").expect("a valid id");
+        assert_eq!(id.as_str(), "spiffe://weft.local/ns/shop/sa/catalog");
+        assert_eq!(id.trust_domain(), "weft.local");
+        assert_eq!(id.namespace_and_account(), Some(("shop", "catalog")));
+    }
+
+    #[test]
+    fn other_paths_have_no_namespace() {
+        for text in ["spiffe://td", "spiffe://td/a", "spiffe://td/ns/a/sa/b/c", "spiffe://td/sa/b/ns/a"] {
+            assert_eq!(SpiffeId::parse(text).expect("a valid id").namespace_and_account(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_of_2048_bytes_is_accepted_and_a_longer_one_is_not() {
+        let id = format!("spiffe://td/{}", "a".repeat(2048 - "spiffe://td/".len()));
+        assert!(SpiffeId::parse(&id).is_ok());
+        assert_eq!(SpiffeId::parse(&format!("{id}a")), Err(InvalidSpiffeId::Length));
+    }
+
+    #[test]
+    fn every_other_spelling_is_refused_with_its_rule() {
+        use InvalidSpiffeId::{Path, Scheme, TrustDomain};
+        for (text, rule) in [
+            ("", Scheme),
+            ("SPIFFE://td/a", Scheme),
+            ("https://td/a", Scheme),
+            ("spiffe:///a", TrustDomain),
+            ("spiffe://TD/a", TrustDomain),
+            ("spiffe://u@td/a", TrustDomain),
+            ("spiffe://td:1/a", TrustDomain),
+            ("spiffe://td?q", TrustDomain),
+            ("spiffe://td%41/a", TrustDomain),
+            ("spiffe://t\u{e4}/a", TrustDomain),
+            ("spiffe://td/", Path),
+            ("spiffe://td/a/", Path),
+            ("spiffe://td//a", Path),
+            ("spiffe://td/./a", Path),
+            ("spiffe://td/../a", Path),
+            ("spiffe://td/a?q", Path),
+            ("spiffe://td/a#f", Path),
+            ("spiffe://td/a%20b", Path),
+            ("spiffe://td/a\0b", Path),
+        ] {
+            assert_eq!(SpiffeId::parse(text), Err(rule), "{text:?}");
+        }
+    }
 }

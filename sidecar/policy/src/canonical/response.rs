@@ -1,0 +1,60 @@
+//! The same for responses, where the upstream is not trusted either, and for trailers.
+
+use http::{HeaderMap, HeaderName, Method, Version, header, response::Parts};
+
+use super::{Framing, Violation, content_length, strip_hop_by_hop, violation};
+
+/// Checks a response from an upstream and strips what is for one hop. Content-Length and Transfer-Encoding are
+/// removed; the result says how the body is delimited. Violations have status 502.
+///
+/// # Errors
+/// The first rule that the response breaks.
+pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<Framing, Violation> {
+    let bad = |violation: Violation| Violation { status: 502, ..violation };
+    let length = content_length(&parts.headers).map_err(bad)?;
+    let mut encodings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    if let Some(encoding) = encoding {
+        if length.is_some() {
+            return Err(bad(violation("te_with_cl", "both Transfer-Encoding and Content-Length")));
+        }
+        if version != Version::HTTP_11 {
+            return Err(bad(violation("te_version", format!("Transfer-Encoding in {version:?}"))));
+        }
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(bad(violation("te_not_chunked", format!("Transfer-Encoding {encoding:?}"))));
+        }
+    }
+    let bodyless = *method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
+    let framing = match length {
+        // HEAD and 304 keep the length that the body would have (RFC 9110 section 8.6); 204 has none.
+        Some(length) if parts.status != 204 => Framing::Length(length),
+        _ if bodyless => Framing::None,
+        _ => Framing::Stream,
+    };
+    strip_hop_by_hop(&mut parts.headers).map_err(bad)?;
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(framing)
+}
+
+/// Drops the fields that must not come in trailers: framing, routing, authentication, identity (RFC 9110 section
+/// 6.5.1).
+pub fn trailers(trailers: &mut HeaderMap) {
+    const FORBIDDEN: [HeaderName; 12] = [
+        header::AUTHORIZATION,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::HOST,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        HeaderName::from_static("x-forwarded-client-cert"),
+    ];
+    for name in &FORBIDDEN {
+        trailers.remove(name);
+    }
+}
