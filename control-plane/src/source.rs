@@ -2,7 +2,7 @@
 
 mod de;
 mod load;
-pub mod problem;
+mod problem;
 mod validate;
 mod watch;
 mod yaml;
@@ -24,7 +24,8 @@ use k8s_openapi::{
 };
 use serde::Deserialize;
 
-pub use self::problem::{Origin, Problem};
+pub use self::problem::{Origin, Problem, did_you_mean};
+pub(crate) use self::validate::{duration, is_dns_label, is_dns_name};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";

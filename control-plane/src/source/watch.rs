@@ -51,10 +51,8 @@ impl Source {
 
     /// Watches what the directory is now, and its parent, in which it may be replaced.
     fn follow(&self, watcher: &mut RecommendedWatcher) -> Result<Option<PathBuf>, SourceError> {
-        let target = self
-            .directory
-            .canonicalize()
-            .map_err(|error| SourceError::Read { path: self.directory.clone(), error })?;
+        let target =
+            self.directory.canonicalize().map_err(|error| SourceError::Read { path: self.directory.clone(), error })?;
         watcher.watch(&target, RecursiveMode::NonRecursive).map_err(|error| self.watch_error(error))?;
         let parent = self.directory.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));

@@ -101,7 +101,11 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Node>, Problem> {
     let options = Options::default();
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
-            builder.problem(error.marker().line(), error.marker().col() + 1, format!("not valid YAML: {}", error.info()))
+            builder.problem(
+                error.marker().line(),
+                error.marker().col() + 1,
+                format!("not valid YAML: {}", error.info()),
+            )
         })?;
         builder.event(event, &span)?;
     }

@@ -237,7 +237,9 @@ impl ObjectName {
         let label = |part: &str, max: usize, dots: bool| {
             !part.is_empty()
                 && part.len() <= max
-                && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.'))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.'))
                 && !part.starts_with(['-', '.'])
                 && !part.ends_with(['-', '.'])
         };
