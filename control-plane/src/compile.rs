@@ -41,7 +41,7 @@ pub type Output = BTreeMap<(ResourceType, String), Compiled>;
 pub fn compile(resources: &Resources, registered: &[Registered]) -> (Output, Vec<Problem>) {
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
-    let views = services::collect(resources, &instances);
+    let views = services::collect(resources, &instances, &mut problems);
     let mut routings = routes::compile(resources, &views, &mut problems);
     let mut output = Output::new();
     for view in views.values() {

@@ -25,7 +25,7 @@ use k8s_openapi::{
 use serde::Deserialize;
 
 pub use self::problem::{Origin, Problem, did_you_mean};
-pub(crate) use self::validate::{duration, is_dns_label, is_dns_name};
+pub(crate) use self::validate::{duration, is_dns_label};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";

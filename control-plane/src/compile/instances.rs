@@ -7,7 +7,7 @@ use std::{
 
 use weft_proto::v1;
 
-use crate::source::{Object, Problem, Resources, Workload, is_dns_label, is_dns_name};
+use crate::source::{Object, Problem, Resources, Workload, is_dns_label};
 
 use super::{Registered, protocol};
 
@@ -64,8 +64,8 @@ fn check(entry: &Registered) -> Result<(), (String, String)> {
     if !is_dns_label(&registration.name) {
         return wrong("name", &registration.name, "is not a DNS label");
     }
-    if !is_dns_name(&registration.namespace) {
-        return wrong("namespace", &registration.namespace, "is not a DNS name");
+    if !is_dns_label(&registration.namespace) {
+        return wrong("namespace", &registration.namespace, "is not a DNS label");
     }
     if registration.address.parse::<IpAddr>().is_err() {
         return wrong("address", &registration.address, "is not an IP address");

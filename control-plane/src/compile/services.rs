@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
 use weft_proto::v1;
 
-use crate::source::{Object, Resources, is_dns_label};
+use crate::source::{Object, Problem, Resources, is_dns_label};
 
 use super::{instances::Instance, protocol};
 
@@ -94,12 +94,13 @@ fn selector(service: &core::Service) -> Option<&BTreeMap<String, String>> {
 pub fn collect<'a>(
     resources: &'a Resources,
     instances: &BTreeMap<String, Instance>,
+    problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, ServiceView<'a>> {
     let mut views: BTreeMap<String, ServiceView<'a>> =
         resources.services.values().map(|object| (object.id(), explicit(object, instances))).collect();
     let selected: BTreeSet<String> = views.values().flat_map(|view| view.members.iter().cloned()).collect();
     for instance in instances.values().filter(|instance| !selected.contains(&instance.id)) {
-        implicit(&mut views, instance);
+        problems.extend(implicit(&mut views, instance));
     }
     views
 }
@@ -132,12 +133,22 @@ fn explicit<'a>(object: &'a Object<core::Service>, instances: &BTreeMap<String, 
 }
 
 /// Adds the instance to the service of its `app` label, or of its name. A Service object of that name is left alone:
-/// it said whom it selects. A workload without ports offers nothing.
-fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) {
+/// it said whom it selects, and the workload is reachable by no name. A workload without ports offers nothing.
+fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) -> Option<Problem> {
     let name = instance.labels.get("app").filter(|app| is_dns_label(app)).unwrap_or(&instance.name);
     let id = format!("{}/{name}", instance.namespace);
-    if instance.ports.is_empty() || views.get(&id).is_some_and(|view| view.object.is_some()) {
-        return;
+    if instance.ports.is_empty() {
+        return None;
+    }
+    if views.get(&id).is_some_and(|view| view.object.is_some()) {
+        let kind = if instance.registered { "registration" } else { "workload" };
+        return Some(Problem {
+            file: format!("{kind} {}", instance.id),
+            path: "labels".to_owned(),
+            message: format!("Service \"{id}\" exists and does not select this workload, nor does another"),
+            hint: "give it the labels of the Service's selector".to_owned(),
+            ..Problem::default()
+        });
     }
     let view = views.entry(id.clone()).or_insert_with(|| ServiceView {
         id,
@@ -160,4 +171,5 @@ fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) 
         view.ports.push(PortView { port: port.port, name: port.name.clone(), protocol, target: Target::Same });
     }
     view.ports.sort_by_key(|port| port.port);
+    None
 }

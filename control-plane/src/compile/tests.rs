@@ -258,3 +258,16 @@ fn the_newer_incarnation_of_a_workload_wins() {
         assert_eq!(config.ports[0].port, 81);
     }
 }
+
+#[test]
+fn a_workload_beside_a_service_of_its_name_that_does_not_select_it_is_reported() {
+    let instance = registered("c", &[("app", "catalog-v1")], &[(80, "", v1::Protocol::Http)]);
+    let (_, problems) = compile(&load(SHOP), &[instance]);
+    assert_eq!(
+        texts(&problems),
+        [
+            "registration default/c: labels: Service \"default/catalog-v1\" exists and does not select this workload, nor \
+          does another (give it the labels of the Service's selector)"
+        ]
+    );
+}

@@ -150,7 +150,7 @@ impl<'de> de::Deserializer<'de> for At<'de, '_> {
         visitor: V,
     ) -> Result<V::Value, Failure> {
         let Some(text) = self.node.as_str() else {
-            return self.visit(Refuse(variants)).and_then(|never| match never {});
+            return self.visit(Refuse(variants)).map(|never| match never {});
         };
         let known = variants.contains(&text);
         let result = if known {

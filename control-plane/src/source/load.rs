@@ -114,12 +114,15 @@ fn unknown_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
 
 /// What all kinds have.
 trait HasMetadata: DeserializeOwned {
+    const KIND: &str;
     fn metadata(&self) -> &ObjectMeta;
 }
 
 macro_rules! has_metadata {
-    ($($kind:ty),*) => {
+    ($($kind:ident),*) => {
         $(impl HasMetadata for $kind {
+            const KIND: &str = stringify!($kind);
+
             fn metadata(&self) -> &ObjectMeta {
                 &self.metadata
             }
@@ -138,9 +141,13 @@ fn typed<T: HasMetadata>(
     let value: T = de::from_node(file, node)?;
     let mut problems = Check::new(&origin);
     let name = value.metadata().name.clone().unwrap_or_default();
-    problems.label("metadata.name", &name);
+    problems.name("metadata.name", &name);
+    if matches!(T::KIND, "Service" | "Workload" | "Namespace") {
+        problems.label("metadata.name", &name);
+    }
     let namespace = match &value.metadata().namespace {
         Some(namespace) if namespaced => {
+            problems.name("metadata.namespace", namespace);
             problems.label("metadata.namespace", namespace);
             namespace.clone()
         }

@@ -72,6 +72,14 @@ fn values_out_of_range_are_reported() {
 }
 
 #[test]
+fn a_service_name_is_one_label() {
+    assert_eq!(
+        problems(&SERVICE.replace("name: catalog", "name: catalog.v1")),
+        ["shop.yaml:4:9: metadata.name: \"catalog.v1\" is not a DNS label (at most 63 characters and no \".\")"]
+    );
+}
+
+#[test]
 fn an_unknown_kind_or_version_is_reported() {
     assert_eq!(
         problems(&SERVICE.replace("kind: Service", "kind: Servcie")),

@@ -39,8 +39,15 @@ impl<'a> Check<'a> {
         self.problems.push(self.origin.problem(path, message, hint));
     }
 
-    /// A DNS label or name.
+    /// A DNS label: what becomes a part of host names, SNI and SPIFFE ids.
     pub fn label(&mut self, path: &str, text: &str) {
+        if is_dns_name(text) && !is_dns_label(text) {
+            self.wrong(path, format!("\"{text}\" is not a DNS label"), "at most 63 characters and no \".\"");
+        }
+    }
+
+    /// A name of any object.
+    pub fn name(&mut self, path: &str, text: &str) {
         if text.is_empty() {
             self.wrong(path, "is missing", "");
         } else if !is_dns_name(text) {
@@ -135,6 +142,7 @@ pub fn workload(workload: &Workload, check: &mut Check<'_>) {
         check.wrong("spec.meshAddress", format!("\"{mesh}\" is not an ip:port"), "");
     }
     if let Some(account) = &workload.spec.service_account {
+        check.name("spec.serviceAccount", account);
         check.label("spec.serviceAccount", account);
     }
     let mut seen = BTreeSet::new();
@@ -182,6 +190,17 @@ fn route_rule(rule: &HttpRouteRules, path: &str, check: &mut Check<'_>) {
         {
             let message = format!("\"{value}\" does not start with \"/\"");
             check.wrong(&format!("{path}.matches[{index}].path.value"), message, "");
+        }
+        for (place, header) in found.headers.iter().flatten().enumerate() {
+            if http::HeaderName::from_bytes(header.name.as_bytes()).is_err() {
+                let message = format!("\"{}\" is not a header name", header.name);
+                check.wrong(&format!("{path}.matches[{index}].headers[{place}].name"), message, "");
+            }
+        }
+        for (place, query) in found.query_params.iter().flatten().enumerate() {
+            if query.name.is_empty() {
+                check.wrong(&format!("{path}.matches[{index}].queryParams[{place}].name"), "is empty", "");
+            }
         }
     }
     let Some(timeouts) = &rule.timeouts else { return };
