@@ -137,7 +137,9 @@ fn missing_port(route: &Object<HttpRoute>, path: &str, view: &ServiceView<'_>) -
 type Rule = (v1::RouteRule, Vec<v1::RouteMatch>);
 
 fn rules(route: &Object<HttpRoute>, views: &Views<'_>, problems: &mut Vec<Problem>) -> Vec<Rule> {
-    let rules = route.value.spec.rules.iter().flatten().enumerate();
+    // What the schema has as the default: every path, and no backends.
+    let default = [HttpRouteRules::default()];
+    let rules = route.value.spec.rules.as_deref().unwrap_or(&default).iter().enumerate();
     rules.map(|(index, rule)| compile_rule(route, index, rule, views, problems)).collect()
 }
 

@@ -271,3 +271,13 @@ fn a_workload_beside_a_service_of_its_name_that_does_not_select_it_is_reported()
         ]
     );
 }
+
+#[test]
+fn a_route_without_rules_answers_500_everywhere() {
+    let text = route("").replace("  rules:\n", "");
+    let (output, problems) = compile(&load(&text), &[]);
+    assert_eq!(problems, []);
+    let service: v1::Service = get(&output, ResourceType::Service, "default/web");
+    let routing = service.ports[0].routing.as_ref().unwrap();
+    assert_eq!((routing.matches.len(), routing.rules.len(), routing.rules[0].backends.len()), (1, 1, 0));
+}
