@@ -1,1 +1,4 @@
+//! The control plane of Weft.
 
+pub mod compile;
+pub mod source;

@@ -1,0 +1,91 @@
+//! Resources and registrations to the messages that sidecars get: pure, deterministic, no I/O.
+
+mod endpoints;
+mod instances;
+mod protocol;
+mod routes;
+mod services;
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use weft_proto::{ResourceType, v1};
+
+use crate::source::{Problem, Resources};
+
+use self::{instances::Instance, services::ServiceView};
+
+/// What a sidecar registered, and the identity that it proved.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// What it says of its workload.
+    pub registration: v1::Registration,
+    /// SPIFFE id of its certificate.
+    pub spiffe_id: String,
+}
+
+/// One resource, ready to be sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Compiled {
+    /// The encoded message.
+    pub bytes: Vec<u8>,
+    /// Other names under which it can be subscribed to.
+    pub aliases: Vec<String>,
+}
+
+/// Compiled resources by type and canonical name.
+pub type Output = BTreeMap<(ResourceType, String), Compiled>;
+
+/// Compiles everything; the trust bundle is the caller's. A problem never stops the rest.
+#[must_use]
+pub fn compile(resources: &Resources, registered: &[Registered]) -> (Output, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let instances = instances::collect(resources, registered, &mut problems);
+    let views = services::collect(resources, &instances, &mut problems);
+    let mut routings = routes::compile(resources, &views, &mut problems);
+    let mut output = Output::new();
+    for view in views.values() {
+        let message = view.message(&mut routings);
+        put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
+        for slice in endpoints::slices(view, resources, &instances) {
+            let name = format!("{}/{}", view.id, slice.index);
+            put(&mut output, ResourceType::EndpointSlice, name, &slice, vec![view.id.clone()]);
+        }
+    }
+    for instance in instances.values().filter(|instance| instance.registered) {
+        let message = workload_config(instance, &views);
+        put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
+    }
+    (output, problems)
+}
+
+fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {
+    output.insert((kind, name), Compiled { bytes: message.encode_to_vec(), aliases });
+}
+
+/// The inbound side: each port of the app, and the service ports that lead to it.
+fn workload_config(instance: &Instance, views: &BTreeMap<String, ServiceView<'_>>) -> v1::WorkloadConfig {
+    let mut ports: BTreeMap<u32, v1::InboundPort> = instance
+        .ports
+        .iter()
+        .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, services: Vec::new() }))
+        .collect();
+    for view in views.values().filter(|view| view.members.contains(&instance.id)) {
+        for port in &view.ports {
+            let Some(target) = port.target.resolve(port.port, instance) else { continue };
+            let inbound = ports.entry(target).or_insert_with(|| v1::InboundPort { port: target, ..Default::default() });
+            if inbound.protocol == i32::from(v1::Protocol::Unspecified) {
+                inbound.protocol = port.protocol.into();
+            }
+            inbound.services.push(v1::ServiceRef { service: view.id.clone(), port: port.port });
+        }
+    }
+    v1::WorkloadConfig {
+        id: instance.id.clone(),
+        ports: ports.into_values().collect(),
+        tls_mode: v1::TlsMode::Permissive.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Endpoints of a service in slices of at most 100.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::discovery::v1 as discovery;
+use weft_proto::v1;
+
+use crate::source::Resources;
+
+use super::{instances::Instance, services::ServiceView};
+
+/// Most endpoints of one slice.
+pub const SLICE: usize = 100;
+
+/// The slices of a service: at least slice 0, which says how many there are.
+pub fn slices(
+    view: &ServiceView<'_>,
+    resources: &Resources,
+    instances: &BTreeMap<String, Instance>,
+) -> Vec<v1::EndpointSlice> {
+    let endpoints = if view.selects() {
+        let members = view.members.iter().filter_map(|id| instances.get(id));
+        members.map(|instance| of_instance(view, instance)).collect()
+    } else {
+        of_objects(view, resources)
+    };
+    let count = endpoints.len().div_ceil(SLICE).max(1);
+    (0..count)
+        .map(|k| v1::EndpointSlice {
+            service: view.id.clone(),
+            index: u32::try_from(k).unwrap_or(u32::MAX),
+            slice_count: if k == 0 { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 },
+            endpoints: endpoints.iter().skip(k * SLICE).take(SLICE).cloned().collect(),
+        })
+        .collect()
+}
+
+fn of_instance(view: &ServiceView<'_>, instance: &Instance) -> v1::Endpoint {
+    // Ports of an implicit service are the union of its instances' ports.
+    let has = |port: u32| view.object.is_some() || instance.ports.iter().any(|known| known.port == port);
+    let ports = view.ports.iter().filter(|port| has(port.port));
+    v1::Endpoint {
+        address: instance.address.clone(),
+        ports: ports.filter_map(|port| Some((port.port, port.target.resolve(port.port, instance)?))).collect(),
+        mesh_address: instance.mesh_address.clone(),
+        spiffe_id: instance.spiffe_id.clone(),
+        weight: 1,
+        locality: instance.locality.clone(),
+        healthy: instance.healthy,
+        draining: instance.draining,
+        workload: instance.id.clone(),
+    }
+}
+
+fn of_objects(view: &ServiceView<'_>, resources: &Resources) -> Vec<v1::Endpoint> {
+    let mut found = Vec::new();
+    for slice in resources.endpoint_slices.values().filter(|slice| slice.namespace == view.namespace) {
+        let labels = slice.value.metadata.labels.as_ref();
+        if labels.and_then(|labels| labels.get("kubernetes.io/service-name")) != Some(&view.name) {
+            continue;
+        }
+        for endpoint in &slice.value.endpoints {
+            // More than one address is the same endpoint under other names: the first counts.
+            if let Some(address) = endpoint.addresses.first() {
+                found.push(of_object(view, &slice.value, endpoint, address));
+            }
+        }
+    }
+    found
+}
+
+fn of_object(
+    view: &ServiceView<'_>,
+    slice: &discovery::EndpointSlice,
+    endpoint: &discovery::Endpoint,
+    address: &str,
+) -> v1::Endpoint {
+    let named = |name: &str| {
+        let port = slice.ports.iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == name)?;
+        u32::try_from(port.port?).ok()
+    };
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let draining = conditions.terminating == Some(true);
+    v1::Endpoint {
+        address: address.to_owned(),
+        ports: view.ports.iter().filter_map(|port| Some((port.port, named(&port.name)?))).collect(),
+        weight: 1,
+        locality: endpoint.zone.clone().map(|zone| v1::Locality { zone, region: String::new() }),
+        healthy: conditions.ready != Some(false) && !draining,
+        draining,
+        ..v1::Endpoint::default()
+    }
+}

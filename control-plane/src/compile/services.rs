@@ -1,0 +1,175 @@
+//! Services: those that were written, and a visible one for each workload that no Service selects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
+use weft_proto::v1;
+
+use crate::source::{Object, Problem, Resources, is_dns_label};
+
+use super::{instances::Instance, protocol};
+
+/// Which port of an instance a service port leads to.
+#[derive(Debug)]
+pub enum Target {
+    /// The same number.
+    Same,
+    /// This number.
+    Number(u32),
+    /// The port of this name.
+    Name(String),
+}
+
+impl Target {
+    /// The port at this instance; none if it has no port of that name.
+    pub fn resolve(&self, service_port: u32, instance: &Instance) -> Option<u32> {
+        match self {
+            Self::Same => Some(service_port),
+            Self::Number(port) => Some(*port),
+            Self::Name(name) => instance.ports.iter().find(|port| port.name == *name).map(|port| port.port),
+        }
+    }
+}
+
+/// One port of a service.
+#[derive(Debug)]
+pub struct PortView {
+    pub port: u32,
+    pub name: String,
+    pub protocol: v1::Protocol,
+    pub target: Target,
+}
+
+/// A service and who is in it.
+#[derive(Debug)]
+pub struct ServiceView<'a> {
+    /// `namespace/name`.
+    pub id: String,
+    pub namespace: String,
+    pub name: String,
+    /// The object; none if the service is implicit.
+    pub object: Option<&'a Object<core::Service>>,
+    pub ports: Vec<PortView>,
+    /// Ids of its instances.
+    pub members: BTreeSet<String>,
+}
+
+impl ServiceView<'_> {
+    /// Whether its endpoints are instances; otherwise they are those of its EndpointSlices.
+    pub fn selects(&self) -> bool {
+        self.object.is_none_or(|object| selector(&object.value).is_some())
+    }
+
+    /// The message, with the routes of each of its ports.
+    pub fn message(&self, routings: &mut BTreeMap<(String, u32), v1::Routing>) -> v1::Service {
+        let Self { namespace, name, .. } = self;
+        let spec = self.object.and_then(|object| object.value.spec.as_ref());
+        let mut addresses: Vec<String> = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        addresses.extend(spec.and_then(|spec| spec.cluster_ip.clone()).filter(|ip| !addresses.contains(ip)));
+        addresses.retain(|ip| ip.parse::<std::net::IpAddr>().is_ok());
+        let ports = self.ports.iter().map(|port| v1::ServicePort {
+            port: port.port,
+            name: port.name.clone(),
+            protocol: port.protocol.into(),
+            routing: routings.remove(&(self.id.clone(), port.port)),
+        });
+        v1::Service {
+            id: self.id.clone(),
+            hostnames: vec![
+                format!("{name}.{namespace}"),
+                format!("{name}.{namespace}.svc.cluster.local"),
+                format!("{name}.{namespace}.mesh"),
+            ],
+            virtual_ips: addresses,
+            ports: ports.collect(),
+        }
+    }
+}
+
+fn selector(service: &core::Service) -> Option<&BTreeMap<String, String>> {
+    service.spec.as_ref()?.selector.as_ref().filter(|selector| !selector.is_empty())
+}
+
+/// All services by id.
+pub fn collect<'a>(
+    resources: &'a Resources,
+    instances: &BTreeMap<String, Instance>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, ServiceView<'a>> {
+    let mut views: BTreeMap<String, ServiceView<'a>> =
+        resources.services.values().map(|object| (object.id(), explicit(object, instances))).collect();
+    let selected: BTreeSet<String> = views.values().flat_map(|view| view.members.iter().cloned()).collect();
+    for instance in instances.values().filter(|instance| !selected.contains(&instance.id)) {
+        problems.extend(implicit(&mut views, instance));
+    }
+    views
+}
+
+fn explicit<'a>(object: &'a Object<core::Service>, instances: &BTreeMap<String, Instance>) -> ServiceView<'a> {
+    let ports = object.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(|port| {
+        let number = u32::try_from(port.port).ok()?;
+        let name = port.name.clone().unwrap_or_default();
+        let target = match &port.target_port {
+            None | Some(IntOrString::Int(0)) => Target::Same,
+            Some(IntOrString::Int(target)) => Target::Number(u32::try_from(*target).ok()?),
+            Some(IntOrString::String(target)) => Target::Name(target.clone()),
+        };
+        let protocol = protocol::of(port.app_protocol.as_deref(), &name, number);
+        Some(PortView { port: number, name, protocol, target })
+    });
+    let members = instances.values().filter(|instance| {
+        instance.namespace == object.namespace
+            && selector(&object.value)
+                .is_some_and(|selector| selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value)))
+    });
+    ServiceView {
+        id: object.id(),
+        namespace: object.namespace.clone(),
+        name: object.name.clone(),
+        object: Some(object),
+        ports: ports.collect(),
+        members: members.map(|instance| instance.id.clone()).collect(),
+    }
+}
+
+/// Adds the instance to the service of its `app` label, or of its name. A Service object of that name is left alone:
+/// it said whom it selects, and the workload is reachable by no name. A workload without ports offers nothing.
+fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) -> Option<Problem> {
+    let name = instance.labels.get("app").filter(|app| is_dns_label(app)).unwrap_or(&instance.name);
+    let id = format!("{}/{name}", instance.namespace);
+    if instance.ports.is_empty() {
+        return None;
+    }
+    if views.get(&id).is_some_and(|view| view.object.is_some()) {
+        let kind = if instance.registered { "registration" } else { "workload" };
+        return Some(Problem {
+            file: format!("{kind} {}", instance.id),
+            path: "labels".to_owned(),
+            message: format!("Service \"{id}\" exists and does not select this workload, nor does another"),
+            hint: "give it the labels of the Service's selector".to_owned(),
+            ..Problem::default()
+        });
+    }
+    let view = views.entry(id.clone()).or_insert_with(|| ServiceView {
+        id,
+        namespace: instance.namespace.clone(),
+        name: name.clone(),
+        object: None,
+        ports: Vec::new(),
+        members: BTreeSet::new(),
+    });
+    view.members.insert(instance.id.clone());
+    for port in &instance.ports {
+        if view.ports.iter().any(|known| known.port == port.port) {
+            continue;
+        }
+        let declared = v1::Protocol::try_from(port.protocol).unwrap_or_default();
+        let protocol = match declared {
+            v1::Protocol::Unspecified => protocol::of(None, &port.name, port.port),
+            declared => declared,
+        };
+        view.ports.push(PortView { port: port.port, name: port.name.clone(), protocol, target: Target::Same });
+    }
+    view.ports.sort_by_key(|port| port.port);
+    None
+}

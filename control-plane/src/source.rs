@@ -1,0 +1,268 @@
+//! The resources of `--resources DIR`: loads its YAML files, keeps the last good state of each, follows changes.
+
+mod de;
+mod load;
+mod problem;
+mod validate;
+mod watch;
+mod yaml;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use gateway_api::apis::standard::httproutes::HttpRoute;
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::Deserialize;
+
+pub use self::problem::{Origin, Problem, did_you_mean};
+pub(crate) use self::validate::{duration, is_dns_label};
+
+/// The trust domain when none is configured.
+const DEFAULT_TRUST_DOMAIN: &str = "weft.local";
+
+/// One object and where it was written.
+#[derive(Clone, Debug)]
+pub struct Object<T> {
+    /// Namespace; empty for a `Namespace`.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The object.
+    pub value: T,
+    /// Where it was written.
+    pub origin: Arc<Origin>,
+}
+
+impl<T> Object<T> {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `weft.dev/v1alpha1` `Workload`: one instance of a service outside Kubernetes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Workload {
+    /// `weft.dev/v1alpha1`.
+    pub api_version: String,
+    /// `Workload`.
+    pub kind: String,
+    /// Labels are matched by Service selectors.
+    pub metadata: ObjectMeta,
+    /// What it is.
+    pub spec: WorkloadSpec,
+}
+
+/// See [`Workload`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadSpec {
+    /// IP address, no port.
+    pub address: String,
+    /// `ip:port` of the mesh listener. Default: not in the mesh.
+    pub mesh_address: Option<String>,
+    /// Service account in its SPIFFE id. Default `default`.
+    pub service_account: Option<String>,
+    /// Where the app listens.
+    #[serde(default)]
+    pub ports: Vec<WorkloadPort>,
+}
+
+/// See [`WorkloadSpec`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadPort {
+    /// 1 to 65535.
+    pub port: u32,
+    /// As in a Service's targetPort. Default none.
+    pub name: Option<String>,
+    /// `http http1 http2 grpc tcp tls`. Default: detect.
+    pub protocol: Option<String>,
+}
+
+/// Everything that was loaded, by `namespace/name` (a `Namespace` by its name).
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// Trust domain of the SPIFFE ids of `Workload` objects.
+    pub trust_domain: String,
+    /// `v1` Namespace.
+    pub namespaces: BTreeMap<String, Object<Namespace>>,
+    /// `v1` Service.
+    pub services: BTreeMap<String, Object<Service>>,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    pub endpoint_slices: BTreeMap<String, Object<EndpointSlice>>,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    pub routes: BTreeMap<String, Object<HttpRoute>>,
+    /// `weft.dev/v1alpha1` Workload.
+    pub workloads: BTreeMap<String, Object<Workload>>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
+            namespaces: BTreeMap::new(),
+            services: BTreeMap::new(),
+            endpoint_slices: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+        }
+    }
+}
+
+impl Resources {
+    /// The resources of one text, as if it were the only file; for tests and dry runs.
+    #[must_use]
+    pub fn from_text(file: &str, text: &str) -> (Self, Vec<Problem>) {
+        let (mut resources, mut problems) = (Self::default(), Vec::new());
+        match load::objects(&file.into(), text) {
+            Ok(objects) => objects.into_iter().for_each(|object| object.insert(&mut resources, &mut problems)),
+            Err(found) => problems = found,
+        }
+        (resources, problems)
+    }
+}
+
+/// Why a directory cannot be a source.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Not there, not readable or not a directory.
+    #[error("read resources: {}: {error} (--resources takes a directory with .yaml files)", .path.display())]
+    Read {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The system does not let us watch.
+    #[error("watch resources: {}: {error}", .path.display())]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: notify::Error,
+    },
+}
+
+#[derive(Default)]
+struct FileState {
+    text: String,
+    objects: Vec<load::AnyObject>,
+    problems: Vec<Problem>,
+}
+
+/// A directory of resources.
+pub struct Source {
+    directory: PathBuf,
+    trust_domain: String,
+    files: Mutex<BTreeMap<PathBuf, FileState>>,
+    problems: Mutex<Vec<Problem>>,
+    sender: tokio::sync::watch::Sender<Arc<Resources>>,
+}
+
+impl Source {
+    /// Loads the directory. Bad files do not fail it, see [`Source::problems`].
+    pub fn open(directory: &Path, trust_domain: &str) -> Result<Self, SourceError> {
+        let source = Self {
+            directory: directory.to_owned(),
+            trust_domain: trust_domain.to_owned(),
+            files: Mutex::default(),
+            problems: Mutex::default(),
+            sender: tokio::sync::watch::Sender::new(Arc::default()),
+        };
+        source.reload()?;
+        Ok(source)
+    }
+
+    /// The resources, now and after each change.
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<Arc<Resources>> {
+        self.sender.subscribe()
+    }
+
+    /// What is wrong with the files as they are now.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the directory again. A file with problems keeps its last good objects, a directory that cannot be read
+    /// keeps everything.
+    pub fn reload(&self) -> Result<(), SourceError> {
+        let paths = self.list().map_err(|error| SourceError::Read { path: self.directory.clone(), error })?;
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = files.len();
+        files.retain(|path, _| paths.contains(path));
+        let mut changed = before != files.len();
+        for path in paths {
+            let state = files.entry(path.clone()).or_default();
+            changed |= state.read(&path);
+        }
+        let mut resources = Resources { trust_domain: self.trust_domain.clone(), ..Resources::default() };
+        let mut problems = Vec::new();
+        for state in files.values() {
+            problems.extend_from_slice(&state.problems);
+            for object in &state.objects {
+                object.clone().insert(&mut resources, &mut problems);
+            }
+        }
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+        if changed || self.sender.borrow().trust_domain != self.trust_domain {
+            self.sender.send_replace(Arc::new(resources));
+        }
+        Ok(())
+    }
+
+    /// The YAML files, sorted. Names that start with a dot are editors' and mounts' own.
+    fn list(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if yaml && !hidden && !path.is_dir() {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+impl FileState {
+    /// Whether the objects or problems are now others.
+    fn read(&mut self, path: &Path) -> bool {
+        let file: Arc<str> = path.to_string_lossy().into();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                self.text.clear();
+                self.problems = vec![Problem { file: file.to_string(), message, ..Problem::default() }];
+                return true;
+            }
+        };
+        if text == self.text {
+            return false;
+        }
+        match load::objects(&file, &text) {
+            Ok(objects) => (self.objects, self.problems) = (objects, Vec::new()),
+            Err(problems) => self.problems = problems,
+        }
+        self.text = text;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
