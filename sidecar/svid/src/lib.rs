@@ -1,1 +1,182 @@
+//! Strict X.509-SVID validation for rustls (SPIFFE X509-SVID sections 2 to 5), and the TLS configurations of both
+//! ends of every mesh and control-plane session. Who the peer must be is the caller's question, asked after the
+//! handshake with [`peer_identity`].
 
+mod certificate;
+mod verify;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+pub use certificate::{PeerIdentity, SvidReason, peer_identity};
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor},
+    server::NoServerSessionStorage,
+};
+use verify::Verifier;
+use weft_policy::SpiffeId;
+use zeroize::Zeroizing;
+
+/// A certificate chain with its key. The key's bytes are wiped on drop.
+pub struct Svid {
+    /// Leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whose it is, and until when.
+    pub identity: PeerIdentity,
+    /// When its life began.
+    pub not_before: SystemTime,
+    key: Zeroizing<Vec<u8>>,
+}
+
+/// Why a chain and key make no SVID, or no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SvidError {
+    /// The leaf breaks a rule.
+    #[error("certificate refused: {}", .0.as_str())]
+    Certificate(SvidReason),
+    /// A trust root cannot be read.
+    #[error("trust root is no certificate: {0}")]
+    Root(String),
+    /// rustls does not take it.
+    #[error("TLS configuration")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The roots of every trust domain that is trusted. Clones share it; a handshake sees the newest.
+#[derive(Clone, Default)]
+pub struct TrustStore(Arc<RwLock<HashMap<Box<str>, Anchors>>>);
+
+type Anchors = Arc<[TrustAnchor<'static>]>;
+
+/// Whether a server asks for, or insists on, a client certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientAuth {
+    /// Asks; without one the peer has no identity.
+    Optional,
+    /// Insists.
+    Required,
+}
+
+impl Svid {
+    /// Checks the leaf by the rules of an SVID and takes the PKCS #8 key.
+    ///
+    /// # Errors
+    /// The rule that the leaf breaks.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: Zeroizing<Vec<u8>>) -> Result<Self, SvidError> {
+        let identity = peer_identity(&chain).map_err(SvidError::Certificate)?;
+        let not_before = certificate::not_before(&chain).map_err(SvidError::Certificate)?;
+        Ok(Self { chain, identity, not_before, key })
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec()))
+    }
+}
+
+impl TrustStore {
+    /// Replaces the roots of one trust domain.
+    ///
+    /// # Errors
+    /// When a root is no certificate; nothing is changed then.
+    pub fn set(&self, trust_domain: &str, roots: &[Vec<u8>]) -> Result<(), SvidError> {
+        let mut anchors = Vec::with_capacity(roots.len());
+        for root in roots {
+            let der = CertificateDer::from(root.as_slice());
+            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| SvidError::Root(error.to_string()))?;
+            anchors.push(anchor.to_owned());
+        }
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        map.insert(trust_domain.into(), anchors.into());
+        Ok(())
+    }
+
+    fn anchors(&self, trust_domain: &str) -> Option<Anchors> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(trust_domain).cloned()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// TLS 1.3 server that verifies clients; no resumption, no tickets.
+///
+/// # Errors
+/// When rustls does not take the certificate.
+pub fn server_config(
+    svid: &Svid,
+    trust: &TrustStore,
+    auth: ClientAuth,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, SvidError> {
+    let provider = provider();
+    let verifier = Arc::new(Verifier::new(trust.clone(), &provider, auth == ClientAuth::Required));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(svid.chain.clone(), svid.key())?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+/// TLS 1.3 client that verifies the chain and the SVID rules of the server, not its name; no resumption.
+///
+/// # Errors
+/// When rustls does not take the certificate.
+pub fn client_config(svid: Option<&Svid>, trust: &TrustStore, alpn: &[&[u8]]) -> Result<ClientConfig, SvidError> {
+    let provider = provider();
+    let verifier = Arc::new(Verifier::new(trust.clone(), &provider, true));
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match svid {
+        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.key())?,
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+/// Why our own verifier refused the peer, if that is what a TLS error is.
+#[must_use]
+pub fn reason(error: &rustls::Error) -> Option<SvidReason> {
+    match error {
+        rustls::Error::NoCertificatesPresented => Some(SvidReason::NoCertificate),
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+            other.0.downcast_ref::<SvidReason>().copied()
+        }
+        rustls::Error::InvalidCertificate(_) => Some(SvidReason::BadSignature),
+        _ => None,
+    }
+}
+
+/// The same for the I/O error into which tokio-rustls wraps a TLS error.
+#[must_use]
+pub fn reason_of_io(error: &std::io::Error) -> Option<SvidReason> {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).and_then(reason)
+}
+
+/// `spiffe://<trust domain>/ns/weft-system/sa/control-plane`, whom every sidecar expects on the discovery port.
+#[must_use]
+pub fn control_plane_id(trust_domain: &str) -> Option<SpiffeId> {
+    SpiffeId::workload(trust_domain, "weft-system", "control-plane")
+}
+
+pub(crate) fn unix(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests;
