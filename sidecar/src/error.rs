@@ -158,7 +158,9 @@ impl Reason {
             Self::ConnectTimeout => row("connect_timeout", "UF", 504, 14, "connection_timeout", Upstream),
             Self::ConnectionRefused => row("connection_refused", "UF", 503, 14, "connection_refused", Upstream),
             Self::ConnectFailed => row("connect_failed", "UF", 503, 14, "destination_ip_unroutable", Upstream),
-            Self::ConnectionTerminated => row("connection_terminated", "UC", 502, 14, "connection_terminated", Upstream),
+            Self::ConnectionTerminated => {
+                row("connection_terminated", "UC", 502, 14, "connection_terminated", Upstream)
+            }
             Self::ProtocolError => row("protocol_error", "UPE", 502, 13, "http_protocol_error", Upstream),
             Self::ConnectionLimit => row("connection_limit", "UO", 503, 14, "connection_limit_reached", Internal),
             Self::RequestLimit => row("request_limit", "UO", 503, 14, "connection_limit_reached", Internal),
