@@ -71,6 +71,9 @@ struct HttpSeries {
     durations: Histogram,
 }
 
+/// Name, type, help and value of a metric with one value per target.
+type Column = (&'static str, &'static str, &'static str, fn(&TcpSeries) -> &AtomicU64);
+
 struct TcpSeries {
     closed: [AtomicU64; REASONS],
     open: AtomicU64,
@@ -119,13 +122,11 @@ impl Telemetry {
     }
 
     /// A counter, made on the first call with these labels.
-    #[must_use]
     pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Counter {
         metrics::Counter::from_arc(self.series(Kind::Counter, name, help, labels))
     }
 
     /// A gauge, made on the first call with these labels.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
         metrics::Gauge::from_arc(self.series(Kind::Gauge, name, help, labels))
     }
@@ -202,7 +203,7 @@ impl Telemetry {
                 }
             }
         }
-        let columns: [(&str, &str, &str, fn(&TcpSeries) -> &AtomicU64); 3] = [
+        let columns: [Column; 3] = [
             ("weft_tcp_open_connections", "gauge", "Opaque connections that are open.", |series| &series.open),
             ("weft_tcp_sent_bytes_total", "counter", "Bytes sent to the target.", |series| &series.sent),
             ("weft_tcp_received_bytes_total", "counter", "Bytes received from the target.", |series| &series.received),
