@@ -2,3 +2,4 @@
 //! `inbound`.
 
 pub mod error;
+pub mod telemetry;
