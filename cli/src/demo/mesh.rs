@@ -194,6 +194,7 @@ impl Mesh {
         let file = file.with_context(|| format!("open {}", log.display()))?;
         let child = Command::new(program()?)
             .args(args)
+            .env_remove("WEFT_TOKEN_FILE")
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("share the log file")?)
             .stderr(file)
