@@ -1,0 +1,262 @@
+//! The command line: every flag of every command that is not the control plane's or the sidecar's own.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::embedded::{ControlPlaneArgs, SidecarArgs};
+
+/// Weft, a service mesh: sidecars beside workloads, one control plane, mutual TLS everywhere.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "parsed once per process")]
+pub enum Command {
+    /// Run a whole mesh on this machine and check that it works
+    Demo(DemoArgs),
+    /// Run the control plane
+    ControlPlane(ControlPlaneArgs),
+    /// Run a sidecar
+    Sidecar(SidecarArgs),
+    /// Start an app with a sidecar beside it
+    Run(RunArgs),
+    /// Show what every sidecar holds against what it should hold
+    Status(StatusArgs),
+    /// Print a completion script
+    Completions {
+        /// The shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// One of the demo's services
+    #[command(hide = true)]
+    DemoService(ServiceArgs),
+}
+
+/// Flags of `weft demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// How long the load runs, at least 8s
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub duration: Duration,
+    /// Form of the report
+    #[arg(long, short, value_enum, default_value = "text")]
+    pub output: DemoOutput,
+    /// Keep the mesh running after the report, until Ctrl-C, and keep its files
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Forms of the demo's report.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum DemoOutput {
+    /// One JSON object
+    Json,
+    /// For people
+    Text,
+}
+
+/// Flags of `weft run`; most go to the sidecar as they are.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Name of the app; the instance registers as NAME-<5 random characters> with the label app=NAME
+    #[arg(long)]
+    pub name: String,
+    /// Namespace of the workload
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// Service account, part of the identity [default: NAME]
+    #[arg(long)]
+    pub service_account: Option<String>,
+    /// A port of the app: [NAME:]PORT[/http|http2|grpc|tcp]
+    #[arg(long)]
+    pub port: Vec<String>,
+    /// A label of the workload: K=V
+    #[arg(long)]
+    pub label: Vec<String>,
+    /// A service the app calls: SVC[.NS][:PORT]=LOCALPORT
+    #[arg(long)]
+    pub upstream: Vec<Upstream>,
+    /// Where the sidecar listens for calls by Host [default: a free port]
+    #[arg(long)]
+    pub outbound_listen: Option<SocketAddr>,
+    /// Where the sidecar listens for other sidecars [default: a free port]
+    #[arg(long)]
+    pub mesh_listen: Option<SocketAddr>,
+    /// Where the sidecar's admin server listens [default: a free port]
+    #[arg(long)]
+    pub admin_listen: Option<SocketAddr>,
+    /// Address of the control plane [default: 127.0.0.1:15012]
+    #[arg(long, env = "WEFT_XDS")]
+    pub xds: Option<String>,
+    /// Token file for the first certificate
+    #[arg(long, env = "WEFT_TOKEN_FILE")]
+    pub token: Option<PathBuf>,
+    /// The app and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// `SVC[.NS][:PORT]=LOCALPORT`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upstream {
+    /// The whole flag, as the sidecar takes it.
+    pub flag: String,
+    /// The service's name without namespace and port.
+    pub service: String,
+    /// The port on this machine.
+    pub local_port: u16,
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(flag: &str) -> Result<Self, String> {
+        let (target, local) = flag.split_once('=').ok_or("expected SVC[.NS][:PORT]=LOCALPORT, such as catalog=9001")?;
+        let (host, port) = target.split_once(':').map_or((target, None), |(host, port)| (host, Some(port)));
+        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return Err(format!("service port {:?}: must be 1 to 65535", port.unwrap_or_default()));
+        }
+        let service = host.split('.').next().unwrap_or_default();
+        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if service.is_empty() || !service.chars().all(label) {
+            return Err(format!("service name {service:?}: must be lower-case letters, digits and '-'"));
+        }
+        let local_port = local.parse().ok().filter(|port| *port > 0);
+        let local_port = local_port.ok_or_else(|| format!("local port {local:?}: must be 1 to 65535"))?;
+        Ok(Self { flag: flag.to_owned(), service: service.to_owned(), local_port })
+    }
+}
+
+/// Flags of `weft status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// The control plane's API
+    #[arg(long, env = "WEFT_SERVER", default_value = "http://127.0.0.1:15014")]
+    pub server: String,
+    /// Form of the listing
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+/// Forms of a listing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Output {
+    /// One JSON object, as the API gives it
+    Json,
+    /// One namespace/name a line
+    Name,
+    /// Aligned columns
+    Table,
+    /// More columns
+    Wide,
+    /// The JSON object as YAML
+    Yaml,
+}
+
+/// Flags of the hidden `weft demo-service`.
+#[derive(Args, Clone, Debug)]
+pub struct ServiceArgs {
+    /// Which service
+    #[arg(value_enum)]
+    pub service: Service,
+    /// Where it listens
+    #[arg(long)]
+    pub listen: SocketAddr,
+    /// What the catalog reports as its version
+    #[arg(long, default_value = "v1")]
+    pub version: String,
+    /// What the catalog reports as its replica
+    #[arg(long, default_value = "1")]
+    pub replica: String,
+    /// Where the storefront reaches the catalog
+    #[arg(long, env = "WEFT_UPSTREAM_CATALOG", default_value = "127.0.0.1:9001", hide_env_values = true)]
+    pub catalog: SocketAddr,
+    /// Where the storefront reaches orders
+    #[arg(long, env = "WEFT_UPSTREAM_ORDERS", default_value = "127.0.0.1:9002", hide_env_values = true)]
+    pub orders: SocketAddr,
+    /// Where orders reaches payments
+    #[arg(long, env = "WEFT_UPSTREAM_PAYMENTS", default_value = "127.0.0.1:9003", hide_env_values = true)]
+    pub payments: SocketAddr,
+    /// Where orders reaches the ledger
+    #[arg(long, env = "WEFT_UPSTREAM_LEDGER", default_value = "127.0.0.1:9004", hide_env_values = true)]
+    pub ledger: SocketAddr,
+}
+
+/// The demo's services.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Service {
+    Catalog,
+    Ledger,
+    Orders,
+    Payments,
+    Storefront,
+}
+
+/// `500ms`, `20s`, `2m`, or bare seconds; the demo needs 8 s for its stages.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| "expected a number and a unit, such as 20s".to_owned())?;
+    let duration = match &text[digits.len()..] {
+        "ms" => Duration::from_millis(number),
+        "" | "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        unit => return Err(format!("unit {unit:?}: use ms, s or m")),
+    };
+    if duration < Duration::from_secs(8) {
+        return Err("shorter than the stages need; use 8s or more".to_owned());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_upstream_names_a_service_and_a_local_port() {
+        for (flag, service, port) in
+            [("catalog=9001", "catalog", 9001), ("pay-1.shop:80=7", "pay-1", 7), ("a:1=65535", "a", 65535)]
+        {
+            let upstream: Upstream = flag.parse().unwrap();
+            assert_eq!((upstream.service.as_str(), upstream.local_port), (service, port), "{flag}");
+        }
+        for flag in ["catalog", "=9001", "catalog=0", "catalog=x", "Catalog=1", "catalog:0=1", "catalog:x=1"] {
+            assert!(flag.parse::<Upstream>().is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_is_long_enough() {
+        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("9000ms"), Ok(Duration::from_secs(9)));
+        for text in ["", "s", "20h", "7s", "-1s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_app() {
+        let cli = Cli::try_parse_from(["weft", "run", "--name", "web", "--", "nginx", "--port", "1"]).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.command, ["nginx", "--port", "1"]);
+        assert!(args.port.is_empty());
+        let missing = Cli::try_parse_from(["weft", "run", "--name", "web"]).unwrap_err();
+        assert_eq!(missing.exit_code(), 2);
+    }
+}

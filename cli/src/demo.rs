@@ -1,0 +1,153 @@
+//! `weft demo`: a control plane, five services with seven instances, their sidecars and load, all as real processes;
+//! then stages that try the mesh, and a report that says whether it held.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::{
+    args::{DemoArgs, DemoOutput},
+    run::Signals,
+    status,
+};
+
+mod checks;
+mod load;
+mod mesh;
+mod report;
+mod scrape;
+
+use checks::Figures;
+use load::Load;
+use mesh::Mesh;
+
+/// Start-up takes a few seconds; this is the time after which something is wrong.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a change may take to reach every sidecar.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Runs the demo; every process is gone when this returns.
+pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut mesh = Mesh::new(args.keep)?;
+    let outcome = tokio::select! {
+        outcome = Box::pin(measure(&args, &mut mesh)) => Some(outcome),
+        _ = signals.next() => None,
+    };
+    let Some(outcome) = outcome else {
+        eprintln!("weft demo: interrupted; cleaning up");
+        return Ok(ExitCode::from(130));
+    };
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return Err(error.context(mesh.keep_files())),
+    };
+    match args.output {
+        DemoOutput::Json => println!("{}", serde_json::to_string(&report).context("write the report")?),
+        DemoOutput::Text => print!("{}", report.text()),
+    }
+    if !report.ok() {
+        eprintln!("weft demo: a check failed; {}", mesh.keep_files());
+    }
+    if args.keep {
+        eprintln!("{}\nCtrl-C ends the mesh", mesh.describe());
+        signals.next().await;
+    }
+    Ok(ExitCode::from(u8::from(!report.ok())))
+}
+
+async fn measure(args: &DemoArgs, mesh: &mut Mesh) -> anyhow::Result<report::Report> {
+    eprintln!("starting a control plane, {} services with a sidecar each, and load", mesh::INSTANCES);
+    mesh.start()?;
+    timeout(START_LIMIT, ready(mesh))
+        .await
+        .with_context(|| format!("start the mesh: not ready after {} s", START_LIMIT.as_secs()))?;
+    let load = Load::start(mesh.storefront());
+    let mut progress = report::Progress::start(load.clone());
+    let figures = stages(args.duration, mesh, &load, &mut progress).await;
+    progress.stop();
+    load.stop();
+    let (figures, retries) = figures?;
+    Ok(report::Report::new(&figures, &load, retries))
+}
+
+/// Waits until every sidecar is synced and the storefront answers through the mesh.
+async fn ready(mesh: &Mesh) {
+    loop {
+        let synced = status::proxies(&mesh.server()).await.is_ok_and(|(p, _)| p.synced() == mesh::PROXIES);
+        if synced && load::probe(mesh.storefront()).await {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn stages(
+    duration: Duration,
+    mesh: &mut Mesh,
+    load: &Load,
+    progress: &mut report::Progress,
+) -> anyhow::Result<(Figures, u64)> {
+    let start = Instant::now();
+    let at = |percent: u32| sleep_until(start + duration * percent / 100);
+    let mut figures = Figures { expected_proxies: mesh::PROXIES - 1, ..Figures::default() };
+    figures.rotations.0 = mesh.rotations().await;
+
+    progress.stage("traffic flows");
+    at(20).await;
+    figures.before_canary = load.window();
+    progress.stage("canary: 20 % of catalog to v2");
+    mesh.route(20)?;
+    sleep(SETTLE).await;
+    let canary = load.window();
+
+    at(45).await;
+    progress.stage("one replica of catalog is killed");
+    figures.killed_replica.0 = load.answers_of(mesh::KILLED);
+    let replica = load.window();
+    mesh.kill_replica()?;
+    sleep(SETTLE).await;
+    let settled = load.answers_of(mesh::KILLED);
+
+    at(65).await;
+    progress.stage("the control plane is killed");
+    let outage = load.window();
+    mesh.kill_control_plane();
+    at(80).await;
+    figures.outage = load.window().since(outage);
+    progress.stage("the control plane is started again");
+    let recovered = load.window();
+    mesh.start_control_plane()?;
+    at(100).await;
+    figures.recovered = load.window().since(recovered);
+    progress.stage("collecting");
+
+    figures.total = load.window();
+    figures.canary = figures.total.since(canary);
+    figures.replica = figures.total.since(replica);
+    figures.killed_replica.1 = load.answers_of(mesh::KILLED) - settled;
+    figures.rotations.1 = mesh.rotations().await;
+    let (edges, retries) = mesh.edges().await;
+    figures.edges = edges;
+    let proxies = timeout(Duration::from_secs(10), settled_proxies(mesh, figures.expected_proxies)).await;
+    // A mesh that has not settled is a finding for the check, not the end of the report.
+    let proxies = match proxies {
+        Ok(proxies) => proxies,
+        Err(_) => status::proxies(&mesh.server()).await.map(|(proxies, _)| proxies).unwrap_or_default(),
+    };
+    (figures.proxies, figures.synced) = (proxies.items.len(), proxies.synced());
+    ensure!(figures.total.requests > 0, "load: no request was answered; the sidecars' logs say why");
+    Ok((figures, retries))
+}
+
+async fn settled_proxies(mesh: &Mesh, expected: usize) -> status::Proxies {
+    loop {
+        if let Ok((proxies, _)) = status::proxies(&mesh.server()).await
+            && (proxies.items.len(), proxies.synced()) == (expected, expected)
+        {
+            return proxies;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,296 @@
+//! The demo's processes, ports and files. Each process leads a group of its own; dropping the mesh kills the groups.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::os::unix::process::CommandExt as _;
+
+use super::{checks::Edge, scrape};
+use crate::client;
+
+/// Instances of services.
+pub const INSTANCES: usize = 7;
+/// Sidecars: one for each instance and one for the load.
+pub const PROXIES: usize = INSTANCES + 1;
+/// The replica of catalog that is killed.
+pub const KILLED: &str = "c2";
+
+/// Short enough that a certificate rotates in the shortest run.
+const SVID_LIFETIME: &str = "8s";
+
+/// (name, version, replica, protocol, upstreams).
+const PLAN: [(&str, &str, &str, &str, &[&str]); INSTANCES] = [
+    ("storefront", "v1", "1", "http", &["catalog", "orders"]),
+    ("catalog", "v1", "c1", "http", &[]),
+    ("catalog", "v1", KILLED, "http", &[]),
+    ("catalog", "v2", "c3", "http", &[]),
+    ("orders", "v1", "1", "http", &["payments", "ledger"]),
+    ("payments", "v1", "1", "grpc", &[]),
+    ("ledger", "v1", "1", "tcp", &[]),
+];
+
+struct Process {
+    name: String,
+    replica: &'static str,
+    admin: Option<SocketAddr>,
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            kill_process_group(pid, Signal::KILL).ok();
+        }
+        self.child.wait().ok();
+    }
+}
+
+/// The whole mesh.
+pub struct Mesh {
+    dir: PathBuf,
+    keep: bool,
+    api: SocketAddr,
+    xds: SocketAddr,
+    storefront: SocketAddr,
+    control_plane: Option<Process>,
+    processes: Vec<Process>,
+}
+
+impl Mesh {
+    /// Makes the directory; nothing runs yet.
+    pub fn new(keep: bool) -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
+        for sub in ["data", "resources", "logs"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        }
+        let [api, xds, storefront] = free_addresses()?;
+        Ok(Self { dir, keep, api, xds, storefront, control_plane: None, processes: Vec::new() })
+    }
+
+    /// Starts everything.
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        write(&self.dir.join("resources/services.yaml"), &services())?;
+        self.route(0)?;
+        self.start_control_plane()?;
+        for (name, version, replica, protocol, upstreams) in PLAN {
+            let [app, admin] = free_addresses()?;
+            let mut args = words(&format!("run --name {name} --admin-listen {admin} --xds {}", self.xds));
+            args.extend(words(&format!("--label version={version} --port {protocol}:{}/{protocol}", app.port())));
+            for upstream in upstreams {
+                let [local] = free_addresses()?;
+                args.extend(words(&format!("--upstream {upstream}:80={}", local.port())));
+            }
+            args.extend(["--".to_owned(), program()?]);
+            args.extend(words(&format!("demo-service {name} --listen {app} --version {version} --replica {replica}")));
+            let process = self.spawn(name, replica, Some(admin), &args)?;
+            self.processes.push(process);
+        }
+        let [admin] = free_addresses()?;
+        let local = self.storefront.port();
+        let line =
+            format!("sidecar --name load --xds {} --admin-listen {admin} --upstream storefront:80={local}", self.xds);
+        let process = self.spawn("load", "1", Some(admin), &words(&line))?;
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Starts the control plane, or starts it again.
+    pub fn start_control_plane(&mut self) -> anyhow::Result<()> {
+        let (data, resources) = (self.dir.join("data"), self.dir.join("resources"));
+        let line = format!(
+            "control-plane --dev --api-listen {} --xds-listen {} --svid-lifetime {SVID_LIFETIME}",
+            self.api, self.xds
+        );
+        let mut args = words(&line);
+        args.extend(["--data-dir".to_owned(), data.display().to_string()]);
+        args.extend(["--resources".to_owned(), resources.display().to_string()]);
+        self.control_plane = Some(self.spawn("control-plane", "1", None, &args)?);
+        Ok(())
+    }
+
+    /// Kills the control plane.
+    pub fn kill_control_plane(&mut self) {
+        self.control_plane = None;
+    }
+
+    /// Kills one replica of catalog, its sidecar and its `weft run`.
+    pub fn kill_replica(&mut self) -> anyhow::Result<()> {
+        let index = self.processes.iter().position(|process| process.replica == KILLED).context("replica is gone")?;
+        drop(self.processes.remove(index));
+        Ok(())
+    }
+
+    /// Sends `percent` of catalog's requests to v2.
+    pub fn route(&self, percent: u8) -> anyhow::Result<()> {
+        // Renamed into place, so that no half-written file is read.
+        let path = self.dir.join("resources/route.yaml");
+        let draft = self.dir.join("route.draft");
+        write(&draft, &route(percent))?;
+        fs::rename(&draft, &path).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The control plane's API.
+    pub fn server(&self) -> String {
+        format!("http://{}", self.api)
+    }
+
+    /// Where the storefront is reached through the mesh.
+    pub fn storefront(&self) -> SocketAddr {
+        self.storefront
+    }
+
+    /// Certificate rotations of the sidecars that outlive the run.
+    pub async fn rotations(&self) -> u64 {
+        let mut rotations = 0;
+        for process in self.processes.iter().filter(|process| process.replica != KILLED) {
+            rotations += scrape::sum(&metrics(process).await, "weft_cert_rotations_total");
+        }
+        rotations
+    }
+
+    /// What every sidecar sent out, and the retries of all.
+    pub async fn edges(&self) -> (Vec<Edge>, u64) {
+        let (mut edges, mut retries) = (Vec::new(), 0);
+        for process in &self.processes {
+            let text = metrics(process).await;
+            edges.extend(scrape::edges(&text, &process.name));
+            retries += scrape::sum(&text, "weft_upstream_retries_total");
+        }
+        (edges, retries)
+    }
+
+    /// Keeps the directory and says where the logs are.
+    pub fn keep_files(&mut self) -> String {
+        self.keep = true;
+        format!("logs are in {}", self.dir.join("logs").display())
+    }
+
+    /// Where to look while the mesh runs.
+    pub fn describe(&self) -> String {
+        format!(
+            "storefront: http://{}\nweft status --server {}\nfiles: {}",
+            self.storefront,
+            self.server(),
+            self.dir.display()
+        )
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        replica: &'static str,
+        admin: Option<SocketAddr>,
+        args: &[String],
+    ) -> anyhow::Result<Process> {
+        let log = self.dir.join(format!("logs/{name}-{replica}.log"));
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("open {}", log.display()))?;
+        let child = Command::new(program()?)
+            .args(args)
+            .env_remove("WEFT_TOKEN_FILE")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().context("share the log file")?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        Ok(Process { name: name.to_owned(), replica, admin, child })
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.processes.clear();
+        self.control_plane = None;
+        if !self.keep {
+            fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+}
+
+async fn metrics(process: &Process) -> String {
+    let Some(admin) = process.admin else { return String::new() };
+    // Silence shows as an edge without traffic in the checks.
+    let body = client::get(&admin.to_string(), "/metrics").await.unwrap_or_default();
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+fn program() -> anyhow::Result<String> {
+    Ok(std::env::current_exe().context("path of this program: unknown")?.display().to_string())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+/// Held together before they are let go, so that they differ.
+fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    let mut held = Vec::with_capacity(N);
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address).context("find a free port")?;
+        *address = listener.local_addr().context("find a free port")?;
+        held.push(listener);
+    }
+    Ok(addresses)
+}
+
+fn services() -> String {
+    let all = [
+        ("storefront", "storefront", "", "http"),
+        ("catalog", "catalog", "", "http"),
+        ("catalog-v1", "catalog", "    version: v1\n", "http"),
+        ("catalog-v2", "catalog", "    version: v2\n", "http"),
+        ("orders", "orders", "", "http"),
+        ("payments", "payments", "", "grpc"),
+        ("ledger", "ledger", "", "tcp"),
+    ];
+    let one = |(name, app, version, protocol): (&str, &str, &str, &str)| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  selector:\n    app: {app}\n{version}  ports:\n  - name: {protocol}\n    port: 80\n    targetPort: {protocol}\n    appProtocol: {protocol}\n"
+        )
+    };
+    all.map(one).join("---\n")
+}
+
+fn route(percent: u8) -> String {
+    let stable = 100 - percent.min(100);
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: catalog\n  namespace: default\nspec:\n  parentRefs:\n  - group: \"\"\n    kind: Service\n    name: catalog\n    port: 80\n  rules:\n  - backendRefs:\n    - name: catalog-v1\n      port: 80\n      weight: {stable}\n    - name: catalog-v2\n      port: 80\n      weight: {percent}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_route_splits_a_hundred() {
+        assert!(route(20).contains("weight: 80\n") && route(20).contains("weight: 20\n"));
+        assert!(route(0).contains("weight: 100\n") && route(0).contains("weight: 0\n"));
+    }
+
+    #[test]
+    fn the_subsets_of_catalog_select_their_version() {
+        let services = services();
+        assert_eq!(services.matches("kind: Service").count(), 7);
+        assert!(services.contains("    app: catalog\n    version: v2\n  ports:"));
+    }
+
+    #[test]
+    fn free_addresses_differ() {
+        let [a, b] = free_addresses().unwrap();
+        assert_ne!(a, b);
+    }
+}

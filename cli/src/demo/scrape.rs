@@ -1,0 +1,89 @@
+//! Reads the sidecars' metrics (Prometheus text).
+
+use std::collections::BTreeMap;
+
+use super::checks::Edge;
+
+/// One sample: name, labels, value.
+struct Sample<'a> {
+    name: &'a str,
+    labels: &'a str,
+    value: u64,
+}
+
+/// The sum over all series of `name`.
+pub fn sum(text: &str, name: &str) -> u64 {
+    samples(text).filter(|sample| sample.name == name).map(|sample| sample.value).sum()
+}
+
+/// What the sidecar of `from` sent out, by service.
+pub fn edges(text: &str, from: &str) -> Vec<Edge> {
+    let mut edges: BTreeMap<String, Edge> = BTreeMap::new();
+    for sample in samples(text) {
+        let counted = matches!(sample.name, "weft_http_requests_total" | "weft_tcp_connections_total");
+        if !counted || label(sample.labels, "direction") != Some("outbound") {
+            continue;
+        }
+        let to = service(label(sample.labels, "target").unwrap_or_default());
+        let edge = edges.entry(to.to_owned()).or_insert_with(|| Edge {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            ..Edge::default()
+        });
+        edge.total += sample.value;
+        if label(sample.labels, "mtls") == Some("true") {
+            edge.mtls += sample.value;
+        }
+    }
+    edges.into_values().filter(|edge| edge.total > 0).collect()
+}
+
+/// `default/catalog-v1:80` is the service `catalog`: the demo's subsets are backends of one service.
+fn service(target: &str) -> &str {
+    let name = target.rsplit('/').next().unwrap_or(target);
+    let name = name.split([':', '.']).next().unwrap_or(name);
+    name.strip_suffix("-v1").or_else(|| name.strip_suffix("-v2")).unwrap_or(name)
+}
+
+fn samples(text: &str) -> impl Iterator<Item = Sample<'_>> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        // A counter may be written as `12` or `12.0`.
+        let value = value.split('.').next()?.parse().ok()?;
+        Some(Sample { name, labels: labels.trim_end_matches('}'), value })
+    })
+}
+
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    labels.split(',').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        (key.trim() == name).then(|| value.trim_matches('"'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"# TYPE weft_http_requests_total counter
+weft_http_requests_total{direction="outbound",target="default/catalog-v1",mtls="true",code_class="2xx",reason=""} 8
+weft_http_requests_total{direction="outbound",target="default/catalog-v2",mtls="false",code_class="2xx",reason=""} 2
+weft_http_requests_total{direction="inbound",target="default/storefront",mtls="true",code_class="2xx",reason=""} 10
+weft_tcp_connections_total{direction="outbound",target="default/ledger:80",mtls="true",reason=""} 3
+weft_cert_rotations_total 4
+"#;
+
+    #[test]
+    fn outbound_series_become_edges() {
+        let edge = |to: &str, total, mtls| Edge { from: "a".into(), to: to.into(), total, mtls };
+        assert_eq!(edges(TEXT, "a"), [edge("catalog", 10, 8), edge("ledger", 3, 3)]);
+    }
+
+    #[test]
+    fn a_series_is_summed_over_its_labels() {
+        assert_eq!(sum(TEXT, "weft_cert_rotations_total"), 4);
+        assert_eq!(sum(TEXT, "weft_http_requests_total"), 20);
+        assert_eq!(sum(TEXT, "weft_absent"), 0);
+    }
+}

@@ -1,0 +1,105 @@
+//! A sidecar as a child process: started, and waited for until it says that it is ready.
+
+use std::{ffi::OsString, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+/// How often we say what we wait for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the sidecar listens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub struct Listening {
+    /// The admin server.
+    pub admin: String,
+    /// Calls by Host.
+    pub outbound: String,
+    /// Other sidecars.
+    pub mesh: String,
+}
+
+/// A line of `--announce`.
+#[derive(Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase", tag = "event")]
+enum Event {
+    Listening(Listening),
+    Ready,
+    #[serde(other)]
+    Other,
+}
+
+/// A sidecar that is ready.
+pub struct Started {
+    /// The process; it is killed when this is dropped.
+    pub child: Child,
+    /// Where it listens.
+    pub listening: Listening,
+}
+
+/// Starts this program with `flags` and waits until the sidecar is ready.
+pub async fn start(flags: &[OsString]) -> anyhow::Result<Started> {
+    let program = std::env::current_exe().context("path of this program: unknown")?;
+    let mut child = Command::new(program)
+        .args(flags)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the sidecar")?;
+    let stdout = child.stdout.take().context("the sidecar's output: not a pipe")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let mut listening = None;
+    loop {
+        match tokio::time::timeout(PATIENCE, lines.next_line()).await {
+            Err(_) => eprintln!("weft run: waiting for {}", waiting_for(listening.as_ref()).await),
+            Ok(line) => match line.context("read the sidecar's output")? {
+                None => {
+                    let status = child.wait().await.context("wait for the sidecar")?;
+                    bail!("the sidecar ended before it was ready: {status}; its last lines above say why");
+                }
+                Some(line) => match (serde_json::from_str(&line), listening.take()) {
+                    (Ok(Event::Listening(addresses)), _) => listening = Some(addresses),
+                    (Ok(Event::Ready), Some(addresses)) => {
+                        tokio::spawn(drop_output(lines));
+                        return Ok(Started { child, listening: addresses });
+                    }
+                    (_, kept) => listening = kept,
+                },
+            },
+        }
+    }
+}
+
+/// What the sidecar's own readiness says is missing.
+async fn waiting_for(listening: Option<&Listening>) -> String {
+    let Some(listening) = listening else { return "the sidecar to listen".to_owned() };
+    match crate::client::get(&listening.admin, "/ready").await {
+        Ok(_) => "the sidecar to say that it is ready".to_owned(),
+        Err(error) => format!("the sidecar to be ready (is `weft control-plane` running): {error:#}"),
+    }
+}
+
+/// Keeps the pipe from filling up.
+async fn drop_output(mut lines: Lines<BufReader<ChildStdout>>) {
+    while let Ok(Some(_)) = lines.next_line().await {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_are_understood_and_unknown_ones_ignored() {
+        let line = r#"{"event":"listening","admin":"127.0.0.1:41","outbound":"127.0.0.1:42","mesh":"127.0.0.1:43","upstreams":{"catalog":"127.0.0.1:9001"}}"#;
+        let Event::Listening(listening) = serde_json::from_str(line).unwrap() else { panic!("not listening") };
+        assert_eq!(listening.mesh, "127.0.0.1:43");
+        assert_eq!(serde_json::from_str::<Event>(r#"{"event":"ready"}"#).unwrap(), Event::Ready);
+        assert_eq!(serde_json::from_str::<Event>(r#"{"event":"rotated","n":1}"#).unwrap(), Event::Other);
+        assert!(serde_json::from_str::<Event>("hello").is_err());
+    }
+}
