@@ -1,4 +1,10 @@
-//! The control plane of Weft.
+//! The control plane: resources in, configuration, discovery and trust out. `app` builds the parts.
 
+pub mod api;
+pub mod app;
+pub mod ca;
 pub mod compile;
+pub mod config;
+pub mod push;
+pub mod registry;
 pub mod source;

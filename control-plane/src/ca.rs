@@ -1,0 +1,188 @@
+//! The embedded certificate authority: its root in the data directory, SVIDs for signing requests, and the
+//! development token. Authorization of a request is [`service`]'s.
+
+pub mod service;
+
+use std::{
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rand::RngCore;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use time::OffsetDateTime;
+use weft_policy::SpiffeId;
+use weft_svid::Svid;
+use zeroize::Zeroizing;
+
+/// notBefore lies this far in the past, for clocks that are behind.
+const BACKDATE: Duration = Duration::from_secs(300);
+const ROOT_LIFE: time::Duration = time::Duration::days(3650);
+
+/// The authority of one trust domain.
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    root: CertificateDer<'static>,
+    root_pem: String,
+    trust_domain: String,
+    lifetime: Duration,
+}
+
+impl Ca {
+    /// Opens the authority in `data_dir`, or makes it.
+    ///
+    /// # Errors
+    /// When the files cannot be read, written or understood.
+    pub fn open(data_dir: &Path, trust_domain: &str, lifetime: Duration) -> Result<Self> {
+        let (key_file, root_file) = (data_dir.join("ca.key"), data_dir.join("ca.crt"));
+        let (key, root_pem) = if key_file.exists() {
+            let key = std::fs::read_to_string(&key_file).with_context(|| format!("read {}", key_file.display()))?;
+            let root = std::fs::read_to_string(&root_file).with_context(|| format!("read {}", root_file.display()))?;
+            (KeyPair::from_pem(&key).with_context(|| format!("parse {}", key_file.display()))?, root)
+        } else {
+            let key = KeyPair::generate()?;
+            let root = root_params(trust_domain)?.self_signed(&key)?.pem();
+            write_private(&root_file, root.as_bytes())?;
+            write_private(&key_file, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+            (key, root)
+        };
+        let root = rcgen_root(&root_pem).with_context(|| format!("parse {}", root_file.display()))?;
+        let issuer = Issuer::from_ca_cert_der(&root, key)?;
+        Ok(Self { issuer, root, root_pem, trust_domain: trust_domain.into(), lifetime })
+    }
+
+    /// The trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The roots, in DER.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Vec<u8>> {
+        vec![self.root.to_vec()]
+    }
+
+    /// Signs a request: the key is the request's, everything else is ours.
+    ///
+    /// # Errors
+    /// When the request is malformed, its signature is wrong or its key is not P-256 or stronger.
+    pub fn issue(&self, csr: &[u8], id: &SpiffeId, lifetime: Option<Duration>) -> Result<CertificateDer<'static>> {
+        let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+            .context("certificate signing request")?;
+        self.sign(&csr.public_key, id, lifetime.unwrap_or(self.lifetime).min(self.lifetime))
+    }
+
+    fn sign(&self, key: &impl PublicKeyData, id: &SpiffeId, lifetime: Duration) -> Result<CertificateDer<'static>> {
+        let mut serial = [0; 16];
+        rand::rng().fill_bytes(&mut serial);
+        serial[0] &= 0x7f;
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = now - BACKDATE;
+        params.not_after = now + lifetime;
+        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+
+    /// A certificate of the control plane's own, for its discovery port.
+    ///
+    /// # Errors
+    /// When the trust domain makes no valid id.
+    pub fn own_svid(&self, lifetime: Duration) -> Result<Svid> {
+        let id = weft_svid::control_plane_id(&self.trust_domain).context("trust domain")?;
+        let key = KeyPair::generate()?;
+        let leaf = self.sign(&key, &id, lifetime)?;
+        Ok(Svid::new(vec![leaf], Zeroizing::new(key.serialize_der()))?)
+    }
+
+    /// The development token, kept in `data_dir` so that it survives a restart, and where `weft run` looks for it.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn dev_token(&self, data_dir: &Path, xds_port: u16) -> Result<Zeroizing<String>> {
+        let file = data_dir.join("dev-token");
+        let token = match std::fs::read_to_string(&file) {
+            Ok(text) => text.lines().next().unwrap_or_default().to_owned(),
+            Err(_) => {
+                let mut bytes = Zeroizing::new([0; 32]);
+                rand::rng().fill_bytes(bytes.as_mut());
+                format!("weft1.{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
+        };
+        let text = Zeroizing::new(format!("{token}\n{}", self.root_pem));
+        write_private(&file, text.as_bytes())?;
+        write_private(&runtime_dir()?.join(format!("dev-{xds_port}.token")), text.as_bytes())?;
+        Ok(Zeroizing::new(token))
+    }
+}
+
+fn root_params(trust_domain: &str) -> Result<CertificateParams> {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, format!("weft root of {trust_domain}"));
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").as_str().try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = now - BACKDATE;
+    params.not_after = now + ROOT_LIFE;
+    Ok(params)
+}
+
+fn rcgen_root(pem: &str) -> Result<CertificateDer<'static>> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// `$XDG_RUNTIME_DIR/weft` or `/tmp/weft-<uid>`, of this user alone.
+fn runtime_dir() -> Result<PathBuf> {
+    let uid = rustix::process::getuid().as_raw();
+    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(base) if !base.is_empty() => PathBuf::from(base).join("weft"),
+        _ => PathBuf::from(format!("/tmp/weft-{uid}")),
+    };
+    private_dir(&directory)?;
+    Ok(directory)
+}
+
+/// Makes a directory that only this user may enter, or checks that it is one.
+///
+/// # Errors
+/// When it cannot be made or is somebody else's.
+pub fn private_dir(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("create {}", directory.display()))?;
+    let metadata = std::fs::symlink_metadata(directory)?;
+    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
+        bail!("{} is not a directory of this user: remove it or choose another", directory.display());
+    }
+    Ok(())
+}
+
+/// Writes a file with mode 0600: new, synced, renamed into place, the directory synced.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let _ = std::fs::remove_file(&new);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,76 @@
+//! Flags of the control plane.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Pushes configuration, discovery and trust to the sidecars.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ControlPlaneArgs {
+    /// Where the certificate authority lives [default: $XDG_DATA_HOME/weft or ~/.local/share/weft]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Operator API; loopback only
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
+    pub api_listen: SocketAddr,
+    /// Discovery and certificates for sidecars
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15012")]
+    pub xds_listen: SocketAddr,
+    /// Mint a token with which any local workload may enrol
+    #[arg(long)]
+    pub dev: bool,
+    /// Directory of resource files, watched
+    #[arg(long, value_name = "DIR")]
+    pub resources: Option<PathBuf>,
+    /// Trust domain of every identity
+    #[arg(long, value_name = "NAME", default_value = "weft.local")]
+    pub trust_domain: String,
+    /// Life of the sidecars' certificates, such as 24h or 10s
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub svid_lifetime: Duration,
+    /// Log filter
+    #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl ControlPlaneArgs {
+    /// The data directory, given or by default.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| ".".into())).join(".local/share");
+        let base =
+            || std::env::var_os("XDG_DATA_HOME").filter(|base| !base.is_empty()).map_or_else(home, PathBuf::from);
+        self.data_dir.clone().unwrap_or_else(|| base().join("weft"))
+    }
+}
+
+/// A number with a unit: ms, s, m, h or d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[split..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("expected a number with ms, s, m, h or d, such as 24h".into()),
+    };
+    let number: u64 = text[..split].parse().map_err(|_| "expected digits before the unit, such as 24h".to_owned())?;
+    number
+        .checked_mul(unit)
+        .filter(|&millis| millis > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| "out of range".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "10", "s", "1.5h", "-1s", "0s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}
