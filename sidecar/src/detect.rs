@@ -49,7 +49,7 @@ pub async fn detect(io: &mut (impl AsyncRead + Unpin), timeout: Duration) -> io:
         loop {
             if io.read_buf(&mut prefix).await? == 0 {
                 let none = prefix.is_empty();
-                return if none { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(Protocol::Opaque) };
+                return if none { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) } else { Ok(Protocol::Opaque) };
             }
             if let Some(protocol) = classify(&prefix) {
                 return Ok(protocol);
@@ -107,7 +107,11 @@ impl<IO> Rewind<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.io).poll_read(context, buffer);
         }

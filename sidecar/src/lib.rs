@@ -1,5 +1,20 @@
 //! The data plane: one sidecar beside one workload. `app` builds the parts; a request's life is in `outbound` and
 //! `inbound`.
 
+pub mod admin;
+pub mod app;
+pub mod config;
+pub mod detect;
+pub mod discovery;
+pub mod drain;
 pub mod error;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod listener;
+pub mod opaque;
+pub mod outbound;
+pub mod probe;
+pub mod snapshot;
 pub mod telemetry;
+pub mod upstream;

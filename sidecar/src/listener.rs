@@ -1,10 +1,6 @@
 //! Listening sockets and the accept loop, which nothing that a peer does can end. Used by every worker.
 
-use std::{
-    io,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,7 +93,9 @@ pub async fn accept_loop<P>(
 /// A connection that died in the queue costs nothing; everything else waits, longer each time, up to a second.
 fn backoff(error: &io::Error, failures: u32) -> Duration {
     match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => Duration::ZERO,
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {
+            Duration::ZERO
+        }
         _ => Duration::from_millis(10).saturating_mul(1 << failures.min(10)).min(Duration::from_secs(1)),
     }
 }

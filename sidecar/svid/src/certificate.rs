@@ -135,3 +135,13 @@ fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<X509Certificate<'a>, Svi
         _ => Err(SvidReason::Malformed),
     }
 }
+
+/// The first URI SAN of any certificate.
+pub(crate) fn uri_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
+}

@@ -174,6 +174,14 @@ pub fn control_plane_id(trust_domain: &str) -> Option<SpiffeId> {
     SpiffeId::workload(trust_domain, "weft-system", "control-plane")
 }
 
+/// The trust domain that the first of some roots names in its URI SAN.
+#[must_use]
+pub fn root_trust_domain(roots: &[Vec<u8>]) -> Option<String> {
+    certificate::uri_of(roots.first()?)
+        .and_then(|uri| SpiffeId::parse(&uri).ok())
+        .map(|id| id.trust_domain().to_owned())
+}
+
 pub(crate) fn unix(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -1,0 +1,124 @@
+//! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only, nothing that changes
+//! anything.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{drain::Drain, snapshot::Snapshot, telemetry::Telemetry};
+
+/// What the admin listener shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// What is still missing for readiness; empty: ready.
+    pub missing: watch::Receiver<Vec<String>>,
+    /// Whether we are stopping.
+    pub drain: Drain,
+    /// What is held.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Admin {
+    /// Serves for ever.
+    pub async fn run(self, listener: TcpListener) {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let admin = self.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = admin.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(std::time::Duration::from_secs(10))
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "admin connection ended");
+                }
+            });
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !is_local(host) || request.headers().contains_key(header::ORIGIN) {
+            return text(StatusCode::FORBIDDEN, format!("host {host:?} is not served here\n"));
+        }
+        if request.method() != http::Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+        }
+        match request.uri().path() {
+            "/live" => text(StatusCode::OK, "live\n".into()),
+            "/ready" => self.ready(),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.telemetry.render());
+                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            "/config_dump" => text(StatusCode::OK, self.dump()),
+            path => text(StatusCode::NOT_FOUND, format!("{path}: try /live /ready /metrics /config_dump\n")),
+        }
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        if self.drain.is_draining() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
+        }
+        let missing = self.missing.borrow();
+        if missing.is_empty() {
+            return text(StatusCode::OK, "ready\n".into());
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", missing.join(", ")))
+    }
+
+    fn dump(&self) -> String {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let services: serde_json::Map<String, serde_json::Value> = snapshot
+            .services
+            .values()
+            .map(|service| (service.id.to_string(), serde_json::Value::String(format!("{service:?}"))))
+            .collect();
+        let clusters: serde_json::Map<String, serde_json::Value> = snapshot
+            .clusters
+            .values()
+            .map(|cluster| {
+                let endpoints = cluster.endpoints.iter().map(|endpoint| {
+                    let mesh = endpoint.endpoint.mesh.as_ref();
+                    serde_json::json!({
+                        "address": endpoint.address.to_string(),
+                        "mesh": mesh.map(|mesh| mesh.address.to_string()),
+                        "spiffeId": mesh.map(|mesh| mesh.identity.to_string()),
+                        "weight": endpoint.endpoint.weight,
+                        "inFlight": endpoint.load.in_flight(),
+                    })
+                });
+                (format!("{}:{}", cluster.target.service, cluster.target.port), endpoints.collect())
+            })
+            .collect();
+        let workload = snapshot.workload.as_ref().map(|workload| format!("{workload:?}"));
+        format!("{:#}\n", serde_json::json!({ "workload": workload, "services": services, "clusters": clusters }))
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+}

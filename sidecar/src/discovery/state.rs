@@ -1,0 +1,298 @@
+//! What the sidecar holds of each type, as a state machine without I/O: responses in, ACKs and NACKs out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use prost::Message;
+use weft_policy::{
+    convert::{self, Invalid},
+    model::{Endpoint, EndpointSlice, ObjectName, Service, TrustBundle, WorkloadConfig},
+};
+use weft_proto::{
+    ResourceType,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+    rpc, v1,
+};
+
+/// What is held, wanted and in use.
+pub struct State {
+    id: String,
+    trust_domain: Option<TrustBundle>,
+    workload: Option<Arc<WorkloadConfig>>,
+    services: HashMap<ObjectName, Arc<Service>>,
+    in_use: HashMap<ObjectName, Arc<Service>>,
+    slices: HashMap<ObjectName, BTreeMap<u32, EndpointSlice>>,
+    complete: HashMap<ObjectName, Vec<Endpoint>>,
+    versions: BTreeMap<ResourceType, BTreeMap<String, String>>,
+    wanted: BTreeSet<ObjectName>,
+    declared: BTreeSet<ObjectName>,
+    absent: HashSet<ObjectName>,
+    bundle_seen: bool,
+}
+
+impl State {
+    /// For one workload with its declared upstreams.
+    #[must_use]
+    pub fn new(id: &str, declared: impl IntoIterator<Item = ObjectName>) -> Self {
+        let declared: BTreeSet<_> = declared.into_iter().collect();
+        Self {
+            id: id.into(),
+            trust_domain: None,
+            workload: None,
+            services: HashMap::new(),
+            in_use: HashMap::new(),
+            slices: HashMap::new(),
+            complete: HashMap::new(),
+            versions: BTreeMap::new(),
+            wanted: declared.clone(),
+            declared,
+            absent: HashSet::new(),
+            bundle_seen: false,
+        }
+    }
+
+    /// The workload id.
+    #[must_use]
+    pub fn workload(&self) -> &str {
+        &self.id
+    }
+
+    /// The inbound side.
+    #[must_use]
+    pub fn workload_config(&self) -> Option<Arc<WorkloadConfig>> {
+        self.workload.clone()
+    }
+
+    /// Services that were answered as not existing.
+    #[must_use]
+    pub fn absent(&self) -> HashSet<ObjectName> {
+        self.absent.clone()
+    }
+
+    /// Subscribed services.
+    #[must_use]
+    pub fn subscribed(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// The last complete endpoint set of a service.
+    #[must_use]
+    pub fn endpoints(&self, service: &ObjectName) -> &[Endpoint] {
+        self.complete.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// A trust bundle that has not been taken yet.
+    pub fn take_bundle(&mut self) -> Option<TrustBundle> {
+        self.trust_domain.take()
+    }
+
+    /// What is still missing for the first readiness, in words.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.bundle_seen {
+            missing.push("trust bundle".to_owned());
+        }
+        if self.workload.is_none() {
+            missing.push(format!("workload configuration {}", self.id));
+        }
+        let open = self.declared.iter().filter(|name| !self.in_use.contains_key(*name) && !self.absent.contains(*name));
+        missing.extend(open.map(|name| format!("service {name}")));
+        missing
+    }
+
+    /// The first request of each type on a new stream: the whole subscription, and what is held.
+    #[must_use]
+    pub fn open(&self) -> Vec<DeltaDiscoveryRequest> {
+        let names: Vec<String> = self.wanted.iter().map(ToString::to_string).collect();
+        [
+            (ResourceType::WorkloadConfig, vec![self.id.clone()]),
+            (ResourceType::TrustBundle, vec!["*".to_owned()]),
+            (ResourceType::EndpointSlice, names.clone()),
+            (ResourceType::Service, names),
+        ]
+        .into_iter()
+        // A first request without names would be the legacy wildcard.
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(kind, names)| DeltaDiscoveryRequest {
+            initial_resource_versions: self.versions.get(&kind).cloned().unwrap_or_default().into_iter().collect(),
+            ..subscribe(kind, names)
+        })
+        .collect()
+    }
+
+    /// Subscribes to a service; the requests to send.
+    pub fn want(&mut self, name: &ObjectName) -> Vec<DeltaDiscoveryRequest> {
+        if !self.wanted.insert(name.clone()) {
+            return Vec::new();
+        }
+        [ResourceType::EndpointSlice, ResourceType::Service].map(|kind| subscribe(kind, vec![name.to_string()])).into()
+    }
+
+    /// Subscribes to what the held services' routes refer to.
+    pub fn follow_references(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let targets =
+            self.services.values().flat_map(|service| service.referenced().map(|target| target.service.clone()));
+        let new: BTreeSet<_> = targets.filter(|name| !self.wanted.contains(name)).collect();
+        new.iter().flat_map(|name| self.want(name)).collect()
+    }
+
+    /// The services that requests may see: a new version only when everything that it refers to is held.
+    pub fn usable(&mut self) -> Vec<Arc<Service>> {
+        for (name, service) in &self.services {
+            let ready = self.complete.contains_key(name)
+                && service.referenced().all(|target| {
+                    let held =
+                        self.services.contains_key(&target.service) && self.complete.contains_key(&target.service);
+                    held || self.absent.contains(&target.service)
+                });
+            if ready {
+                self.in_use.insert(name.clone(), Arc::clone(service));
+            }
+        }
+        self.in_use.values().cloned().collect()
+    }
+
+    /// Applies a response: each resource by itself, removals last. Returns the ACK or NACK.
+    pub fn apply(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        let mut rejections = Vec::new();
+        let kind = ResourceType::from_type_url(&response.type_url);
+        let mut names = HashSet::new();
+        for resource in &response.resources {
+            let result = if names.insert(&resource.name) {
+                kind.map_or_else(
+                    || Err(whole("type_url", &response.type_url, "is not known here")),
+                    |kind| self.accept(kind, resource),
+                )
+            } else {
+                Err(whole("name", &resource.name, "is twice in one response"))
+            };
+            if let Err(invalid) = result {
+                rejections.push(v1::Rejection {
+                    name: resource.name.clone(),
+                    version: resource.version.clone(),
+                    field: invalid.field.clone(),
+                    reason: invalid.to_string(),
+                });
+            }
+        }
+        if let Some(kind) = kind {
+            for name in &response.removed_resources {
+                self.remove(kind, name);
+            }
+        }
+        let error_detail = (!rejections.is_empty()).then(|| rpc::Status {
+            code: 3,
+            message: rejections.iter().map(|r| format!("{}: {}", r.name, r.reason)).collect::<Vec<_>>().join("\n"),
+            details: rejections
+                .iter()
+                .map(|rejection| prost_types::Any {
+                    type_url: "type.googleapis.com/weft.v1.Rejection".into(),
+                    value: rejection.encode_to_vec(),
+                })
+                .collect(),
+        });
+        DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            error_detail,
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    fn accept(&mut self, kind: ResourceType, resource: &Resource) -> Result<(), Invalid> {
+        let bytes = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        match kind {
+            ResourceType::TrustBundle => {
+                self.trust_domain = Some(convert::trust_bundle(decode(bytes)?)?);
+                self.bundle_seen = true;
+            }
+            ResourceType::WorkloadConfig => {
+                let workload = convert::workload_config(decode(bytes)?)?;
+                if workload.id.as_str() != self.id {
+                    return Err(whole("id", workload.id.as_str(), "is not this workload"));
+                }
+                self.workload = Some(Arc::new(workload));
+            }
+            ResourceType::Service => {
+                let service = convert::service(decode(bytes)?)?;
+                if service.id.as_str() != resource.name {
+                    return Err(whole("id", service.id.as_str(), "differs from the resource's name"));
+                }
+                self.absent.remove(&service.id);
+                self.services.insert(service.id.clone(), Arc::new(service));
+            }
+            ResourceType::EndpointSlice => {
+                let slice = convert::endpoint_slice(decode(bytes)?)?;
+                if format!("{}/{}", slice.service, slice.index) != resource.name {
+                    return Err(whole("service", slice.service.as_str(), "differs from the resource's name"));
+                }
+                let service = slice.service.clone();
+                self.slices.entry(service.clone()).or_default().insert(slice.index, slice);
+                self.complete_set(&service);
+            }
+        }
+        self.versions.entry(kind).or_default().insert(resource.name.clone(), resource.version.clone());
+        Ok(())
+    }
+
+    fn remove(&mut self, kind: ResourceType, name: &str) {
+        if let Some(versions) = self.versions.get_mut(&kind) {
+            versions.remove(name);
+        }
+        match kind {
+            // A withdrawn configuration of our own or of trust keeps what is held: the control plane may be starting.
+            ResourceType::TrustBundle | ResourceType::WorkloadConfig => {}
+            ResourceType::Service => {
+                if let Some(name) = ObjectName::parse(name) {
+                    self.services.remove(&name);
+                    self.in_use.remove(&name);
+                    self.absent.insert(name);
+                }
+            }
+            ResourceType::EndpointSlice => {
+                let Some((service, index)) = name.rsplit_once('/') else { return };
+                let (Some(service), Ok(index)) = (ObjectName::parse(service), index.parse::<u32>()) else { return };
+                if let Some(slices) = self.slices.get_mut(&service) {
+                    slices.remove(&index);
+                    if slices.is_empty() {
+                        self.slices.remove(&service);
+                        self.complete.remove(&service);
+                    }
+                }
+                self.complete_set(&service);
+            }
+        }
+    }
+
+    /// Replaces the endpoint set once slices 0 to n-1 are held; until then the last complete one stays.
+    fn complete_set(&mut self, service: &ObjectName) {
+        let Some(slices) = self.slices.get(service) else { return };
+        let Some(count) = slices.get(&0).and_then(|slice| slice.slice_count) else { return };
+        if (0..count).all(|index| slices.contains_key(&index)) {
+            let all = slices.range(..count).flat_map(|(_, slice)| slice.endpoints.iter().cloned()).collect();
+            self.complete.insert(service.clone(), all);
+        }
+    }
+}
+
+fn subscribe(kind: ResourceType, names: Vec<String>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().into(),
+        resource_names_subscribe: names,
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Invalid> {
+    M::decode(bytes).map_err(|error| whole("", "", &error.to_string()))
+}
+
+fn whole(field: &str, value: &str, reason: &str) -> Invalid {
+    Invalid { field: field.into(), value: value.into(), reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! The rules of DESIGN section 4 that are the client's, by number.
+
+use super::*;
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::parse(text).expect("a valid name")
+}
+
+fn state() -> State {
+    State::new("a/me", [name("a/x")])
+}
+
+fn response<M: Message>(kind: ResourceType, resources: &[(&str, M)]) -> DeltaDiscoveryResponse {
+    let resource = |(name, message): &(&str, M)| Resource {
+        name: (*name).into(),
+        version: "v".into(),
+        resource: Some(prost_types::Any { type_url: kind.type_url().into(), value: message.encode_to_vec() }),
+        ..Resource::default()
+    };
+    DeltaDiscoveryResponse {
+        type_url: kind.type_url().into(),
+        nonce: "n".into(),
+        resources: resources.iter().map(resource).collect(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { removed_resources: vec![name.into()], ..response::<v1::Service>(kind, &[]) }
+}
+
+fn service(id: &str, backend: Option<&str>) -> v1::Service {
+    let routing = backend.map(|backend| v1::Routing {
+        rules: vec![v1::RouteRule {
+            backends: vec![v1::WeightedBackend { service: backend.into(), port: 80, weight: 1 }],
+            ..Default::default()
+        }],
+        matches: vec![v1::RouteMatch::default()],
+    });
+    let port = v1::ServicePort { port: 80, routing, ..Default::default() };
+    v1::Service { id: id.into(), ports: vec![port], ..Default::default() }
+}
+
+fn slice(service: &str, index: u32, count: u32) -> v1::EndpointSlice {
+    let endpoint =
+        v1::Endpoint { address: "127.0.0.1".into(), ports: [(80, 8000 + index)].into(), ..Default::default() };
+    v1::EndpointSlice { service: service.into(), index, slice_count: count, endpoints: vec![endpoint] }
+}
+
+fn services(state: &mut State) -> Vec<String> {
+    let mut names: Vec<_> = state.usable().iter().map(|service| service.id.to_string()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn rule_03_a_refused_resource_keeps_the_last_good_one() {
+    let mut state = state();
+    assert!(
+        state.apply(response(ResourceType::EndpointSlice, &[("a/x/0", slice("a/x", 0, 1))])).error_detail.is_none()
+    );
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    let bad = v1::Service { id: "a/x".into(), ..Default::default() };
+    let answer = state.apply(response(ResourceType::Service, &[("a/x", bad)]));
+    let error = answer.error_detail.expect("a NACK");
+    assert_eq!(error.message, "a/x: ports: \"[]\": must have at least one port");
+    assert_eq!(services(&mut state), ["a/x"]);
+}
+
+#[test]
+fn rule_04_one_bad_resource_rejects_only_itself_and_is_not_held() {
+    let mut state = state();
+    let bad = v1::Service { id: "a/y".into(), ..Default::default() };
+    let answer = state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None)), ("a/y", bad)]));
+    let details = answer.error_detail.expect("a NACK").details;
+    let rejection = v1::Rejection::decode(details[0].value.as_slice()).expect("a rejection");
+    assert_eq!((details.len(), rejection.name.as_str(), rejection.field.as_str()), (1, "a/y", "ports"));
+    let open = state.open();
+    let held = &open.iter().find(|r| r.type_url.ends_with("Service")).expect("services").initial_resource_versions;
+    assert_eq!(held.keys().collect::<Vec<_>>(), ["a/x"]);
+}
+
+#[test]
+fn rule_05_a_removed_service_is_absent_until_it_appears() {
+    let mut state = state();
+    state.apply(removal(ResourceType::Service, "a/x"));
+    assert!(state.absent().contains(&name("a/x")));
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    assert!(state.absent().is_empty());
+}
+
+#[test]
+fn rule_07_a_service_waits_for_what_its_routes_refer_to() {
+    let mut state = state();
+    state.apply(response(ResourceType::EndpointSlice, &[("a/x/0", slice("a/x", 0, 1))]));
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", Some("a/v2")))]));
+    assert_eq!(services(&mut state), Vec::<String>::new());
+    let subscribed = state.follow_references();
+    assert!(subscribed.iter().all(|request| request.resource_names_subscribe == ["a/v2"]));
+    state.apply(response(ResourceType::Service, &[("a/v2", service("a/v2", None))]));
+    assert_eq!(services(&mut state), Vec::<String>::new(), "its endpoints are missing");
+    state.apply(response(ResourceType::EndpointSlice, &[("a/v2/0", slice("a/v2", 0, 1))]));
+    assert_eq!(services(&mut state), ["a/v2", "a/x"]);
+}
+
+#[test]
+fn rule_08_an_endpoint_set_changes_only_when_it_is_complete() {
+    let (mut state, x) = (state(), name("a/x"));
+    let kind = ResourceType::EndpointSlice;
+    state.apply(response(kind, &[("a/x/0", slice("a/x", 0, 2))]));
+    assert!(state.endpoints(&x).is_empty());
+    state.apply(response(kind, &[("a/x/1", slice("a/x", 1, 0))]));
+    assert_eq!(state.endpoints(&x).len(), 2);
+    state.apply(response(kind, &[("a/x/0", slice("a/x", 0, 3))]));
+    assert_eq!(state.endpoints(&x).len(), 2, "slice 2 is missing: the last complete set stays");
+    state.apply(response(kind, &[("a/x/0", slice("a/x", 0, 1))]));
+    state.apply(removal(kind, "a/x/1"));
+    assert_eq!(state.endpoints(&x).len(), 1);
+}
+
+#[test]
+fn rule_10_a_reconnect_carries_the_whole_subscription_and_what_is_held() {
+    let mut state = state();
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    state.want(&name("b/y"));
+    let open = state.open();
+    let services = open.iter().find(|r| r.type_url.ends_with("weft.v1.Service")).expect("services");
+    assert_eq!(services.resource_names_subscribe, ["a/x", "b/y"]);
+    assert_eq!(services.initial_resource_versions["a/x"], "v");
+}
+
+#[test]
+fn a_name_twice_in_a_response_is_refused() {
+    let mut state = state();
+    let twice = [("a/x", service("a/x", None)), ("a/x", service("a/x", None))];
+    assert!(state.apply(response(ResourceType::Service, &twice)).error_detail.is_some());
+}
+
+#[test]
+fn another_workloads_configuration_is_refused() {
+    let mut state = state();
+    let other = v1::WorkloadConfig { id: "a/other".into(), ..Default::default() };
+    assert!(state.apply(response(ResourceType::WorkloadConfig, &[("a/other", other)])).error_detail.is_some());
+    assert!(state.workload_config().is_none());
+}
+
+#[test]
+fn what_is_missing_for_readiness_is_said() {
+    let mut state = state();
+    assert_eq!(state.missing(), ["trust bundle", "workload configuration a/me", "service a/x"]);
+    state.apply(removal(ResourceType::Service, "a/x"));
+    assert_eq!(state.missing(), ["trust bundle", "workload configuration a/me"]);
+}
