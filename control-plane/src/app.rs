@@ -32,7 +32,7 @@ use crate::{
     compile::{self, Compiled},
     config::ControlPlaneArgs,
     push::{View, server::Discovery},
-    registry::Registry,
+    registry::{RESTORED, Registry},
     source::{Problem, Resources, Source},
 };
 
@@ -57,7 +57,12 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let token = if args.dev { Some(ca.dev_token(&data_dir, xds.local_addr()?.port())?) } else { None };
     let resources = resources(&args)?;
-    let registry = Registry::default();
+    let registry = Registry::open(&data_dir.join("registrations"));
+    let restored = registry.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(RESTORED).await;
+        restored.forget_restored();
+    });
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
     let reading = view.subscribe();

@@ -1,10 +1,16 @@
-//! Which workloads there are: registrations as leases that live as long as their discovery stream.
+//! Which workloads there are: registrations as leases that live as long as their discovery stream. They are kept in a
+//! file, so that a control plane that restarts does not take a service without its sidecars for an empty one: what
+//! was registered counts until its sidecar is back or [`RESTORED`] has passed.
 
 use std::{
     collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use prost::Message;
 use tokio::sync::watch;
 use weft_policy::SpiffeId;
 use weft_proto::v1::Registration;
@@ -15,7 +21,13 @@ use crate::compile::Registered;
 #[derive(Clone)]
 pub struct Registry(Arc<Shared>);
 
+/// How long a sidecar may take to come back after a restart of the control plane: more than its longest back-off.
+pub const RESTORED: Duration = Duration::from_secs(20);
+/// The lease of a registration that was read from the file.
+const NO_LEASE: u64 = 0;
+
 struct Shared {
+    file: Option<PathBuf>,
     entries: Mutex<Entries>,
     published: watch::Sender<Arc<Vec<Registered>>>,
 }
@@ -35,11 +47,42 @@ pub struct Lease {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self(Arc::new(Shared { entries: Mutex::default(), published: watch::Sender::new(Arc::default()) }))
+        let published = watch::Sender::new(Arc::default());
+        Self(Arc::new(Shared { file: None, entries: Mutex::default(), published }))
     }
 }
 
 impl Registry {
+    /// The registrations of `file`, if there is one, and from now on kept there.
+    #[must_use]
+    pub fn open(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let read = text.lines().filter_map(|line| {
+            let entry = parse(line);
+            if entry.is_none() {
+                tracing::warn!(file = %file.display(), "a registration that cannot be read is left out");
+            }
+            entry
+        });
+        let id =
+            |registered: &Registered| format!("{}/{}", registered.registration.namespace, registered.registration.name);
+        let by_id = read.map(|registered| (id(&registered), (NO_LEASE, registered))).collect();
+        let entries = Entries { by_id, last_lease: NO_LEASE };
+        let all = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
+        let published = watch::Sender::new(Arc::new(all));
+        Self(Arc::new(Shared { file: Some(file.into()), entries: Mutex::new(entries), published }))
+    }
+
+    /// Drops what was restored and has not come back.
+    pub fn forget_restored(&self) {
+        let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = entries.by_id.len();
+        entries.by_id.retain(|_, (lease, _)| *lease != NO_LEASE);
+        if entries.by_id.len() != before {
+            self.publish(&entries);
+        }
+    }
+
     /// The registrations, as they change.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Vec<Registered>>> {
@@ -77,7 +120,12 @@ impl Registry {
     }
 
     fn publish(&self, entries: &Entries) {
-        let all = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
+        let all: Vec<Registered> = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
+        if let Some(file) = &self.0.file
+            && let Err(error) = keep(file, &all)
+        {
+            tracing::warn!(file = %file.display(), %error, "registrations could not be kept for a restart");
+        }
         self.0.published.send_replace(Arc::new(all));
     }
 }
@@ -118,9 +166,50 @@ impl Drop for Lease {
     }
 }
 
+/// One line for each registration: SPIFFE id, a tab, the message in hex.
+fn keep(file: &Path, all: &[Registered]) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&new)?);
+    for registered in all {
+        let bytes = registered.registration.encode_to_vec();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(out, "{}\t{hex}", registered.spiffe_id)?;
+    }
+    out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    std::fs::rename(new, file)
+}
+
+fn parse(line: &str) -> Option<Registered> {
+    let (spiffe_id, hex) = line.split_once('\t')?;
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+    let registration = Registration::decode(bytes?.as_slice()).ok()?;
+    Some(Registered { registration, spiffe_id: SpiffeId::parse(spiffe_id).ok()?.as_str().into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_restart_keeps_registrations_until_their_sidecars_are_back_or_late() {
+        let directory = std::env::temp_dir().join(format!("weft-registry-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let file = directory.join("registrations");
+        let before = Registry::open(&file);
+        let _one = before.register(registration(1), &peer()).expect("valid");
+        let other = Registration { name: "catalog-2".into(), ..registration(1) };
+        let _two = before.register(other, &peer()).expect("valid");
+        let after = Registry::open(&file);
+        assert_eq!(after.watch().borrow().len(), 2);
+        let _back = after.register(registration(1), &peer()).expect("the same incarnation");
+        after.forget_restored();
+        let names: Vec<_> = after.watch().borrow().iter().map(|r| r.registration.name.clone()).collect();
+        assert_eq!(names, ["catalog-1"]);
+        std::fs::write(&file, "no registration\n").expect("writable");
+        assert!(Registry::open(&file).watch().borrow().is_empty(), "a damaged line is left out");
+        std::fs::remove_dir_all(&directory).expect("removable");
+    }
 
     fn peer() -> SpiffeId {
         SpiffeId::workload("weft.local", "shop", "catalog").expect("valid")

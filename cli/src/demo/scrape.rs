@@ -20,8 +20,13 @@ pub fn sum(text: &str, name: &str) -> u64 {
 pub fn edges(text: &str, from: &str) -> Vec<Edge> {
     let mut edges: BTreeMap<String, Edge> = BTreeMap::new();
     for sample in samples(text) {
-        let counted = matches!(sample.name, "weft_http_requests_total" | "weft_tcp_connections_total");
-        if !counted || label(sample.labels, "direction") != Some("outbound") {
+        let counted = matches!(
+            sample.name,
+            "weft_http_requests_total" | "weft_tcp_connections_total" | "weft_tcp_open_connections"
+        );
+        // What was answered before a hop was chosen was neither mutual TLS nor plaintext.
+        let no_hop = matches!(label(sample.labels, "reason"), Some("no_endpoints" | "unknown_service" | "not_ready"));
+        if !counted || no_hop || label(sample.labels, "direction") != Some("outbound") {
             continue;
         }
         let to = service(label(sample.labels, "target").unwrap_or_default());

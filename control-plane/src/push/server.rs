@@ -35,6 +35,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A stream ends after this time, so that sidecars spread over replicas.
 const MAX_AGE: Duration = Duration::from_secs(1800);
+/// How long the lease of a stream that we ended is kept.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// What is known of a connected sidecar.
 #[derive(Clone, Debug)]
@@ -124,9 +126,9 @@ impl Connected {
     }
 
     async fn serve(&mut self, requests: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
-        // The certificate that opened the stream bounds it; a renewed one opens the next.
-        let left = self.peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let end = tokio::time::Instant::now() + MAX_AGE.min(left);
+        // Not the certificate's end: a stream that ends takes the registration with it, and a short-lived certificate
+        // would make the endpoint flap. What the peer proved at the start holds for the stream's bounded life.
+        let end = tokio::time::Instant::now() + MAX_AGE;
         let mut first = true;
         loop {
             tokio::select! {
@@ -140,7 +142,7 @@ impl Connected {
                     }
                     tokio::time::sleep(DEBOUNCE).await;
                 }
-                () = tokio::time::sleep_until(end) => return Ok(()),
+                () = tokio::time::sleep_until(end) => return self.hand_over().await,
             }
             let view = Arc::clone(&self.view.borrow_and_update());
             while let Some(response) = self.state.next(&view) {
@@ -150,6 +152,14 @@ impl Connected {
             }
             self.report();
         }
+    }
+
+    /// Ends an old stream without its endpoint flapping: the lease is kept until the sidecar is back on a new one.
+    async fn hand_over(&mut self) -> Result<(), Status> {
+        let (closed, _) = mpsc::channel(1);
+        self.sender = closed;
+        tokio::time::sleep(HAND_OVER).await;
+        Ok(())
     }
 
     fn on_request(&mut self, request: DeltaDiscoveryRequest, first: &mut bool) -> Result<(), Status> {
