@@ -101,8 +101,11 @@ async fn stop() -> Result<()> {
     Ok(())
 }
 
+/// The resources as they change, and where their problems are.
+type Followed = (watch::Receiver<Arc<Resources>>, Option<Arc<Source>>);
+
 /// The resources of the directory, followed; or none.
-fn resources(args: &ControlPlaneArgs) -> Result<(watch::Receiver<Arc<Resources>>, Option<Arc<Source>>)> {
+fn resources(args: &ControlPlaneArgs) -> Result<Followed> {
     let Some(directory) = &args.resources else {
         let none = Resources { trust_domain: args.trust_domain.clone(), ..Resources::default() };
         return Ok((watch::Sender::new(Arc::new(none)).subscribe(), None));
@@ -119,7 +122,7 @@ fn resources(args: &ControlPlaneArgs) -> Result<(watch::Receiver<Arc<Resources>>
 
 /// Compiles whenever resources or registrations change, and publishes what is different.
 async fn compile_loop(
-    (mut resources, source): (watch::Receiver<Arc<Resources>>, Option<Arc<Source>>),
+    (mut resources, source): Followed,
     registry: Registry,
     ca: Arc<Ca>,
     view: watch::Sender<Arc<View>>,
