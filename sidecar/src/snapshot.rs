@@ -106,6 +106,24 @@ impl SnapshotReader {
 
     /// Waits for a snapshot that differs from the one last loaded. False when there will be none.
     pub async fn changed(&mut self) -> bool {
-        self.receiver.changed().await.is_ok()
+        let changed = self.receiver.changed().await.is_ok();
+        // `changed` marks the value as seen, so that `load` would not look again.
+        self.current = Arc::clone(&self.receiver.borrow_and_update());
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_waited_sees_the_snapshot_that_it_waited_for() {
+        let sender = SnapshotSender::new(Arc::default());
+        let mut reader = SnapshotReader::new(sender.subscribe());
+        let name = ObjectName::new("a", "b");
+        sender.send_replace(Arc::new(Snapshot { absent: HashSet::from([name.clone()]), ..Snapshot::default() }));
+        assert!(reader.changed().await);
+        assert!(reader.load().absent.contains(&name));
     }
 }

@@ -108,7 +108,12 @@ impl StreamState {
             if removals && self.types.values().any(|state| state.outstanding.is_some()) {
                 return None;
             }
-            for kind in ResourceType::ALL {
+            let mut order = ResourceType::ALL;
+            if removals {
+                // What refers goes before what it refers to.
+                order.reverse();
+            }
+            for kind in order {
                 if let Some(response) = self.respond(kind, view, removals) {
                     return Some(response);
                 }
@@ -125,14 +130,16 @@ impl StreamState {
         }
         let allowed = |name: &str| kind != ResourceType::WorkloadConfig || workload.as_deref() == Some(name);
         let mut wanted = BTreeMap::new();
-        let mut missing = Vec::new();
+        let (mut missing, mut gone_names) = (Vec::new(), Vec::new());
         if state.wildcard {
             wanted.extend(view.all(kind).filter(|r| allowed(&r.name)).map(|r| (r.name.clone(), (r, false))));
         }
-        for name in state.names.iter().chain(&state.answer) {
+        for name in state.names.union(&state.answer) {
             let found = view.named(kind, name);
             let found: Vec<_> = found.into_iter().filter(|resource| allowed(&resource.name)).collect();
-            if found.is_empty() && (state.answer.contains(name) || !state.missing.contains(name)) {
+            if found.is_empty() && state.holds(name) {
+                gone_names.push(name.clone());
+            } else if found.is_empty() && (state.answer.contains(name) || !state.missing.contains(name)) {
                 missing.push(name.clone());
             }
             let answer = state.answer.contains(name);
@@ -157,6 +164,9 @@ impl StreamState {
         }
         state.answer.clear();
         state.missing.extend(missing);
+        if removals {
+            state.missing.extend(gone_names);
+        }
         for resource in &due {
             state.missing.remove(&resource.name);
             resource.aliases.iter().for_each(|alias| _ = state.missing.remove(alias));
@@ -200,6 +210,13 @@ impl StreamState {
 }
 
 impl TypeState {
+    /// The client holds something under this name, canonical or alias.
+    fn holds(&self, name: &str) -> bool {
+        self.held
+            .keys()
+            .any(|held| held.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
     /// Applies an ACK or NACK of the response under way; any other nonce says nothing.
     fn settle(&mut self, nonce: &str, error: Option<weft_proto::rpc::Status>) {
         if self.outstanding.as_ref().is_none_or(|outstanding| outstanding.nonce != nonce) {
