@@ -69,6 +69,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     tokio::spawn(compile_loop(resources, registry.clone(), Arc::clone(&ca), view, Arc::clone(&problems)));
 
     let proxies = crate::push::server::Proxies::default();
+    // Nobody is served before the first compile: an empty view would look like an empty mesh.
+    let mut first = reading.clone();
+    first.wait_for(|view| view.revision > 0).await.context("first compile")?;
+    let stopping = registry.clone();
     let discovery = Discovery {
         view: reading.clone(),
         registry,
@@ -86,7 +90,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     tokio::select! {
         result = grpc => result.context("discovery server"),
         result = axum::serve(api, router) => result.context("API server"),
-        result = stop() => result,
+        result = stop() => {
+            stopping.stop();
+            result
+        }
     }
 }
 

@@ -36,6 +36,8 @@ struct Shared {
 struct Entries {
     by_id: BTreeMap<String, (u64, Registered)>,
     last_lease: u64,
+    /// The process is ending: leases that go now say nothing of their sidecars.
+    stopping: bool,
 }
 
 /// One stream's registration; removed when this is dropped.
@@ -67,10 +69,15 @@ impl Registry {
         let id =
             |registered: &Registered| format!("{}/{}", registered.registration.namespace, registered.registration.name);
         let by_id = read.map(|registered| (id(&registered), (NO_LEASE, registered))).collect();
-        let entries = Entries { by_id, last_lease: NO_LEASE };
+        let entries = Entries { by_id, last_lease: NO_LEASE, stopping: false };
         let all = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
         let published = watch::Sender::new(Arc::new(all));
         Self(Arc::new(Shared { file: Some(file.into()), entries: Mutex::new(entries), published }))
+    }
+
+    /// From now on the file stays as it is, for the next process.
+    pub fn stop(&self) {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
     }
 
     /// Drops what was restored and has not come back.
@@ -122,6 +129,7 @@ impl Registry {
     fn publish(&self, entries: &Entries) {
         let all: Vec<Registered> = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
         if let Some(file) = &self.0.file
+            && !entries.stopping
             && let Err(error) = keep(file, &all)
         {
             tracing::warn!(file = %file.display(), %error, "registrations could not be kept for a restart");
@@ -199,9 +207,12 @@ mod tests {
         let before = Registry::open(&file);
         let _one = before.register(registration(1), &peer()).expect("valid");
         let other = Registration { name: "catalog-2".into(), ..registration(1) };
-        let _two = before.register(other, &peer()).expect("valid");
+        let two = before.register(other, &peer()).expect("valid");
         let after = Registry::open(&file);
         assert_eq!(after.watch().borrow().len(), 2);
+        before.stop();
+        drop(two);
+        assert_eq!(Registry::open(&file).watch().borrow().len(), 2, "a stop keeps what is registered");
         let _back = after.register(registration(1), &peer()).expect("the same incarnation");
         after.forget_restored();
         let names: Vec<_> = after.watch().borrow().iter().map(|r| r.registration.name.clone()).collect();

@@ -27,6 +27,8 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
 /// # Errors
 /// When the address cannot be bound.
 pub fn reserve(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    // Another process of the same user could share the port and take half of the connections: ask for it alone first.
+    drop(socket(address, false)?);
     let socket = socket(address, true)?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok((socket, address))
@@ -110,6 +112,12 @@ mod tests {
         let first = bind(address, true).expect("shared");
         let second = bind(address, true).expect("shared");
         assert_eq!(first.local_addr().expect("bound"), second.local_addr().expect("bound"));
+    }
+
+    #[test]
+    fn a_port_that_another_process_shares_is_not_reserved() {
+        let taken = bind("127.0.0.1:0".parse().expect("an address"), true).expect("free");
+        assert!(reserve(taken.local_addr().expect("bound")).is_err());
     }
 
     #[test]

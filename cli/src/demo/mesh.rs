@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use anyhow::Context as _;
@@ -236,12 +237,20 @@ fn words(line: &str) -> Vec<String> {
 
 /// Held together before they are let go, so that they differ.
 fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    // Below the kernel's ephemeral range: a port from inside it could be given to a sidecar's own listener before it is
+    // used. Each call goes on where the last one stopped.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + u16::try_from(std::process::id() % 8_000)?;
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    let mut held = Vec::with_capacity(N);
     for address in &mut addresses {
-        let listener = TcpListener::bind(*address).context("find a free port")?;
-        *address = listener.local_addr().context("find a free port")?;
-        held.push(listener);
+        *address = loop {
+            let offset = NEXT.fetch_add(1, Ordering::Relaxed);
+            anyhow::ensure!(offset < 2_000, "no free port among 2000 from {start}");
+            let candidate = SocketAddr::from((Ipv4Addr::LOCALHOST, start + offset));
+            if TcpListener::bind(candidate).is_ok() {
+                break candidate;
+            }
+        };
     }
     Ok(addresses)
 }
