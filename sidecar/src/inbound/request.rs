@@ -63,8 +63,9 @@ async fn forward(
 ) -> Result<Response<Body>, ProxyError> {
     let http2 = match port.protocol {
         Protocol::Grpc | Protocol::Http2 => true,
-        Protocol::Http1 => false,
-        Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
+        // `http` takes callers of either version; the app is spoken to in the one that every HTTP server has.
+        Protocol::Http | Protocol::Http1 => false,
+        Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
     let key = app_key(app_address(port.port), http2);
     let body = if received.is_bodyless() { Body::empty() } else { Body::incoming(body) };

@@ -257,7 +257,8 @@ impl Tries<'_> {
             Some(mesh) => Key::mesh(mesh, &cluster.target),
             None => {
                 let http2 = self.plan.protocol.is_http2()
-                    || !matches!(self.plan.protocol, Protocol::Http1) && received.version == http::Version::HTTP_2;
+                    || !matches!(self.plan.protocol, Protocol::Http | Protocol::Http1)
+                        && received.version == http::Version::HTTP_2;
                 Key::Plain { address: endpoint.address, http2 }
             }
         };
