@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longer than any method name.
 const METHOD: usize = 24;
+/// Line ends that may come before a request line: without a bound a peer could grow the prefix for the whole timeout.
+const LINE_ENDS: usize = 8;
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,7 +80,9 @@ fn classify(bytes: &[u8]) -> Option<Protocol> {
         _ => {}
     }
     // Empty lines before a request line are tolerated, as RFC 9112 section 2.2 asks.
-    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
+    let Some(start) = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')) else {
+        return (bytes.len() > LINE_ENDS).then_some(Protocol::Opaque);
+    };
     let bytes = &bytes[start..];
     match bytes.iter().position(|&b| b == b' ') {
         Some(end) if end > 0 && bytes[..end].iter().all(is_token) => Some(Protocol::Http1),
@@ -172,6 +176,8 @@ mod tests {
             (b"hello world", Some(Protocol::Opaque)),
             (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Some(Protocol::Opaque)),
             (b"\0\0\0\x08", Some(Protocol::Opaque)),
+            (b"\r\n", None),
+            (b"\r\n\r\n\r\n\r\n\r\n", Some(Protocol::Opaque)),
         ] {
             assert_eq!(classify(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
