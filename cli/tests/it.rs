@@ -104,7 +104,8 @@ impl Mesh {
     fn run(&mut self, service: &str, port: &str, upstreams: &[String]) -> (SocketAddr, SocketAddr) {
         let (app, admin, xds) = (free(), free(), self.xds.to_string());
         let (listen, admin_listen) = (app.to_string(), admin.to_string());
-        let declared = format!("{port}:{}/{port}", app.port());
+        // An empty protocol leaves the port undeclared.
+        let declared = if port.is_empty() { app.port().to_string() } else { format!("{port}:{}/{port}", app.port()) };
         let mut args =
             vec!["run", "--name", service, "--xds", &xds, "--admin-listen", &admin_listen, "--port", &declared];
         for upstream in upstreams {
@@ -193,19 +194,31 @@ fn a_request_crosses_two_sidecars_over_mutual_tls() {
     assert_eq!(status, 400, "an ambiguous path is refused");
 }
 
+/// One line to the ledger and its answer.
+fn line(address: SocketAddr) -> Result<String, String> {
+    let mut stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|error| error.to_string())?;
+    stream.write_all(b"charge 1\n").map_err(|error| error.to_string())?;
+    let mut bytes = [0; 64];
+    let length = stream.read(&mut bytes).map_err(|error| error.to_string())?;
+    if length == 0 { Err("closed".into()) } else { Ok(String::from_utf8_lossy(&bytes[..length]).into_owned()) }
+}
+
 #[test]
-fn opaque_bytes_cross_as_a_tunnel_and_plaintext_on_the_mesh_port_is_refused() {
+fn opaque_bytes_cross_on_a_port_that_nobody_declared() {
+    let mut mesh = Mesh::start("undeclared");
+    mesh.run("ledger", "", &[]);
+    let (local, _, _) = mesh.client("ledger");
+    let answer = eventually("a line through the tunnel", || line(local));
+    assert!(answer.starts_with("OK"), "{answer}");
+}
+
+#[test]
+fn opaque_bytes_cross_as_a_as_a_tunnel_and_plaintext_on_the_mesh_port_is_refused() {
     let mut mesh = Mesh::start("tcp");
     let (_, server) = mesh.run("ledger", "tcp", &[]);
     let (local, _, admin) = mesh.client("ledger");
-    let answer = eventually("a line through the tunnel", || {
-        let mut stream = TcpStream::connect(local).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|error| error.to_string())?;
-        stream.write_all(b"charge 1\n").map_err(|error| error.to_string())?;
-        let mut bytes = [0; 64];
-        let length = stream.read(&mut bytes).map_err(|error| error.to_string())?;
-        if length == 0 { Err("closed".into()) } else { Ok(String::from_utf8_lossy(&bytes[..length]).into_owned()) }
-    });
+    let answer = eventually("a line through the tunnel", || line(local));
     assert!(answer.starts_with("OK"), "{answer}");
     let metrics = eventually("the client's metrics", || ok(get(admin, "localhost", "/metrics")));
     let sent = |line: &str| line.starts_with("weft_tcp_sent_bytes_total") && line.contains("mtls=\"true\"");

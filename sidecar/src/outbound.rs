@@ -9,7 +9,7 @@ use std::{convert::Infallible, rc::Rc, time::Duration};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use weft_policy::model::{ObjectName, Service, ServicePort, Target};
+use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 
 use crate::{
     app::worker::Worker,
@@ -67,7 +67,12 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
     };
     let drain = worker.context.drain.clone();
     let http2 = detected.protocol == detect::Protocol::Http2;
+    let http = http2 || detected.protocol == detect::Protocol::Http1;
     let io = Rewind::new(io, detected.prefix);
+    // Bytes that are no HTTP have no Host: only a local port says where they go.
+    if let (false, Destination::Upstream(upstream)) = (http, &destination) {
+        return opaque_upstream(&worker, upstream, io).await;
+    }
     let snapshot = std::cell::RefCell::new(worker.snapshot());
     let handle = move |request: Request<Incoming>| {
         let (worker, destination) = (Rc::clone(&worker), destination.clone());
@@ -80,6 +85,23 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         if http2 { serve::http2(io, drain, MAX_AGE, handle).await } else { serve::http1(io, drain, handle).await };
     if let Err(error) = result {
         tracing::debug!(error = crate::upstream::chain(&error), "connection from the app ended");
+    }
+}
+
+/// An undeclared port that turned out to be opaque.
+async fn opaque_upstream(worker: &Worker, upstream: &Upstream, io: Rewind<TcpStream>) {
+    let mut snapshot = worker.snapshot();
+    let found = find(worker, &mut snapshot, &upstream.service).await;
+    match found.and_then(|service| upstream_port(&service, upstream)) {
+        Ok(port) if port.protocol == Protocol::Undeclared => {
+            let target = Target { service: upstream.service.clone(), port: port.port };
+            opaque::serve(worker, &target, io).await;
+        }
+        Ok(port) => tracing::info!(
+            service = %upstream.service, protocol = port.protocol.as_str(),
+            "connection closed: its first bytes are not the declared protocol"
+        ),
+        Err(error) => tracing::info!(service = %upstream.service, %error, "connection closed"),
     }
 }
 

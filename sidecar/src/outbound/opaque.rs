@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 
 use http::{Method, Request};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use weft_policy::{balance, model::Target};
 
 use crate::{
@@ -26,7 +29,7 @@ enum Remote {
 }
 
 /// Serves one opaque connection to `target`.
-pub async fn serve(worker: &Worker, target: &Target, io: TcpStream) {
+pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, target: &Target, io: IO) {
     let mut snapshot = worker.snapshot();
     let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
         return tracing::debug!(service = %target.service, port = target.port, "no such service port");
@@ -45,7 +48,13 @@ pub async fn serve(worker: &Worker, target: &Target, io: TcpStream) {
     }
 }
 
-async fn copy(cluster: &Cluster, io: TcpStream, remote: Remote, mut load: LoadGuard, started: Instant) {
+async fn copy<IO: AsyncRead + AsyncWrite + Unpin>(
+    cluster: &Cluster,
+    io: IO,
+    remote: Remote,
+    mut load: LoadGuard,
+    started: Instant,
+) {
     load.observe(started.elapsed(), false);
     let mtls = matches!(remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
