@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use rand::RngCore;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
@@ -73,10 +74,14 @@ impl Ca {
     /// Signs a request: the key is the request's, everything else is ours.
     ///
     /// # Errors
-    /// When the request is malformed, its signature is wrong or its key is not P-256 or stronger.
+    /// When the request is malformed, its signature is wrong or its key is not ECDSA on P-256 or P-384.
     pub fn issue(&self, csr: &[u8], id: &SpiffeId, lifetime: Option<Duration>) -> Result<CertificateDer<'static>> {
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .context("certificate signing request")?;
+        let algorithm = csr.public_key.algorithm();
+        if *algorithm != PKCS_ECDSA_P256_SHA256 && *algorithm != PKCS_ECDSA_P384_SHA384 {
+            bail!("certificate signing request: the key must be ECDSA on P-256 or P-384");
+        }
         self.sign(&csr.public_key, id, lifetime.unwrap_or(self.lifetime).min(self.lifetime))
     }
 
@@ -185,4 +190,73 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("weft-ca-{}-{name}", std::process::id()));
+            private_dir(&path).expect("a directory");
+            Self(path)
+        }
+
+        fn open(&self) -> Ca {
+            Ca::open(&self.0, "weft.local", Duration::from_secs(60)).expect("an authority")
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn id() -> SpiffeId {
+        SpiffeId::workload("weft.local", "shop", "catalog").expect("valid")
+    }
+
+    fn csr(algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
+        let key = KeyPair::generate_for(algorithm).expect("a key");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names =
+            vec![SanType::URI("spiffe://weft.local/ns/shop/sa/admin".try_into().expect("ASCII"))];
+        params.serialize_request(&key).expect("a request").der().to_vec()
+    }
+
+    #[test]
+    fn the_root_survives_a_restart_and_its_key_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = Directory::new("restart");
+        let first = directory.open();
+        assert_eq!(first.roots(), directory.open().roots());
+        let mode = std::fs::metadata(directory.0.join("ca.key")).expect("the key").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn names_in_a_request_are_ignored_and_the_lifetime_is_clamped() {
+        let directory = Directory::new("issue");
+        let year = Some(Duration::from_secs(365 * 86_400));
+        let leaf = directory.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), year).expect("issued");
+        let identity = weft_svid::peer_identity(&[leaf]).expect("an SVID");
+        assert_eq!(identity.id, id());
+        let left = identity.not_after.duration_since(std::time::SystemTime::now()).expect("in the future");
+        assert!(left <= Duration::from_secs(60), "{left:?}");
+    }
+
+    #[test]
+    fn another_kind_of_key_and_a_damaged_request_are_refused() {
+        let directory = Directory::new("refuse");
+        let ca = directory.open();
+        assert!(ca.issue(&csr(&rcgen::PKCS_ED25519), &id(), None).is_err());
+        let mut damaged = csr(&PKCS_ECDSA_P256_SHA256);
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        assert!(ca.issue(&damaged, &id(), None).is_err(), "its signature is wrong");
+    }
 }

@@ -3,15 +3,7 @@
 
 pub mod state;
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -211,11 +203,6 @@ impl Builder {
             }
             snapshot.services.insert(service.id.clone(), service);
         }
-        for (key, endpoint) in &self.endpoints {
-            if !kept.contains_key(key) {
-                endpoint.gone.store(true, Ordering::Relaxed);
-            }
-        }
         self.endpoints = kept;
         self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
         snapshot
@@ -234,12 +221,7 @@ impl Builder {
             let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
             let state = match self.endpoints.get(&key) {
                 Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                _ => Arc::new(EndpointState {
-                    endpoint: endpoint.clone(),
-                    address,
-                    load: EndpointLoad::default(),
-                    gone: AtomicBool::new(false),
-                }),
+                _ => Arc::new(EndpointState { endpoint: endpoint.clone(), address, load: EndpointLoad::default() }),
             };
             kept.insert(key, Arc::clone(&state));
             endpoints.push(state);

@@ -10,7 +10,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{Method, Request};
@@ -87,7 +87,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let workload = worker.snapshot().load().workload.clone();
     if workload.as_ref().is_none_or(|workload| workload.tls_mode == TlsMode::Strict) {
         let reason = if workload.is_none() { Reason::NotReady } else { Reason::PlaintextDenied };
-        worker.inbound_tcp(port, false).closed(Some(reason), Duration::ZERO);
+        worker.inbound_tcp(port, false).refused(reason);
         return tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
     }
     let protocol =
@@ -120,17 +120,16 @@ where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     let metrics = worker.inbound_tcp(port, false);
-    let started = Instant::now();
     let app = match connect_tcp(app_address(port)).await {
         Ok(app) => app,
         Err(error) => {
             tracing::info!(port, %error, "the app did not accept a connection");
-            return metrics.closed(Some(error.reason), started.elapsed());
+            return metrics.refused(error.reason);
         }
     };
-    metrics.opened();
+    let open = metrics.opened();
     let result = opaque::copy(io, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes)).await;
-    metrics.closed(result.err().map(|_| Reason::ConnectionTerminated), started.elapsed());
+    open.closed(result.err().map(|_| Reason::ConnectionTerminated));
 }
 
 /// TLS with the peer's identity, or the reason word and detail of the refusal.

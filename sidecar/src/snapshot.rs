@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
 use tokio::sync::watch;
@@ -45,7 +45,7 @@ pub struct Cluster {
 
 /// What outlives a snapshot for one service port.
 pub struct ClusterShared {
-    /// Connections, pending, requests.
+    /// Connections and requests.
     pub limits: Limits,
     /// Retry budget.
     pub budget: Budget,
@@ -63,8 +63,6 @@ pub struct EndpointState {
     pub address: SocketAddr,
     /// Latency and requests in flight.
     pub load: EndpointLoad,
-    /// The endpoint has left discovery: its idle connections are to be closed.
-    pub gone: AtomicBool,
 }
 
 impl Candidate for EndpointState {

@@ -46,6 +46,12 @@ pub struct HttpMetrics(Arc<HttpSeries>);
 #[derive(Clone)]
 pub struct TcpMetrics(Arc<TcpSeries>);
 
+/// A connection in the books of a [`TcpMetrics`], until it is dropped.
+pub struct OpenConnection {
+    metrics: TcpMetrics,
+    reason: Option<Reason>,
+}
+
 #[derive(Default)]
 struct Registry {
     families: Mutex<BTreeMap<&'static str, Family>>,
@@ -228,14 +234,19 @@ impl HttpMetrics {
 }
 
 impl TcpMetrics {
-    /// A connection begins; `closed` must follow.
-    pub fn opened(&self) {
+    /// A connection begins; it is open while the guard lives.
+    #[must_use]
+    pub fn opened(&self) -> OpenConnection {
         self.0.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection { metrics: self.clone(), reason: None }
     }
 
-    /// A connection ended after `_duration`, which has no series of its own yet.
-    pub fn closed(&self, reason: Option<Reason>, _duration: Duration) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    /// A connection was not taken.
+    pub fn refused(&self, reason: Reason) {
+        self.count(Some(reason));
+    }
+
+    fn count(&self, reason: Option<Reason>) {
         self.0.closed[reason_column(reason)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -247,6 +258,20 @@ impl TcpMetrics {
     /// Bytes received from the target.
     pub fn received(&self, bytes: u64) {
         self.0.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl OpenConnection {
+    /// The connection ended badly, or with `None` well, which is also what a plain drop means.
+    pub fn closed(mut self, reason: Option<Reason>) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.metrics.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.count(self.reason);
     }
 }
 

@@ -49,7 +49,7 @@ impl Identity for IdentityService {
             (None, Some(_)) => return Err(Status::unauthenticated("the token is not valid here")),
             (None, None) => return Err(Status::unauthenticated("neither a token nor a certificate was presented")),
         }
-        if id == weft_svid::control_plane_id(self.ca.trust_domain()).unwrap_or_else(|| id.clone()) {
+        if Some(&id) == weft_svid::control_plane_id(self.ca.trust_domain()).as_ref() {
             return Err(Status::permission_denied("the control plane's own identity is not issued"));
         }
         let lifetime = message.lifetime.and_then(|lifetime| Duration::try_from(lifetime).ok());

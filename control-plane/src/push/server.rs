@@ -35,6 +35,8 @@ use crate::{
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A stream ends after this time, so that sidecars spread over replicas.
 const MAX_AGE: Duration = Duration::from_secs(1800);
+/// Names that one stream may subscribe to.
+const MAX_SUBSCRIPTIONS: usize = 20_000;
 /// How long the lease of a stream that we ended is kept.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
@@ -171,6 +173,9 @@ impl Connected {
         };
         if let Some(registration) = request.registration.clone() {
             self.register(registration)?;
+        }
+        if self.state.subscriptions() + request.resource_names_subscribe.len() > MAX_SUBSCRIPTIONS {
+            return Err(Status::resource_exhausted(format!("more than {MAX_SUBSCRIPTIONS} subscribed names")));
         }
         self.state.on_request(kind, request);
         Ok(())

@@ -66,6 +66,12 @@ impl StreamState {
         self.workload = Some(id.to_owned());
     }
 
+    /// Names that the stream subscribes to, over all types.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.types.values().map(|state| state.names.len()).sum()
+    }
+
     /// Takes a request.
     pub fn on_request(&mut self, kind: ResourceType, request: DeltaDiscoveryRequest) {
         let state = self.types.entry(kind).or_default();

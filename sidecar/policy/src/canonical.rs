@@ -46,8 +46,6 @@ pub struct Canonical {
     pub framing: Framing,
     /// An upgrade that we carry.
     pub upgrade: Option<Upgrade>,
-    /// `Expect: 100-continue`.
-    pub expect_continue: bool,
 }
 
 pub(crate) fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
@@ -66,7 +64,7 @@ pub fn request(parts: &mut Parts) -> Result<Canonical, Violation> {
         return Err(Violation { status: 405, ..violation("connect", "CONNECT is not enabled here") });
     }
     let framing = request_framing(parts, http2, websocket.is_some())?;
-    let expect_continue = expect(&parts.headers)?;
+    expect(&parts.headers)?;
     let host = host(parts, http2)?;
     target(parts, http2)?;
     let trailers = te_trailers(&parts.headers);
@@ -77,7 +75,7 @@ pub fn request(parts: &mut Parts) -> Result<Canonical, Violation> {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     join_cookies(&mut parts.headers);
-    Ok(Canonical { host, framing, upgrade: websocket, expect_continue })
+    Ok(Canonical { host, framing, upgrade: websocket })
 }
 
 /// WebSocket is the one upgrade that is carried; any other `Upgrade` is dropped with the hop.
@@ -146,11 +144,12 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Violati
     Ok(found)
 }
 
-fn expect(headers: &HeaderMap) -> Result<bool, Violation> {
+/// `100-continue` is the only expectation; the server answers it when the body is first asked for.
+fn expect(headers: &HeaderMap) -> Result<(), Violation> {
     let mut values = headers.get_all(header::EXPECT).iter();
     match (values.next(), values.next()) {
-        (None, _) => Ok(false),
-        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(true),
+        (None, _) => Ok(()),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(()),
         (Some(value), _) => {
             Err(Violation { status: 417, ..violation("expect", format!("Expect {value:?}: only 100-continue")) })
         }

@@ -16,24 +16,18 @@ pub struct Gauge {
 #[derive(Debug)]
 pub struct Permit(Arc<Gauge>);
 
-/// The limits of one service (DESIGN's defaults: 1024 connections, 1024 pending, 4096 requests).
+/// The limits of one service (by default 1024 connections, 4096 requests).
 #[derive(Debug)]
 pub struct Limits {
     /// Opaque connections.
     pub connections: Arc<Gauge>,
-    /// Requests that wait for a connection.
-    pub pending: Arc<Gauge>,
     /// Requests in flight.
     pub requests: Arc<Gauge>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: Arc::new(Gauge::new(1024)),
-            pending: Arc::new(Gauge::new(1024)),
-            requests: Arc::new(Gauge::new(4096)),
-        }
+        Self { connections: Arc::new(Gauge::new(1024)), requests: Arc::new(Gauge::new(4096)) }
     }
 }
 

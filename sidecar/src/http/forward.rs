@@ -2,6 +2,7 @@
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
+use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
@@ -14,7 +15,6 @@ use super::{
 use crate::{
     error::{ProxyError, Reason},
     opaque,
-    upstream::Key,
 };
 
 /// A request in canonical form, ready to be sent on any kind of leg.
@@ -60,13 +60,19 @@ impl Received {
         let canonical = canonical::request(&mut parts).map_err(Refused::from)?;
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let host = parts.headers.remove(header::HOST).unwrap_or_else(|| HeaderValue::from_static(""));
+        // HTTP/2 has no field for "no body": its end mark came with the head, or a body follows.
+        let framing = if body.is_end_stream() && canonical.framing == Framing::Stream {
+            Framing::None
+        } else {
+            canonical.framing
+        };
         let on_upgrade = canonical.upgrade.is_some().then_some(on_upgrade);
         let received = Self {
             parts,
             method,
             authority: canonical.host,
             path,
-            framing: canonical.framing,
+            framing,
             upgrade: canonical.upgrade,
             version,
             grpc,
@@ -122,20 +128,27 @@ impl Received {
     ///
     /// # Errors
     /// What the answer of the upstream breaks.
-    pub fn answer(&mut self, response: Response<Incoming>, finish: Finish) -> Result<Response<Body>, ProxyError> {
+    pub fn answer(&mut self, response: Response<Incoming>, mut finish: Finish) -> Result<Response<Body>, ProxyError> {
         if self.upgrade.is_some()
             && (response.status() == 101 || response.version() == Version::HTTP_2 && response.status().is_success())
         {
             return Ok(self.switch(response, finish));
         }
         if response.status() == 101 {
+            finish.metrics = None;
             return Err(ProxyError::new(Reason::ProtocolError, "101 without an upgrade request"));
         }
         let version = response.version();
         let (mut parts, body) = response.into_parts();
-        let framing = canonical::response(&mut parts, &self.method, version).map_err(|violation| {
-            ProxyError::new(Reason::ProtocolError, format!("{}: {}", violation.rule, violation.detail))
-        })?;
+        let framing = match canonical::response(&mut parts, &self.method, version) {
+            Ok(framing) => framing,
+            Err(violation) => {
+                // The caller gets another answer, which is counted where it is made.
+                finish.metrics = None;
+                let detail = format!("{}: {}", violation.rule, violation.detail);
+                return Err(ProxyError::new(Reason::ProtocolError, detail));
+            }
+        };
         if let Framing::Length(length) = framing {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
@@ -195,12 +208,6 @@ fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
 pub fn mark_caller_version(parts: &mut request::Parts, version: Version) {
     let value = if version == Version::HTTP_2 { "2" } else { "1" };
     parts.headers.insert(CALLER_VERSION, HeaderValue::from_static(value));
-}
-
-/// The key of an application's port.
-#[must_use]
-pub const fn app_key(address: std::net::SocketAddr, http2: bool) -> Key {
-    Key::Plain { address, http2 }
 }
 
 impl From<Violation> for Refused {

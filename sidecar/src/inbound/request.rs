@@ -13,10 +13,15 @@ use crate::{
     http::{
         CALLER_VERSION,
         body::{Body, Finish},
-        forward::{Received, app_key},
+        forward::Received,
         reply,
     },
+    upstream::{Failed, Key},
 };
+
+/// Connections that one request may try while nothing of it was sent.
+const LOOKS: u32 = 3;
+const CLIENT_CERT: http::HeaderName = http::HeaderName::from_static("x-forwarded-client-cert");
 
 /// Serves one request of an inbound connection.
 pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
@@ -25,6 +30,8 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
         Ok(received) => received,
         Err(refused) => return reply::error(&refused.error, false, Some(refused.status)),
     };
+    // Identity comes from TLS; a field that claims one never reaches the app.
+    received.parts.headers.remove(CLIENT_CERT);
     let caller = received.parts.headers.remove(CALLER_VERSION);
     let caller_http2 = match (&connection.peer, caller) {
         (Some(_), Some(version)) => version == "2",
@@ -67,19 +74,20 @@ async fn forward(
         Protocol::Http | Protocol::Http1 => false,
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
-    let key = app_key(app_address(port.port), http2);
+    let key = Key::Plain { address: app_address(port.port), http2 };
     let body = if received.is_bodyless() { Body::empty() } else { Body::incoming(body) };
     let parts = std::mem::replace(&mut received.parts, Request::new(()).into_parts().0);
     let mut request = received.leg(parts, http2, body)?;
-    // A pooled connection that the app closed while idle costs nothing but another look: no byte was sent.
+    // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an
+    // app that accepts and closes is looked at a few times only.
+    let mut looks = 0;
     let (response, lease) = loop {
+        looks += 1;
         let mut lease = worker.pools.lease(&key).await?;
         match lease.send(request).await {
             Ok(response) => break (response, lease),
-            Err(failed) => match failed.request {
-                Some(unsent) => request = *unsent,
-                None => return Err(failed.error),
-            },
+            Err(Failed { request: Some(unsent), .. }) if looks < LOOKS => request = *unsent,
+            Err(failed) => return Err(failed.error),
         }
     };
     let finish = Finish {

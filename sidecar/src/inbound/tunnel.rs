@@ -1,6 +1,6 @@
 //! Opaque bytes from the mesh: a CONNECT stream becomes a TCP connection to the app.
 
-use std::{rc::Rc, time::Instant};
+use std::rc::Rc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -38,13 +38,12 @@ async fn open(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Result<Res
     };
     let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?.port;
     let metrics = worker.inbound_tcp(port, true);
-    let started = Instant::now();
     let app = connect_tcp(app_address(port)).await.inspect_err(|error| {
-        metrics.closed(Some(error.reason), started.elapsed());
+        metrics.refused(error.reason);
     })?;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
-        metrics.opened();
+        let open = metrics.opened();
         let result = match upgraded.await {
             Ok(near) => {
                 let near = TokioIo::new(near);
@@ -55,7 +54,7 @@ async fn open(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Result<Res
                 false
             }
         };
-        metrics.closed((!result).then_some(Reason::ConnectionTerminated), started.elapsed());
+        open.closed((!result).then_some(Reason::ConnectionTerminated));
     });
     Ok(Response::new(Body::empty()))
 }

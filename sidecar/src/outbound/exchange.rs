@@ -194,7 +194,7 @@ impl Tries<'_> {
                     let retriable = matches!(response.status().as_u16(), 502..=504);
                     if !(retriable && again && number < TRIES && shared.budget.try_retry(self.worker.clock.now())) {
                         finish.permit = permit.take();
-                        return received.answer(response, finish);
+                        return received.answer(response, finish).map_err(|error| self.fail(error));
                     }
                     finish.metrics = None;
                     body = Some(Body::empty());

@@ -35,7 +35,7 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, target: 
         return tracing::debug!(service = %target.service, port = target.port, "no such service port");
     };
     let Some(_permit) = cluster.shared.limits.connections.try_acquire() else {
-        cluster.shared.tcp[0].closed(Some(Reason::ConnectionLimit), std::time::Duration::ZERO);
+        cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
         return;
     };
     let started = Instant::now();
@@ -43,7 +43,7 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, target: 
         Ok((remote, load)) => copy(&cluster, io, remote, load, started).await,
         Err(error) => {
             tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
-            cluster.shared.tcp[0].closed(Some(error.reason), started.elapsed());
+            cluster.shared.tcp[0].refused(error.reason);
         }
     }
 }
@@ -58,7 +58,7 @@ async fn copy<IO: AsyncRead + AsyncWrite + Unpin>(
     load.observe(started.elapsed(), false);
     let mtls = matches!(remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
-    metrics.opened();
+    let open = metrics.opened();
     let result = match remote {
         Remote::Plain(remote) => opaque::copy(io, remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await,
         Remote::Mesh(remote, lease) => {
@@ -71,7 +71,7 @@ async fn copy<IO: AsyncRead + AsyncWrite + Unpin>(
         tracing::debug!(error = %failure, "opaque connection ended");
         Reason::ConnectionTerminated
     });
-    metrics.closed(reason, started.elapsed());
+    open.closed(reason);
 }
 
 async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGuard), ProxyError> {

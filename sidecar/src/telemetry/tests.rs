@@ -48,14 +48,24 @@ fn a_request_is_counted_by_class_and_reason_and_falls_into_its_bucket() {
 }
 
 #[test]
+fn a_refused_connection_was_never_open() {
+    let telemetry = Telemetry::default();
+    telemetry.tcp(Direction::Outbound, "default/a:80", true).refused(Reason::ConnectionRefused);
+    let text = telemetry.render();
+    let hop = "direction=\"outbound\",target=\"default/a:80\",mtls=\"true\"";
+    assert!(text.contains(&format!("weft_tcp_open_connections{{{hop}}} 0\n")), "{text}");
+    assert!(text.contains(&format!("weft_tcp_connections_total{{{hop},reason=\"connection_refused\"}} 1")), "{text}");
+}
+
+#[test]
 fn a_connection_is_open_until_it_is_closed() {
     let telemetry = Telemetry::default();
     let tcp = telemetry.tcp(Direction::Inbound, "default/a:80", false);
-    tcp.opened();
+    let open = tcp.opened();
     tcp.sent(7);
     let hop = "direction=\"inbound\",target=\"default/a:80\",mtls=\"false\"";
     assert!(telemetry.render().contains(&format!("weft_tcp_open_connections{{{hop}}} 1")));
-    tcp.closed(Some(Reason::IdleTimeout), Duration::from_secs(1));
+    open.closed(Some(Reason::IdleTimeout));
     let text = telemetry.render();
     assert!(text.contains(&format!("weft_tcp_open_connections{{{hop}}} 0")));
     assert!(text.contains(&format!("weft_tcp_connections_total{{{hop},reason=\"idle_timeout\"}} 1")));

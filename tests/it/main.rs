@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -202,6 +205,60 @@ fn line(address: SocketAddr) -> Result<String, String> {
     let mut bytes = [0; 64];
     let length = stream.read(&mut bytes).map_err(|error| error.to_string())?;
     if length == 0 { Err("closed".into()) } else { Ok(String::from_utf8_lossy(&bytes[..length]).into_owned()) }
+}
+
+/// An app inside the test: what it was sent goes to `heads`, `answer` is what it says. Lives as long as the test.
+fn app(answer: &'static [u8]) -> (SocketAddr, mpsc::Receiver<String>) {
+    let (sender, heads) = mpsc::channel();
+    let listener = TcpListener::bind(free()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut bytes = [0; 4096];
+            // A probe connects and says nothing.
+            let length = if answer.is_empty() { 0 } else { stream.read(&mut bytes).unwrap_or(0) };
+            if length > 0 {
+                let _ = sender.send(String::from_utf8_lossy(&bytes[..length]).to_lowercase());
+                let _ = stream.write_all(answer);
+            }
+        }
+    });
+    (address, heads)
+}
+
+/// The client's local port of a service whose app is [`app`].
+fn client_of(mesh: &mut Mesh, app: SocketAddr, protocol: &str) -> SocketAddr {
+    let (xds, declared) = (mesh.xds.to_string(), format!("http:{}/{protocol}", app.port()));
+    mesh.spawn(&["sidecar", "--name", "recorder", "--label", "app=recorder", "--xds", &xds, "--port", &declared]);
+    mesh.client("recorder").0
+}
+
+#[test]
+fn the_app_gets_no_identity_that_the_caller_did_not_prove() {
+    let mut mesh = Mesh::start("head");
+    let (app, heads) = app(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    let local = client_of(&mut mesh, app, "http");
+    let request = "GET / HTTP/1.1\r\nHost: recorder\r\nX-Forwarded-Client-Cert: By=admin\r\nX-Weft-Caller-Version: 2\r\n\
+                   Connection: close\r\n\r\n";
+    eventually("a call", || ok(call(local, request)));
+    let head = heads.recv_timeout(LIMIT).expect("the app was called");
+    assert!(head.starts_with("get / http/1.1\r\n") && head.contains("host: recorder\r\n"), "{head}");
+    for field in ["x-forwarded-client-cert", "x-weft-"] {
+        assert!(!head.contains(field), "{field} in {head}");
+    }
+}
+
+#[test]
+fn an_app_that_accepts_and_closes_gives_an_error_with_its_reason() {
+    let mut mesh = Mesh::start("closes");
+    let (app, _) = app(b"");
+    // HTTP/2, where a connection that the app has closed is found before anything is sent.
+    let local = client_of(&mut mesh, app, "http2");
+    eventually("an error", || match get(local, "recorder", "/")? {
+        (502, text) if text.contains("connection_terminated") => Ok(()),
+        (_, text) => Err(text),
+    });
 }
 
 #[test]
