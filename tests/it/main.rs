@@ -8,6 +8,7 @@ mod bulk;
 mod certificates;
 mod http2;
 mod mesh;
+mod messages;
 mod needs;
 mod net;
 mod process;
