@@ -1,14 +1,16 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
+};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
 
 use super::{
-    CALLER_VERSION,
+    CALLER_VERSION, FIELDS,
     body::{Body, Ends, Finish},
     is_grpc, websocket,
 };
@@ -59,6 +61,7 @@ impl Received {
     /// # Errors
     /// The rule that the request breaks.
     pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
+        few_fields(request.headers())?;
         let on_upgrade = hyper::upgrade::on(&mut request);
         let grpc = is_grpc(request.headers());
         let (mut parts, body) = request.into_parts();
@@ -225,6 +228,17 @@ impl Switch {
     }
 }
 
+/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own field is not the caller's:
+/// what one sidecar takes, the next one takes too.
+fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
+    let fields = headers.len() - usize::from(headers.contains_key(CALLER_VERSION));
+    if fields <= FIELDS {
+        return Ok(());
+    }
+    let detail = format!("{fields} fields: at most {FIELDS} are accepted");
+    Err(Refused { error: ProxyError::unsent(Reason::HeaderTooLarge, detail), status: Reason::HeaderTooLarge.status() })
+}
+
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.
 fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
     if http2 {
@@ -248,5 +262,23 @@ impl From<Violation> for Refused {
     fn from(violation: Violation) -> Self {
         let detail = format!("{}: {}", violation.rule, violation.detail);
         Self { error: ProxyError::unsent(Reason::BadRequest, detail), status: violation.status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_at_most_128_fields_beside_the_meshs_own() {
+        let fields = |count: usize| -> HeaderMap {
+            let name = |n| http::HeaderName::from_bytes(format!("x-{n}").as_bytes()).expect("valid");
+            (0..count).map(|n| (name(n), HeaderValue::from(n))).collect()
+        };
+        let mut full = fields(FIELDS);
+        full.insert(CALLER_VERSION, HeaderValue::from_static("1"));
+        assert!(few_fields(&full).is_ok());
+        let refused = few_fields(&fields(FIELDS + 1)).expect_err("too many");
+        assert_eq!((refused.status, refused.error.reason), (431, Reason::HeaderTooLarge));
     }
 }

@@ -8,12 +8,11 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::Body;
+use super::{FIELDS, body::Body};
 use crate::drain::{Drain, Phase};
 
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_BYTES_H2: u32 = 64 * 1024;
-const FIELDS: usize = 128;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 250;
 const STREAM_WINDOW: u32 = 1024 * 1024;
