@@ -5,6 +5,7 @@ pub mod body;
 pub mod forward;
 pub mod reply;
 pub mod serve;
+pub mod websocket;
 
 /// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`. Set by the outbound
 /// sidecar, stripped by the inbound one, and by the outbound one when an app sends it.

@@ -87,7 +87,10 @@ async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGua
             Ok(remote) => return Ok((remote, load)),
             Err(error) => {
                 load.observe(std::time::Duration::ZERO, true);
-                failed.push(Arc::clone(endpoint));
+                // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
+                if error.reason != Reason::ConnectionTerminated {
+                    failed.push(Arc::clone(endpoint));
+                }
                 last = error;
             }
         }
@@ -102,13 +105,13 @@ async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> R
     let target = &cluster.target;
     let mut lease = worker.pools.lease(&Key::mesh(mesh, target)).await?;
     let authority = format!("{}.{}:{}", target.service.name(), target.service.namespace(), target.port);
-    let request = Request::builder()
+    let connect = Request::builder()
         .method(Method::CONNECT)
         .uri(authority)
         .version(http::Version::HTTP_2)
         .body(Body::empty())
         .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
-    let response = lease.send(request).await.map_err(|failed| failed.error)?;
+    let response = lease.send(&mut Some(connect)).await?;
     if !response.status().is_success() {
         let detail = format!("{}: CONNECT answered {}", mesh.address, response.status());
         return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));

@@ -11,12 +11,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_policy::{SpiffeId, model::Target};
+use weft_svid::PeerIdentity;
 
 use super::{Key, chain};
 use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, serve::LocalExecutor},
-    identity::IdentityReceiver,
+    identity::{self, IdentityReceiver},
     listener,
 };
 
@@ -42,16 +43,16 @@ pub async fn http1(key: &Key) -> Result<http1::SendRequest<Body>, ProxyError> {
     Ok(sender)
 }
 
-/// A new HTTP/2 connection, over mutual TLS or in the clear.
-pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<http2::SendRequest<Body>, ProxyError> {
+/// A new HTTP/2 connection, over mutual TLS or in the clear, and for how long it takes new streams.
+pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
     match key {
-        Key::Plain { address, .. } => handshake(tcp(*address).await?).await,
+        Key::Plain { address, .. } => Ok((handshake(tcp(*address).await?).await?, identity::MAX_AGE)),
         Key::Mesh { address, identity: expected, target } => {
             let deadline = tokio::time::timeout(TIMEOUT, tls(*address, expected, target, identity));
-            let stream = deadline.await.map_err(|_| {
+            let (stream, peer) = deadline.await.map_err(|_| {
                 ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: no TLS session within {TIMEOUT:?}"))
             })??;
-            handshake(stream).await
+            Ok((handshake(stream).await?, identity::connection_life(&peer, rand::random())))
         }
     }
 }
@@ -84,7 +85,7 @@ async fn tls(
     expected: &SpiffeId,
     target: &Target,
     identity: &IdentityReceiver,
-) -> Result<TlsStream<TcpStream>, ProxyError> {
+) -> Result<(TlsStream<TcpStream>, PeerIdentity), ProxyError> {
     let config = identity.borrow().as_ref().map(|identity| identity.client.clone());
     let config = config.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
     let name = format!("p{}.{}.{}.weft", target.port, target.service.name(), target.service.namespace());
@@ -105,7 +106,7 @@ async fn tls(
         let detail = format!("{address}: expected {expected}, got {}", peer.id);
         return Err(ProxyError::unsent(Reason::TlsIdentityMismatch, detail));
     }
-    Ok(stream)
+    Ok((stream, peer))
 }
 
 async fn handshake<IO>(io: IO) -> Result<http2::SendRequest<Body>, ProxyError>
