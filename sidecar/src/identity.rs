@@ -18,6 +18,8 @@ use weft_proto::identity::{SignCertificateRequest, identity_client::IdentityClie
 use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
 use zeroize::Zeroizing;
 
+use crate::tunnel;
+
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A mesh connection takes no new streams after this time, give or take a tenth, so that load spreads and identities
 /// are checked again.
@@ -29,6 +31,8 @@ pub struct MeshIdentity {
     pub id: SpiffeId,
     /// For calls to other sidecars.
     pub client: Arc<rustls::ClientConfig>,
+    /// For tunnels to other sidecars.
+    pub tunnel: Arc<rustls::ClientConfig>,
     /// For calls from other sidecars.
     pub server: Arc<rustls::ServerConfig>,
     /// When it ends.
@@ -187,7 +191,13 @@ impl Enrolment {
         Ok(MeshIdentity {
             id: svid.identity.id.clone(),
             client: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[b"h2"])?),
-            server: Arc::new(weft_svid::server_config(svid, &self.trust, ClientAuth::Required, &[b"h2"])?),
+            tunnel: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[tunnel::ALPN])?),
+            server: Arc::new(weft_svid::server_config(
+                svid,
+                &self.trust,
+                ClientAuth::Required,
+                &[b"h2", tunnel::ALPN],
+            )?),
             not_after: svid.identity.not_after,
             generation,
         })

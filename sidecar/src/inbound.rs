@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request};
+use http::Request;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -110,23 +110,18 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
             return tracing::warn!(reason, detail, peer = ?from, "mesh connection refused");
         }
     };
-    let target = stream.get_ref().1.server_name().and_then(parse_sni);
+    let session = stream.get_ref().1;
+    let (tunnels, target) =
+        (session.alpn_protocol() == Some(crate::tunnel::ALPN), session.server_name().and_then(parse_sni));
     let age = identity::connection_life(&peer, worker.random());
+    if tunnels {
+        return Box::pin(tunnel::serve(worker, stream, age)).await;
+    }
     let connection = Rc::new(Connection::new(&worker, Some(peer), LeadsTo::Service(target)));
     let drain = worker.context.drain.clone();
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-        async move {
-            let tunnel =
-                request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
-            let response = if tunnel {
-                // Not every request: boxed, so that the future of the others is not as large.
-                Box::pin(tunnel::run(&worker, request)).await
-            } else {
-                request::run(&worker, &connection, request).await
-            };
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
     };
     if let Err(error) = serve::http2(stream, drain, Phase::Draining, age, handle).await {
         tracing::debug!(error = chain(&error), "mesh connection ended");
@@ -170,10 +165,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     }
 }
 
-async fn opaque_plaintext<IO>(worker: &Worker, port: u16, io: IO)
-where
-    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
+async fn opaque_plaintext(worker: &Worker, port: u16, io: impl opaque::Stream) {
     let metrics = worker.inbound_tcp(port, false);
     let app = match connect_tcp(app_address(port)).await {
         Ok(app) => app,

@@ -4,6 +4,7 @@
 mod connect;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,6 +25,7 @@ use weft_policy::{
 };
 
 pub use connect::tcp as connect_tcp;
+use tunnel::Carrier;
 
 use crate::{
     error::{ProxyError, Reason},
@@ -87,6 +89,7 @@ struct Shared {
 pub struct Pool {
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
+    carriers: RefCell<Vec<Carrier>>,
     /// One dial at a time on HTTP/2, so that a burst makes one connection.
     dialing: tokio::sync::Mutex<()>,
 }
@@ -162,6 +165,30 @@ impl Pools {
         Ok(Lease::Http2(sender, StreamGuard::new(streams)))
     }
 
+    /// A tunnel to a service port, on a connection of tunnels to its endpoint.
+    ///
+    /// # Errors
+    /// Whatever kept it from being opened; no byte was sent.
+    pub async fn tunnel(
+        &self,
+        mesh: &MeshAddress,
+        target: &Target,
+    ) -> Result<(crate::tunnel::Tunnel, StreamGuard), ProxyError> {
+        let key = Key::mesh(mesh, target);
+        let pool = self.pool(&key);
+        if let Some(carrier) = pool.carrier() {
+            return carrier.open(target).await;
+        }
+        let turn = pool.dialing.lock().await;
+        if let Some(carrier) = pool.carrier() {
+            return carrier.open(target).await;
+        }
+        let carrier = self.counted(&key, connect::carrier(mesh, target, &self.identity).await)?;
+        pool.carriers.borrow_mut().push(carrier.clone());
+        drop(turn);
+        carrier.open(target).await
+    }
+
     /// Drops what is idle for too long, too old or closed, and the pools that nothing uses. Called once a second.
     pub fn sweep(&self) {
         self.pools.borrow_mut().retain(|_, pool| {
@@ -219,10 +246,15 @@ impl Pool {
         self.shared
             .borrow_mut()
             .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || now < shared.until));
+        self.carriers.borrow_mut().retain(Carrier::is_open);
+    }
+
+    fn carrier(&self) -> Option<Carrier> {
+        self.carriers.borrow().iter().find(|carrier| carrier.is_free()).cloned()
     }
 
     fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.carriers.borrow().is_empty()
     }
 }
 
