@@ -16,3 +16,4 @@ mod python;
 mod rotation;
 mod servers;
 mod truncation;
+mod tunnels;
