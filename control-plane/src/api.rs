@@ -1,5 +1,7 @@
 //! The operator's HTTP API, so far its reads: sync state, endpoints, problems of the resources, health.
 
+mod explain;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -46,6 +48,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/proxies", get(proxies))
         .route("/weft/v1/endpoints", get(endpoints))
         .route("/weft/v1/resources/errors", get(errors))
+        .route("/weft/v1/explain", get(explain::get))
         .layer(middleware::from_fn(local_only))
         .with_state(state)
 }
