@@ -17,3 +17,4 @@ mod python;
 mod rotation;
 mod servers;
 mod truncation;
+mod tunnels;
