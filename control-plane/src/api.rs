@@ -5,6 +5,7 @@ mod explain;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use axum::{
@@ -23,7 +24,8 @@ use weft_proto::{ResourceType, v1};
 use crate::{
     push::{
         View,
-        server::{Proxies, Proxy, seconds_left},
+        proxies::{Proxies, Proxy},
+        stream::TypeStatus,
     },
     source::Problem,
 };
@@ -71,17 +73,12 @@ fn is_local(host: &str) -> bool {
 }
 
 async fn proxies(State(state): State<ApiState>) -> Json<Value> {
-    let proxies = state.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-    let items: Vec<Value> = proxies.values().map(proxy).collect();
+    let items: Vec<Value> = state.proxies.rows().iter().map(proxy).collect();
     Json(json!({ "revision": state.view.borrow().revision, "items": items }))
 }
 
 fn proxy(proxy: &Proxy) -> Value {
-    let types: Vec<Value> = proxy
-        .types
-        .iter()
-        .map(|of| json!({ "type": of.kind.name(), "state": of.state, "sent": of.sent, "acked": of.acked, "error": of.error }))
-        .collect();
+    let types: Vec<Value> = proxy.types.iter().map(type_status).collect();
     json!({
         "name": proxy.registration.name,
         "namespace": proxy.registration.namespace,
@@ -91,8 +88,23 @@ fn proxy(proxy: &Proxy) -> Value {
         "sidecarVersion": proxy.registration.sidecar_version,
         "healthy": proxy.registration.healthy,
         "draining": proxy.registration.draining,
-        "certExpirySeconds": seconds_left(proxy.peer.not_after),
+        "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
         "types": types,
+    })
+}
+
+fn type_status(of: &TypeStatus) -> Value {
+    let rejection =
+        |of: &v1::Rejection| json!({ "name": of.name, "version": of.version, "field": of.field, "reason": of.reason });
+    json!({
+        "type": of.kind.name(),
+        "state": of.state.as_str(),
+        "sent": of.sent,
+        "acked": of.acked,
+        "sentRevision": of.sent_revision,
+        "ackedRevision": of.acked_revision,
+        "error": of.error,
+        "refused": of.refused.iter().map(rejection).collect::<Vec<_>>(),
     })
 }
 
@@ -105,7 +117,7 @@ async fn endpoints(State(state): State<ApiState>, Query(query): Query<EndpointsQ
     let view = Arc::clone(&state.view.borrow());
     let slices = view
         .all(ResourceType::EndpointSlice)
-        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_slice()).ok());
+        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
     let wanted = slices.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
     let items: Vec<Value> = wanted
         .flat_map(|slice| {
@@ -127,7 +139,7 @@ async fn errors(State(state): State<ApiState>) -> Json<Value> {
 }
 
 async fn metrics(State(state): State<ApiState>) -> String {
-    let connected = state.proxies.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let connected = state.proxies.rows().len();
     let (revision, problems) =
         (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
     format!(

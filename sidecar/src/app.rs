@@ -168,6 +168,8 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
         locality: None,
         epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
+        certificate_end_ms: 0,
+        service_account: args.account().into(),
     }
 }
 

@@ -188,9 +188,9 @@ impl State {
             message: rejections.iter().map(|r| format!("{}: {}", r.name, r.reason)).collect::<Vec<_>>().join("\n"),
             details: rejections
                 .iter()
-                .map(|rejection| prost_types::Any {
+                .map(|rejection| weft_proto::Any {
                     type_url: "type.googleapis.com/weft.v1.Rejection".into(),
-                    value: rejection.encode_to_vec(),
+                    value: rejection.encode_to_vec().into(),
                 })
                 .collect(),
         });
@@ -203,7 +203,7 @@ impl State {
     }
 
     fn accept(&mut self, kind: ResourceType, resource: &Resource) -> Result<(), Invalid> {
-        let bytes = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
         match kind {
             ResourceType::TrustBundle => {
                 self.trust_domain = Some(convert::trust_bundle(decode(bytes)?)?);

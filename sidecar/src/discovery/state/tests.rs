@@ -14,7 +14,7 @@ fn response<M: Message>(kind: ResourceType, resources: &[(&str, M)]) -> DeltaDis
     let resource = |(name, message): &(&str, M)| Resource {
         name: (*name).into(),
         version: "v".into(),
-        resource: Some(prost_types::Any { type_url: kind.type_url().into(), value: message.encode_to_vec() }),
+        resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: message.encode_to_vec().into() }),
         ..Resource::default()
     };
     DeltaDiscoveryResponse {
@@ -73,7 +73,7 @@ fn rule_04_one_bad_resource_rejects_only_itself_and_is_not_held() {
     let bad = v1::Service { id: "a/y".into(), ..Default::default() };
     let answer = state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None)), ("a/y", bad)]));
     let details = answer.error_detail.expect("a NACK").details;
-    let rejection = v1::Rejection::decode(details[0].value.as_slice()).expect("a rejection");
+    let rejection = v1::Rejection::decode(details[0].value.as_ref()).expect("a rejection");
     assert_eq!((details.len(), rejection.name.as_str(), rejection.field.as_str()), (1, "a/y", "ports"));
     let open = state.open();
     let held = &open.iter().find(|r| r.type_url.ends_with("Service")).expect("services").initial_resource_versions;
