@@ -9,3 +9,4 @@ pub mod explain;
 pub mod push;
 pub mod registry;
 pub mod source;
+pub mod store;
