@@ -58,19 +58,20 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts until the drain begins. A connection for which `admit` has no permit is closed at once; an error of
+/// Accepts until the drain has reached `end`. A connection for which `admit` has no permit is closed at once; an error of
 /// accept (out of descriptors, above all) waits and goes on.
 pub async fn accept_loop<P>(
     listener: TcpListener,
     admit: impl Fn() -> Option<P>,
     drain: Drain,
+    end: Phase,
     on_connection: impl Fn(TcpStream, SocketAddr, P),
 ) {
     let mut failures = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.reached(Phase::Draining) => return,
+            () = drain.reached(end) => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -135,7 +136,9 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let listener = TcpListener::from_std(listener).expect("non-blocking");
         let none = || None::<()>;
-        tokio::spawn(accept_loop(listener, none, Drain::default(), |_, _, ()| unreachable!("nothing is admitted")));
+        tokio::spawn(accept_loop(listener, none, Drain::default(), Phase::Draining, |_, _, ()| {
+            unreachable!("nothing is admitted")
+        }));
         let mut client = TcpStream::connect(address).await.expect("accepted by the kernel");
         assert_eq!(client.read(&mut [0; 1]).await.unwrap_or(0), 0);
     }
