@@ -10,12 +10,12 @@ use crate::{
     process::{Process, signal},
 };
 
-/// A demo of eight seconds, in a directory for its log.
+/// A demo of eight seconds, in a directory for all that it leaves.
 fn start(name: &str) -> (Process, PathBuf) {
     let dir = std::env::temp_dir().join(format!("weft-it-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-    command.args(["demo", "--duration", "8s", "--output", "json"]);
+    command.args(["demo", "--duration", "8s", "--output", "json"]).env("TMPDIR", &dir);
     (Process::start(&mut command, &dir.join("demo.log")), dir)
 }
 
