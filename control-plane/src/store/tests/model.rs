@@ -82,8 +82,9 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 /// Writes that are often, not always, as expected.
 fn writes(store: &Store, drawn: &[(u8, u8, Option<Value>)]) -> Vec<Write> {
-    let key =
-        |n: u8| Key::new(if n < 3 { "Service" } else { "Route" }, if n.is_multiple_of(2) { "a" } else { "" }, &n.to_string());
+    let key = |n: u8| {
+        Key::new(if n < 3 { "Service" } else { "Route" }, if n.is_multiple_of(2) { "a" } else { "" }, &n.to_string())
+    };
     let expect = |key: &Key, draw: u8| match (draw, store.get(key)) {
         (0..=4, _) => Expect::Any,
         (5..=8, None) => Expect::Absent,
