@@ -69,7 +69,8 @@ pub(super) struct Embedded {
 
 impl Embedded {
     pub(super) fn open(directory: &Path, options: Options) -> Result<Self, OpenError> {
-        let (database, failed) = file::create(directory, Arc::clone(&options.fault))?;
+        let failed = disk::Failed::default();
+        let database = file::create(directory, Arc::clone(&options.fault), &failed)?;
         let recovered = file::guarded(|| {
             let txn = database.begin_read()?;
             let start = tables::snapshot(&txn, Revision::MAX)?.unwrap_or_default();
@@ -96,7 +97,7 @@ impl Embedded {
             // Nobody waits for it: it ends by itself when the file is closed.
             spawn("store-verify", Box::new(move || shared.verify_start(&start)))?;
         }
-        let writer = Writer { shared: Arc::clone(&shared), publish, options, failed, snapshot };
+        let writer = Writer { shared: Arc::clone(&shared), publish, options, failed, snapshot, must_reopen: false };
         let writer = spawn("store-writer", Box::new(move || writer.run(receiver)))?;
         Ok(Self { shared, state, requests: Some(requests), writer: Some(writer) })
     }

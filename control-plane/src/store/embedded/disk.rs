@@ -52,9 +52,8 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(file: File, fault: Fault) -> Result<(Self, Failed), redb::Error> {
-        let failed = Failed::default();
-        Ok((Self { file: FileBackend::new(file)?, fault, failed: Arc::clone(&failed) }, failed))
+    pub(super) fn new(file: File, fault: Fault, failed: &Failed) -> Result<Self, redb::Error> {
+        Ok(Self { file: FileBackend::new(file)?, fault, failed: Arc::clone(failed) })
     }
 
     fn run<T>(&self, operation: Operation, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {

@@ -33,29 +33,44 @@ fn builder() -> Builder {
 }
 
 /// Makes the directory (0700), the file (0600) and its tables where they are missing.
-pub(super) fn create(directory: &Path, fault: disk::Fault) -> Result<(Database, Failed), OpenError> {
+pub(super) fn create(directory: &Path, fault: disk::Fault, failed: &Failed) -> Result<Database, OpenError> {
     let path = directory.join(NAME);
-    let failed = |what| move |source| OpenError::Io { path: directory.into(), what, source };
+    let io = |what| move |source| OpenError::Io { path: directory.into(), what, source };
     let missing = directory.ancestors().take_while(|path| !path.exists()).count();
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("making the directory"))?;
-    let (database, file_failed) = guarded(|| open(&path, fault)).map_err(|fault| cannot_open(&path, fault))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("making the directory"))?;
+    let database = guarded(|| {
+        check_format(&path)?;
+        open(&path, fault, failed)
+    });
+    let database = database.map_err(|fault| cannot_open(&path, fault))?;
     // The names of the file, and of the directories that were made for it, must survive a power loss as well.
     for directory in directory.ancestors().take(missing + 1) {
         let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("syncing the directory"))?;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io("syncing the directory"))?;
     }
-    Ok((database, file_failed))
+    Ok(database)
+}
+
+/// Refuses a file of another format before anything is changed in it, if it can be read like that.
+fn check_format(path: &Path) -> Result<(), Fault> {
+    if path.metadata().map_or(0, |file| file.len()) == 0 {
+        return Ok(());
+    }
+    match builder().open_read_only(path) {
+        Ok(database) => tables::format(&database.begin_read()?).map(|_| ()),
+        Err(redb::DatabaseError::RepairAborted) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Opens the file, recovering from an interrupted commit. Makes it when it is missing.
-pub(super) fn open(path: &Path, fault: disk::Fault) -> Result<(Database, Failed), Fault> {
+pub(super) fn open(path: &Path, fault: disk::Fault, failed: &Failed) -> Result<Database, Fault> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let (disk, failed) = Disk::new(file, fault)?;
-    let database = builder().create_with_backend(disk)?;
+    let database = builder().create_with_backend(Disk::new(file, fault, failed)?)?;
     if tables::format(&database.begin_read()?)?.is_none() {
         tables::initialise(&database)?;
     }
-    Ok((database, failed))
+    Ok(database)
 }
 
 /// Opens the file so that it can be read but not be changed, whatever state it is in.

@@ -271,3 +271,20 @@ pub(super) fn verify(txn: &ReadTransaction, state: &State) -> Result<Head, Fault
     }
     Ok(head)
 }
+
+/// Pretends that another version wrote the file.
+#[cfg(test)]
+pub(super) fn set_format(database: &Database, format: u64) {
+    let txn = database.begin_write().unwrap();
+    txn.open_table(META).unwrap().insert(FORMAT_KEY, format).unwrap();
+    txn.commit().unwrap();
+}
+
+/// Puts a snapshot that no store wrote.
+#[cfg(test)]
+pub(super) fn set_snapshot(database: &Database, revision: Revision, bytes: &[u8]) {
+    let txn = database.begin_write().unwrap();
+    txn.open_table(SNAPSHOTS).unwrap().retain(|_, _| false).unwrap();
+    txn.open_table(SNAPSHOTS).unwrap().insert(revision, bytes).unwrap();
+    txn.commit().unwrap();
+}

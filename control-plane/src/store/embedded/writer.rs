@@ -1,12 +1,16 @@
 //! The one thread that commits. Batches that arrive while a commit runs share the next one: one sync for all.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use redb::Database;
+use redb::{Database, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
-use super::{Options, Shared, disk::Failed, file, tables};
+use super::{
+    Options, Shared,
+    disk::{Failed, Failure},
+    file, tables,
+};
 use crate::store::{
     error::AppendError,
     model::{Batch, Event, Revision},
@@ -38,6 +42,8 @@ pub(super) struct Writer {
     pub failed: Failed,
     /// The revision of the last snapshot.
     pub snapshot: Revision,
+    /// The disk was full, and so full that the file could not even be opened anew.
+    pub must_reopen: bool,
 }
 
 impl Writer {
@@ -94,6 +100,9 @@ impl Writer {
         if !self.has_room(bytes) {
             return Err(self.full());
         }
+        if self.must_reopen {
+            self.reopen(before)?;
+        }
         let interval = self.options.snapshot_every.max(after.len() as u64);
         let snapshot = (after.revision() - self.snapshot >= interval).then_some(after);
         let written = self.shared.with_database(|database| tables::write(database, events, snapshot));
@@ -115,46 +124,67 @@ impl Writer {
     }
 
     fn full(&self) -> AppendError {
-        AppendError::Full { path: self.shared.directory.join(file::NAME) }
+        AppendError::Full { path: self.path() }
     }
 
-    /// After a failed commit. If there was just no room, the file is opened anew at the last commit, and writes go on;
-    /// else they stop, and what is on the disk stays readable.
+    fn path(&self) -> PathBuf {
+        self.shared.directory.join(file::NAME)
+    }
+
+    /// After a failed commit. If there was just no room, writes go on from the last commit; else they stop.
     fn recover(&mut self, before: &State, error: &redb::Error) -> AppendError {
+        match self.failed.get().cloned() {
+            Some(failure) if failure.is_full() => {
+                warn!(file = %self.path().display(), "the disk is full: writes are rejected until there is room");
+                self.reopen(before).err().unwrap_or_else(|| self.full())
+            }
+            Some(failure) => self.stop(failure.error),
+            None => self.stop(Arc::new(std::io::Error::other(error.to_string()))),
+        }
+    }
+
+    /// Opens the file anew, at the last commit. Where even that needs room (a file system that never overwrites), it
+    /// is only read until the next attempt.
+    fn reopen(&mut self, before: &State) -> Result<(), AppendError> {
         // Dropped first: it holds the lock of the file.
         drop(self.shared.take());
-        let failure = self.failed.get().cloned();
-        let path = self.shared.directory.join(file::NAME);
-        if failure.as_ref().is_some_and(super::disk::Failure::is_full) {
-            match file::guarded(|| self.reopen(before)) {
-                Ok(database) => {
-                    warn!(file = %path.display(), "the disk is full: writes are rejected until there is room");
-                    self.shared.put(database);
-                    return self.full();
-                }
-                Err(fault) => error!(file = %path.display(), ?fault, "the store cannot be opened anew"),
+        let failed = Failed::default();
+        let opened = file::guarded(|| {
+            let database = file::open(&self.path(), Arc::clone(&self.options.fault), &failed)?;
+            if tables::head(&database.begin_read()?)? != before.head() {
+                return Err(redb::Error::Corrupted("it does not end with the last commit".into()).into());
             }
+            Ok(database)
+        });
+        let is_full = failed.get().is_some_and(Failure::is_full);
+        self.must_reopen = opened.is_err();
+        match opened {
+            Ok(database) => {
+                self.shared.put(database);
+                self.failed = failed;
+                Ok(())
+            }
+            Err(_) if is_full => {
+                self.read_only();
+                Err(self.full())
+            }
+            Err(fault) => Err(self.stop(Arc::new(std::io::Error::other(format!("opened anew: {fault:?}"))))),
         }
-        let why = failure.as_ref().map_or_else(|| error.to_string(), |failure| failure.error.to_string());
-        error!(file = %path.display(), why, "a commit failed: no writes are taken until a restart");
-        self.shared.stop(format!("a commit failed: {why}"));
-        match file::guarded(|| file::open_overlay(&path)) {
-            Ok(database) => self.shared.put(database),
-            Err(fault) => error!(file = %path.display(), ?fault, "the log cannot be read until a restart"),
-        }
-        let source = failure.map_or_else(|| Arc::new(std::io::Error::other(why)), |failure| failure.error);
-        AppendError::Io { source }
     }
 
-    /// The file again, if it ends where the last commit that we know of does.
-    fn reopen(&mut self, before: &State) -> Result<Database, tables::Fault> {
-        use redb::ReadableDatabase;
-        let path = self.shared.directory.join(file::NAME);
-        let (database, failed) = file::open(&path, Arc::clone(&self.options.fault))?;
-        if tables::head(&database.begin_read()?)? != before.head() {
-            return Err(redb::Error::Corrupted("it does not end with the last commit".into()).into());
+    /// Takes no more writes. Reads go on.
+    fn stop(&mut self, why: Arc<std::io::Error>) -> AppendError {
+        error!(file = %self.path().display(), %why, "a commit failed: no writes are taken until a restart");
+        self.shared.stop(format!("a commit failed: {why}"));
+        self.read_only();
+        AppendError::Io { source: why }
+    }
+
+    fn read_only(&self) {
+        drop(self.shared.take());
+        match file::guarded(|| file::open_overlay(&self.path())) {
+            Ok(database) => self.shared.put(database),
+            Err(fault) => error!(file = %self.path().display(), ?fault, "the log cannot be read until a restart"),
         }
-        self.failed = failed;
-        Ok(database)
     }
 }
