@@ -235,8 +235,9 @@ async fn rule_11_a_stream_ends_cleanly_after_half_an_hour_and_its_registration_s
     }
     let minutes = start.elapsed().as_secs() / 60;
     assert!((27..33).contains(&minutes), "{minutes}");
+    tokio::time::sleep(HAND_OVER / 2).await;
     let mut watch = server.registry.watch();
-    watch.mark_unchanged();
+    assert_eq!(watch.borrow_and_update().len(), 1, "still there");
     let _new = server.open(1).await.expect("let in");
     watch.changed().await.expect("the new lease");
     tokio::time::sleep(HAND_OVER * 2).await;
