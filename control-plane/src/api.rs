@@ -7,6 +7,7 @@ pub mod admit;
 pub mod body;
 mod columns;
 pub mod conditions;
+mod defaults;
 mod discovery;
 mod explain;
 mod history;
