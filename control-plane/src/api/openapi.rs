@@ -10,6 +10,7 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -106,6 +107,15 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
             }
             fields.insert("x-kubernetes-group-version-kind".into(), json!([group_version_kind(kind)]));
         }
+        // kube's derive leaves out what every object has.
+        let metadata = generator.subschema_for::<ObjectMeta>().to_value();
+        for (name, common) in
+            [("apiVersion", json!({ "type": "string" })), ("kind", json!({ "type": "string" })), ("metadata", metadata)]
+        {
+            if schema["properties"][name].is_null() {
+                schema["properties"][name] = common;
+            }
+        }
         found.insert(schema_name(kind), schema);
     }
     for (name, schema) in generator.take_definitions(true) {
@@ -113,9 +123,11 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
     }
     // What a kind of Weft's own is for stands with its spec.
     for kind in kinds::of(group, version).filter(|kind| kind.group == kinds::WEFT) {
-        let about = found.get(&format!("{}Spec", kind.kind)).map(|spec| spec["description"].clone());
+        let about = found
+            .get(&format!("{}Spec", kind.kind))
+            .and_then(|spec| spec["description"].as_str().map(|text| text.replace('`', "")));
         if let (Some(about), Some(schema)) = (about, found.get_mut(&schema_name(kind))) {
-            schema["description"] = about;
+            schema["description"] = about.into();
         }
     }
     for (schema, property, key) in MERGED {
