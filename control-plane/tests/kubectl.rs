@@ -285,7 +285,7 @@ fn a_watch_sees_changes_as_they_are_made() {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let until = Instant::now() + Duration::from_secs(30);
-    let mut wait = |text: &str| {
+    let wait = |text: &str| {
         loop {
             let line = lines.recv_timeout(until.saturating_duration_since(Instant::now()));
             let line = line.unwrap_or_else(|_| panic!("no line with {text:?}"));
