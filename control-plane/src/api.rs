@@ -9,6 +9,7 @@ mod columns;
 pub mod conditions;
 mod defaults;
 mod discovery;
+mod explain;
 mod history;
 pub mod kinds;
 mod mesh;
@@ -41,7 +42,7 @@ use tokio::sync::{Semaphore, watch as channel};
 
 use self::{objects::Pages, status::ApiError};
 use crate::{
-    push::{View, server::Proxies},
+    push::{View, proxies::Proxies},
     source::Problem,
     store::Store,
 };
@@ -124,6 +125,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/proxies", get(mesh::proxies))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
+        .route("/weft/v1/explain", get(explain::get))
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))

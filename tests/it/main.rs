@@ -1,17 +1,20 @@
 //! Whole-mesh tests with the real command: a control plane, workloads behind `weft run`, real programs, and the
 //! sidecars' own metrics as witnesses. Nothing here needs root or the network. A test whose program is not installed
-//! is left out and says so ([`programs`]).
+//! is left out and says so ([`needs`]).
 
 mod apps;
 mod basics;
 mod bulk;
 mod certificates;
+mod demo;
 mod http2;
 mod mesh;
 mod messages;
 mod needs;
 mod net;
 mod process;
+mod python;
 mod rotation;
 mod servers;
 mod truncation;
+mod tunnels;

@@ -13,6 +13,11 @@ pub fn program(test: &str, name: &str, args: &[&str]) -> bool {
     }
 }
 
+/// Whether `test` is left out for want of a Python module.
+pub fn python(test: &str, module: &str) -> bool {
+    program(test, "python3", &["-c", &format!("import {module}")])
+}
+
 /// Whether `test` is left out for want of Linux's /proc.
 pub fn proc(test: &str) -> bool {
     !Path::new("/proc/self/status").exists() && left_out(test, "there is no /proc here")

@@ -156,7 +156,7 @@ async fn an_answer_of_an_http1_app_that_ends_early_is_never_whole() {
 async fn an_answer_of_an_http2_app_that_ends_early_is_never_whole() {
     let go = Go::default();
     let address = app_http2(Arc::clone(&go)).await;
-    let resets = [Reason::CANCEL, Reason::INTERNAL_ERROR].map(Ending::Reset);
+    let resets = [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR].map(Ending::Reset);
     let endings: Vec<_> = [Ending::Whole, Ending::Cut].into_iter().chain(resets).collect();
     answers_of("http2", address, go, &endings).await;
 }
