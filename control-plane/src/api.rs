@@ -155,16 +155,4 @@ fn is_local(host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn only_loopback_hosts_are_served() {
-        for host in ["127.0.0.1:15014", "localhost:15014", "localhost", "[::1]:15014"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["", "evil.example", "evil.example:15014", "127.0.0.1.evil.example", "10.0.0.1:15014"] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
-}
+mod tests;
