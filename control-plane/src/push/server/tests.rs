@@ -173,12 +173,12 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
 async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let server = Server::new(100);
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
-    let big = || Compiled { bytes: "x".repeat(1 << 20).into(), aliases: Vec::new() };
+    let big = || Compiled { bytes: "x".repeat(1 << 22).into(), aliases: Vec::new() };
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
     server.view.send_modify(|view| *view = Arc::new(view.next(output)));
     let sidecar = server.open(1).await.expect("let in");
     server.registered(true).await;
-    // One response of a megabyte is in the transport, which nobody reads, one waits for it, and one is due.
+    // One response of four megabytes is in the transport, which nobody reads, one waits for it, and one is due.
     for kind in kinds {
         let request = DeltaDiscoveryRequest { type_url: kind.type_url().into(), ..subscribe("a/x") };
         sidecar.requests.send(request).await.expect("open");
