@@ -25,6 +25,7 @@ use crate::{
     },
     registry::{RESTORED, Registry},
     source::{Resources, Source},
+    store::Store,
 };
 
 /// Streams have this long to end when the control plane stops.
@@ -46,6 +47,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let token = if args.dev { Some(ca.dev_token(&data_dir, xds.local_addr()?.port())?) } else { None };
+    let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
@@ -74,7 +76,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState { proxies, view: reading, problems });
+    let router = api::router(ApiState::new(store, proxies, reading, problems));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

@@ -108,6 +108,11 @@ impl<IO> Rewind<IO> {
     pub const fn new(io: IO, prefix: BytesMut) -> Self {
         Self { prefix, io }
     }
+
+    /// The stream, without what was not replayed.
+    pub fn into_inner(self) -> IO {
+        self.io
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {

@@ -12,7 +12,7 @@ pub enum Phase {
     Running,
     /// Readiness is false and discovery says draining; new connections are still served, since peers learn it late.
     LameDuck,
-    /// Connections end after what they are doing.
+    /// Inbound connections end after what they are doing; those of the app go on, since it may still need them.
     Draining,
     /// The end.
     Stopped,
@@ -52,11 +52,6 @@ impl Drain {
     #[must_use]
     pub fn guard(&self) -> DrainGuard {
         DrainGuard(self.open.subscribe())
-    }
-
-    /// Returns when connections are to end.
-    pub async fn signaled(&self) {
-        self.reached(Phase::Draining).await;
     }
 
     /// Returns when the process is to end.
@@ -117,7 +112,7 @@ mod tests {
         let guard = drain.guard();
         let other = drain.clone();
         tokio::spawn(async move {
-            other.signaled().await;
+            other.reached(Phase::Draining).await;
             tokio::time::sleep(Duration::from_secs(3)).await;
             drop(guard);
         });

@@ -5,10 +5,13 @@ pub mod body;
 pub mod forward;
 pub mod reply;
 pub mod serve;
+pub mod websocket;
 
 /// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`. Set by the outbound
 /// sidecar, stripped by the inbound one, and by the outbound one when an app sends it.
 pub const CALLER_VERSION: http::HeaderName = http::HeaderName::from_static("x-weft-caller-version");
+/// Fields of a request head; more are answered with 431.
+pub const FIELDS: usize = 128;
 
 /// The request is gRPC, so that its errors must be.
 #[must_use]

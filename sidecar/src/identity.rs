@@ -15,10 +15,15 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use weft_policy::SpiffeId;
 use weft_proto::identity::{SignCertificateRequest, identity_client::IdentityClient};
-use weft_svid::{ClientAuth, Svid, TrustStore};
+use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
 use zeroize::Zeroizing;
 
+use crate::tunnel;
+
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A mesh connection takes no new streams after this time, give or take a tenth, so that load spreads and identities
+/// are checked again.
+pub const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// What one certificate gives the workers.
 pub struct MeshIdentity {
@@ -26,6 +31,8 @@ pub struct MeshIdentity {
     pub id: SpiffeId,
     /// For calls to other sidecars.
     pub client: Arc<rustls::ClientConfig>,
+    /// For tunnels to other sidecars.
+    pub tunnel: Arc<rustls::ClientConfig>,
     /// For calls from other sidecars.
     pub server: Arc<rustls::ServerConfig>,
     /// When it ends.
@@ -55,6 +62,15 @@ pub struct Enrolment {
     pub token: Option<PathBuf>,
     /// Roots, shared with the workers' TLS configurations.
     pub trust: TrustStore,
+}
+
+/// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never beyond the peer's
+/// certificate.
+#[must_use]
+pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
+    let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(random >> 56).unwrap_or(0)) / 255.0);
+    let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    (MAX_AGE.mul_f64(0.9) + jitter).min(left)
 }
 
 /// Reads a token file.
@@ -175,7 +191,13 @@ impl Enrolment {
         Ok(MeshIdentity {
             id: svid.identity.id.clone(),
             client: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[b"h2"])?),
-            server: Arc::new(weft_svid::server_config(svid, &self.trust, ClientAuth::Required, &[b"h2"])?),
+            tunnel: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[tunnel::ALPN])?),
+            server: Arc::new(weft_svid::server_config(
+                svid,
+                &self.trust,
+                ClientAuth::Required,
+                &[b"h2", tunnel::ALPN],
+            )?),
             not_after: svid.identity.not_after,
             generation,
         })

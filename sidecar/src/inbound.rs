@@ -5,41 +5,94 @@ mod request;
 mod tunnel;
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use http::{Method, Request};
+use http::Request;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use weft_policy::model::{InboundPort, ObjectName, Target, TlsMode, WorkloadConfig};
+use weft_policy::model::{InboundPort, ObjectName, Protocol, Target, TlsMode, WorkloadConfig};
 use weft_svid::PeerIdentity;
 
 use crate::{
     app::worker::Worker,
     detect::{self, Rewind},
+    drain::Phase,
     error::{ProxyError, Reason},
     http::serve,
-    listener, opaque,
+    identity, listener, opaque,
+    snapshot::SnapshotReader,
+    telemetry::HttpMetrics,
     upstream::{chain, connect_tcp},
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const DETECT: Duration = Duration::from_secs(5);
-/// A mesh connection is drained after this time, give or take a tenth.
-const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// What is known of an inbound connection.
 pub struct Connection {
     /// The peer's identity; `None` in plaintext.
-    pub peer: Option<PeerIdentity>,
-    /// The app port that this connection leads to, where the connection says it.
-    pub port: Option<u16>,
+    peer: Option<PeerIdentity>,
+    leads_to: LeadsTo,
+    snapshot: RefCell<SnapshotReader>,
+    /// The app port as of one inbound configuration; looked up anew when another one has come.
+    app: RefCell<Option<(Arc<WorkloadConfig>, App)>>,
+}
+
+/// What a connection says of where it leads.
+enum LeadsTo {
+    /// A plaintext front: this port of the app.
+    Port(u16),
+    /// The mesh listener: the service port that the SNI names.
+    Service(Option<Target>),
+}
+
+/// A port of the app.
+#[derive(Clone)]
+struct App {
+    port: u16,
+    protocol: Protocol,
+    metrics: HttpMetrics,
+}
+
+impl Connection {
+    fn new(worker: &Worker, peer: Option<PeerIdentity>, leads_to: LeadsTo) -> Self {
+        Self { peer, leads_to, snapshot: RefCell::new(worker.snapshot()), app: RefCell::default() }
+    }
+
+    /// Where a request on this connection goes now.
+    fn app(&self, worker: &Worker) -> Result<App, ProxyError> {
+        let mut snapshot = self.snapshot.borrow_mut();
+        let Some(workload) = snapshot.load().workload.as_ref() else {
+            return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
+        };
+        let mut cached = self.app.borrow_mut();
+        if let Some((of, app)) = &*cached
+            && Arc::ptr_eq(of, workload)
+        {
+            return Ok(app.clone());
+        }
+        let port = match &self.leads_to {
+            LeadsTo::Port(number) => {
+                declared(workload, *number).ok_or_else(|| unknown_port(&format!("port {number}")))?
+            }
+            LeadsTo::Service(target) => {
+                let port = target.as_ref().and_then(|target| app_port(workload, target));
+                port.ok_or_else(|| unknown_port("the SNI"))?
+            }
+        };
+        let metrics = worker.inbound_http(port.port, self.peer.is_some());
+        let app = App { port: port.port, protocol: port.protocol, metrics };
+        *cached = Some((Arc::clone(workload), app.clone()));
+        Ok(app)
+    }
 }
 
 /// A connection on the mesh listener.
@@ -57,27 +110,20 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
             return tracing::warn!(reason, detail, peer = ?from, "mesh connection refused");
         }
     };
-    let target = stream.get_ref().1.server_name().and_then(parse_sni);
-    let mut snapshot = worker.snapshot();
-    let port =
-        target.as_ref().and_then(|target| app_port(snapshot.load().workload.as_ref()?, target)).map(|port| port.port);
-    let age = lifetime(&worker, &peer);
-    let connection = Rc::new(Connection { peer: Some(peer), port });
+    let session = stream.get_ref().1;
+    let (tunnels, target) =
+        (session.alpn_protocol() == Some(crate::tunnel::ALPN), session.server_name().and_then(parse_sni));
+    let age = identity::connection_life(&peer, worker.random());
+    if tunnels {
+        return Box::pin(tunnel::serve(worker, stream, age)).await;
+    }
+    let connection = Rc::new(Connection::new(&worker, Some(peer), LeadsTo::Service(target)));
     let drain = worker.context.drain.clone();
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-        async move {
-            let tunnel =
-                request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none();
-            let response = if tunnel {
-                tunnel::run(&worker, request).await
-            } else {
-                request::run(&worker, &connection, request).await
-            };
-            Ok::<_, Infallible>(response)
-        }
+        async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
     };
-    if let Err(error) = serve::http2(stream, drain, age, handle).await {
+    if let Err(error) = serve::http2(stream, drain, Phase::Draining, age, handle).await {
         tracing::debug!(error = chain(&error), "mesh connection ended");
     }
 }
@@ -93,32 +139,33 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let protocol =
         workload.as_ref().and_then(|workload| declared(workload, port)).map(|port| port.protocol).unwrap_or_default();
     if protocol.is_opaque() {
-        return opaque_plaintext(&worker, port, io).await;
+        return Box::pin(opaque_plaintext(&worker, port, io)).await;
     }
     let Ok(detected) = detect::detect(&mut io, DETECT).await else { return };
     let io = Rewind::new(io, detected.prefix);
     let drain = worker.context.drain.clone();
-    let connection = Rc::new(Connection { peer: None, port: Some(port) });
+    let connection = Rc::new(Connection::new(&worker, None, LeadsTo::Port(port)));
     let opaque = !matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
     if opaque {
-        return opaque_plaintext(&worker, port, io).await;
+        return Box::pin(opaque_plaintext(&worker, port, io)).await;
     }
     let http2 = detected.protocol == detect::Protocol::Http2;
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
         async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
     };
-    let result =
-        if http2 { serve::http2(io, drain, MAX_AGE, handle).await } else { serve::http1(io, drain, handle).await };
+    let end = Phase::Draining;
+    let result = if http2 {
+        serve::http2(io, drain, end, identity::MAX_AGE, handle).await
+    } else {
+        serve::http1(io, drain, end, handle).await
+    };
     if let Err(error) = result {
         tracing::debug!(error = chain(&error), "plaintext connection ended");
     }
 }
 
-async fn opaque_plaintext<IO>(worker: &Worker, port: u16, io: IO)
-where
-    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
+async fn opaque_plaintext(worker: &Worker, port: u16, io: impl opaque::Stream) {
     let metrics = worker.inbound_tcp(port, false);
     let app = match connect_tcp(app_address(port)).await {
         Ok(app) => app,
@@ -164,14 +211,6 @@ fn refusal(error: &io::Error) -> &'static str {
         .and_then(|error| error.downcast_ref::<rustls::Error>())
         .is_some_and(|error| matches!(error, rustls::Error::InvalidMessage(_)));
     if plaintext { Reason::TlsPlaintext.as_str() } else { Reason::TlsHandshake.as_str() }
-}
-
-/// At most an hour with jitter, and never beyond the peer's certificate.
-fn lifetime(worker: &Worker, peer: &PeerIdentity) -> Duration {
-    let base = MAX_AGE.mul_f64(0.9);
-    let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(worker.random() >> 56).unwrap_or(0)) / 255.0);
-    let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-    (base + jitter).min(left)
 }
 
 /// `p<port>.<service>.<namespace>.weft`.
@@ -240,7 +279,7 @@ mod tests {
             id: ObjectName::new("shop", "ledger-1"),
             ports: vec![InboundPort {
                 port: 9000,
-                protocol: weft_policy::model::Protocol::Tcp,
+                protocol: Protocol::Tcp,
                 services: vec![target("shop/ledger", 5432)],
             }],
             tls_mode: TlsMode::Permissive,

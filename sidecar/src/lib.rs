@@ -17,4 +17,5 @@ pub mod outbound;
 pub mod probe;
 pub mod snapshot;
 pub mod telemetry;
+pub mod tunnel;
 pub mod upstream;

@@ -58,19 +58,20 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts until the drain begins. A connection for which `admit` has no permit is closed at once; an error of
+/// Accepts until the drain has reached `end`. A connection for which `admit` has no permit is closed at once; an error of
 /// accept (out of descriptors, above all) waits and goes on.
 pub async fn accept_loop<P>(
     listener: TcpListener,
     admit: impl Fn() -> Option<P>,
     drain: Drain,
+    end: Phase,
     on_connection: impl Fn(TcpStream, SocketAddr, P),
 ) {
     let mut failures = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.reached(Phase::Draining) => return,
+            () = drain.reached(end) => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -135,8 +136,34 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let listener = TcpListener::from_std(listener).expect("non-blocking");
         let none = || None::<()>;
-        tokio::spawn(accept_loop(listener, none, Drain::default(), |_, _, ()| unreachable!("nothing is admitted")));
+        tokio::spawn(accept_loop(listener, none, Drain::default(), Phase::Draining, |_, _, ()| {
+            unreachable!("nothing is admitted")
+        }));
         let mut client = TcpStream::connect(address).await.expect("accepted by the kernel");
         assert_eq!(client.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_listener_accepts_until_its_own_end_and_not_after() {
+        let listener = bind("127.0.0.1:0".parse().expect("an address"), false).expect("free");
+        let address = listener.local_addr().expect("bound");
+        let listener = TcpListener::from_std(listener).expect("non-blocking");
+        let (drain, (accepted, mut connections)) = (Drain::default(), tokio::sync::mpsc::unbounded_channel());
+        let accepting = accept_loop(
+            listener,
+            || Some(()),
+            drain.clone(),
+            Phase::Stopped,
+            move |stream, _, ()| {
+                accepted.send(stream).expect("the test waits");
+            },
+        );
+        let accepting = tokio::spawn(accepting);
+        drain.advance(Phase::Draining);
+        let _client = TcpStream::connect(address).await.expect("listening");
+        assert!(connections.recv().await.is_some(), "draining is not its end");
+        drain.advance(Phase::Stopped);
+        accepting.await.expect("no panic");
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }

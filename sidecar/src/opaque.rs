@@ -1,15 +1,13 @@
 //! Copying opaque bytes both ways: buffers that grow with the flow, half-close each way, an end for connections on
 //! which nothing moves.
 
+mod side;
+
 use std::{cell::Cell, fmt, io, time::Duration};
 
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::Instant,
-};
+pub use side::{Side, Sink, Source, Stream};
+use tokio::time::Instant;
 
-/// Sizes that a direction's buffer takes, one after the other, when a read fills it.
-const SIZES: [usize; 3] = [4 * 1024, 16 * 1024, 64 * 1024];
 /// A connection on which nothing moves.
 const IDLE: Duration = Duration::from_secs(3600);
 /// The other direction after one has ended.
@@ -33,28 +31,29 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Copies until both sides have ended. `forward` and `backward` are told of the bytes of a to b and b to a.
+/// Copies until both sides have ended. `forward` and `backward` are told of the bytes of a to b and b to a. A failure of
+/// one side reaches the other as a failure.
 ///
 /// # Errors
 /// When a side fails, or nothing moves for an hour, or for five minutes after one side has ended.
-pub async fn copy<A, B>(a: A, b: B, forward: impl Fn(u64), backward: impl Fn(u64)) -> Result<(), Failure>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut a_read, mut a_write) = tokio::io::split(a);
-    let (mut b_read, mut b_write) = tokio::io::split(b);
+pub async fn copy<A: Side, B: Side>(a: A, b: B, forward: impl Fn(u64), backward: impl Fn(u64)) -> Result<(), Failure> {
+    let ((mut from_a, mut to_a), (mut from_b, mut to_b)) = (a.split(), b.split());
     let activity = Activity { last: Cell::new(Instant::now()), ended: Cell::new(0) };
     let both = async {
         tokio::try_join!(
-            one_way(&mut a_read, &mut b_write, &forward, &activity),
-            one_way(&mut b_read, &mut a_write, &backward, &activity),
+            one_way(&mut from_a, &mut to_b, &forward, &activity),
+            one_way(&mut from_b, &mut to_a, &backward, &activity),
         )
     };
-    tokio::select! {
+    let result = tokio::select! {
         result = both => result.map(|_| ()).map_err(Failure::Io),
         () = activity.idle() => Err(Failure::Idle),
+    };
+    if result.is_err() {
+        A::abort(from_a, to_a);
+        B::abort(from_b, to_b);
     }
+    result
 }
 
 /// When something last moved, and how many directions have ended.
@@ -78,35 +77,53 @@ impl Activity {
 }
 
 async fn one_way(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
+    from: &mut impl Source,
+    to: &mut impl Sink,
     count: &impl Fn(u64),
     activity: &Activity,
 ) -> io::Result<()> {
-    let mut step = 0;
-    let mut buffer = vec![0; SIZES[step]];
-    loop {
-        let length = from.read(&mut buffer).await?;
+    while let Some(bytes) = from.next().await? {
         activity.last.set(Instant::now());
-        if length == 0 {
-            to.shutdown().await?;
-            activity.ended.set(activity.ended.get() + 1);
-            return Ok(());
-        }
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
+        let length = bytes.len();
+        to.send(bytes).await?;
+        from.passed(length);
         activity.last.set(Instant::now());
         count(u64::try_from(length).unwrap_or(u64::MAX));
-        if length == buffer.len() && step + 1 < SIZES.len() {
-            step += 1;
-            buffer.resize(SIZES[step], 0);
-        }
     }
+    activity.last.set(Instant::now());
+    activity.ended.set(activity.ended.get() + 1);
+    to.finish().await
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
     use super::*;
+
+    /// Two ends of a TCP connection.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.expect("connects"), far.expect("accepts").0)
+    }
+
+    #[tokio::test]
+    async fn a_reset_of_one_side_is_a_reset_of_the_other() {
+        let ((client, near), (far, mut server)) = (connection().await, connection().await);
+        let work = copy(near, far, |_| {}, |_| {});
+        let talk = async {
+            Stream::abort(client);
+            server.read(&mut [0; 16]).await
+        };
+        let (result, read) = tokio::join!(work, talk);
+        assert!(matches!(result, Err(Failure::Io(_))));
+        assert_eq!(read.expect_err("no end of the data").kind(), io::ErrorKind::ConnectionReset);
+    }
 
     #[tokio::test]
     async fn a_half_close_passes_and_the_answer_still_comes() {

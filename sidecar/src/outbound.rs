@@ -4,7 +4,7 @@
 mod exchange;
 mod opaque;
 
-use std::{convert::Infallible, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,10 +15,11 @@ use crate::{
     app::worker::Worker,
     config::Upstream,
     detect::{self, Rewind},
+    drain::Phase,
     error::{ProxyError, Reason},
     http::{body::Body, serve},
     listener,
-    snapshot::SnapshotReader,
+    snapshot::Snapshot,
 };
 
 /// How long the first call to a service may wait for discovery.
@@ -44,14 +45,10 @@ pub async fn by_host(worker: Rc<Worker>, io: TcpStream) {
 
 /// A connection on the local port of a declared upstream.
 pub async fn by_port(worker: Rc<Worker>, upstream: Rc<Upstream>, io: TcpStream) {
-    let mut snapshot = worker.snapshot();
-    let port =
-        find(&worker, &mut snapshot, &upstream.service).await.and_then(|service| upstream_port(&service, &upstream));
-    match port {
-        Ok(port) if port.protocol.is_opaque() => {
-            let target = Target { service: upstream.service.clone(), port: port.port };
-            opaque::serve(&worker, &target, io).await;
-        }
+    let found = find(&worker, &upstream.service).await.and_then(|(_, service)| upstream_target(&service, &upstream));
+    match found {
+        // Boxed, as what follows: a connection is one of the two, and is as large as the larger.
+        Ok((protocol, target)) if protocol.is_opaque() => Box::pin(opaque::serve(&worker, &target, io)).await,
         // An unknown service is answered per request: it may appear while the app keeps its connection.
         _ => serve_http(worker, io, Destination::Upstream(upstream)).await,
     }
@@ -71,18 +68,21 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
     let io = Rewind::new(io, detected.prefix);
     // Bytes that are no HTTP have no Host: only a local port says where they go.
     if let (false, Destination::Upstream(upstream)) = (http, &destination) {
-        return opaque_upstream(&worker, upstream, io).await;
+        return Box::pin(opaque_upstream(&worker, upstream, io)).await;
     }
-    let snapshot = std::cell::RefCell::new(worker.snapshot());
+    let snapshot = RefCell::new(worker.snapshot());
     let handle = move |request: Request<Incoming>| {
         let (worker, destination) = (Rc::clone(&worker), destination.clone());
-        let mut snapshot = snapshot.borrow_mut();
-        snapshot.load();
-        let snapshot = snapshot.clone();
+        let snapshot = Arc::clone(snapshot.borrow_mut().load());
         async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, destination, request).await) }
     };
-    let result =
-        if http2 { serve::http2(io, drain, MAX_AGE, handle).await } else { serve::http1(io, drain, handle).await };
+    // The app may need us until it is gone itself: its connections do not end with the drain.
+    let end = Phase::Stopped;
+    let result = if http2 {
+        serve::http2(io, drain, end, MAX_AGE, handle).await
+    } else {
+        serve::http1(io, drain, end, handle).await
+    };
     if let Err(error) = result {
         tracing::debug!(error = crate::upstream::chain(&error), "connection from the app ended");
     }
@@ -90,41 +90,35 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
 
 /// An undeclared port that turned out to be opaque.
 async fn opaque_upstream(worker: &Worker, upstream: &Upstream, io: Rewind<TcpStream>) {
-    let mut snapshot = worker.snapshot();
-    let found = find(worker, &mut snapshot, &upstream.service).await;
-    match found.and_then(|service| upstream_port(&service, upstream)) {
-        Ok(port) if port.protocol == Protocol::Undeclared => {
-            let target = Target { service: upstream.service.clone(), port: port.port };
-            opaque::serve(worker, &target, io).await;
-        }
-        Ok(port) => tracing::info!(
-            service = %upstream.service, protocol = port.protocol.as_str(),
+    let found = find(worker, &upstream.service).await;
+    match found.and_then(|(_, service)| upstream_target(&service, upstream)) {
+        Ok((Protocol::Undeclared, target)) => opaque::serve(worker, &target, io).await,
+        Ok((protocol, _)) => tracing::info!(
+            service = %upstream.service, protocol = protocol.as_str(),
             "connection closed: its first bytes are not the declared protocol"
         ),
         Err(error) => tracing::info!(service = %upstream.service, %error, "connection closed"),
     }
 }
 
-/// The service, asking discovery for it when it is not held.
-async fn find(
-    worker: &Worker,
-    snapshot: &mut SnapshotReader,
-    name: &ObjectName,
-) -> Result<std::sync::Arc<Service>, ProxyError> {
-    if let Some(service) = snapshot.load().services.get(name) {
-        return Ok(service.clone());
+/// The service and the snapshot that holds it, asking discovery for it when none does yet.
+async fn find(worker: &Worker, name: &ObjectName) -> Result<(Arc<Snapshot>, Arc<Service>), ProxyError> {
+    let mut reader = worker.snapshot();
+    let held = |snapshot: &Arc<Snapshot>| Some((Arc::clone(snapshot), Arc::clone(snapshot.services.get(name)?)));
+    if let Some(held) = held(reader.load()) {
+        return Ok(held);
     }
     worker.context.demand.want(name);
     let wait = async {
         loop {
-            let view = snapshot.load();
-            if let Some(service) = view.services.get(name) {
-                return Ok(service.clone());
+            let snapshot = reader.load();
+            if let Some(held) = held(snapshot) {
+                return Ok(held);
             }
-            if view.absent.contains(name) {
+            if snapshot.absent.contains(name) {
                 return Err(ProxyError::unsent(Reason::UnknownService, format!("no service {name} in the mesh")));
             }
-            if !snapshot.changed().await {
+            if !reader.changed().await {
                 return Err(ProxyError::unsent(Reason::Draining, "discovery has stopped"));
             }
         }
@@ -135,13 +129,19 @@ async fn find(
     })
 }
 
-fn upstream_port(service: &Service, upstream: &Upstream) -> Result<ServicePort, ProxyError> {
+/// The service port of a declared upstream: the one that it names, else the first.
+fn upstream_port<'a>(service: &'a Service, upstream: &Upstream) -> Result<&'a ServicePort, ProxyError> {
     let port = match upstream.port {
         Some(number) => service.port(number),
         None => service.ports.first(),
     };
-    port.cloned().ok_or_else(|| {
+    port.ok_or_else(|| {
         let wanted = upstream.port.map_or_else(String::new, |port| format!(" {port}"));
         ProxyError::unsent(Reason::UnknownPort, format!("service {} has no port{wanted}", service.id))
     })
+}
+
+fn upstream_target(service: &Service, upstream: &Upstream) -> Result<(Protocol, Target), ProxyError> {
+    let port = upstream_port(service, upstream)?;
+    Ok((port.protocol, Target { service: service.id.clone(), port: port.port }))
 }

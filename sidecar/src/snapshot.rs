@@ -33,6 +33,15 @@ pub struct Snapshot {
     pub workload: Option<Arc<WorkloadConfig>>,
 }
 
+impl Snapshot {
+    /// The mesh listeners of all endpoints.
+    #[must_use]
+    pub fn mesh_addresses(&self) -> HashSet<SocketAddr> {
+        let endpoints = self.clusters.values().flat_map(|cluster| cluster.endpoints.iter());
+        endpoints.filter_map(|state| state.endpoint.mesh.as_ref().map(|mesh| mesh.address)).collect()
+    }
+}
+
 /// The endpoints of one service port, as of one snapshot.
 pub struct Cluster {
     /// Which service port.

@@ -2,6 +2,9 @@
 //! connection and send; nothing here knows of routes or retries.
 
 mod connect;
+#[cfg(test)]
+mod tests;
+mod tunnel;
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,6 +25,7 @@ use weft_policy::{
 };
 
 pub use connect::tcp as connect_tcp;
+use tunnel::Carrier;
 
 use crate::{
     error::{ProxyError, Reason},
@@ -36,9 +40,6 @@ const IDLE: Duration = Duration::from_secs(3);
 const IDLE_PER_KEY: usize = 256;
 /// Streams on one HTTP/2 connection; then another connection is made.
 const STREAMS: u32 = 100;
-/// An HTTP/2 connection takes no new stream after this time, so that load spreads and identities are re-checked.
-const MAX_AGE: Duration = Duration::from_secs(3600);
-
 /// Where a connection leads and what is spoken on it. Connections with equal keys are interchangeable.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Key {
@@ -62,8 +63,8 @@ pub enum Key {
 
 /// A connection or stream in use by one exchange.
 pub enum Lease {
-    /// A whole HTTP/1.1 connection.
-    Http1(Key, http1::SendRequest<Body>),
+    /// A whole HTTP/1.1 connection, and the pool that it goes back to.
+    Http1(Rc<Pool>, http1::SendRequest<Body>),
     /// One stream of an HTTP/2 connection.
     Http2(http2::SendRequest<Body>, StreamGuard),
 }
@@ -79,25 +80,25 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<Body>,
     streams: Rc<Cell<u32>>,
-    made: Instant,
+    /// No new stream from here on.
+    until: Instant,
+}
+
+/// The connections of one key.
+#[derive(Default)]
+pub struct Pool {
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Shared>>,
+    carriers: RefCell<Vec<Carrier>>,
+    /// One dial at a time on HTTP/2, so that a burst makes one connection.
+    dialing: tokio::sync::Mutex<()>,
 }
 
 /// The pools of one worker.
 pub struct Pools {
     identity: IdentityReceiver,
     telemetry: Telemetry,
-    idle: RefCell<HashMap<Key, Vec<Idle>>>,
-    shared: RefCell<HashMap<Key, Vec<Shared>>>,
-    /// One dial at a time for each HTTP/2 key, so that a burst makes one connection.
-    dialing: RefCell<HashMap<Key, Rc<tokio::sync::Mutex<()>>>>,
-}
-
-/// A request that failed, with the request itself when not a byte of it was sent.
-pub struct Failed {
-    /// Why.
-    pub error: ProxyError,
-    /// The request, to be sent elsewhere.
-    pub request: Option<Box<Request<Body>>>,
+    pools: RefCell<HashMap<Key, Rc<Pool>>>,
 }
 
 impl Key {
@@ -124,7 +125,7 @@ impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(identity: IdentityReceiver, telemetry: Telemetry) -> Self {
-        Self { identity, telemetry, idle: RefCell::default(), shared: RefCell::default(), dialing: RefCell::default() }
+        Self { identity, telemetry, pools: RefCell::default() }
     }
 
     /// A connection for one exchange: a pooled one if there is one, else a new one.
@@ -132,77 +133,76 @@ impl Pools {
     /// # Errors
     /// Whatever kept a new connection from being made; nothing was sent.
     pub async fn lease(&self, key: &Key) -> Result<Lease, ProxyError> {
+        let pool = self.pool(key);
+        match pool.lease(key.is_http2()) {
+            Some(lease) => Ok(lease),
+            // Rare, and its state is large: boxed, so that the future of every request is not as large.
+            None => Box::pin(self.dial(key, pool)).await,
+        }
+    }
+
+    fn pool(&self, key: &Key) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.get(key) {
+            return Rc::clone(pool);
+        }
+        Rc::clone(pools.entry(key.clone()).or_default())
+    }
+
+    async fn dial(&self, key: &Key, pool: Rc<Pool>) -> Result<Lease, ProxyError> {
         if !key.is_http2() {
-            if let Some(lease) = self.idle_connection(key) {
-                return Ok(lease);
-            }
             let sender = self.counted(key, connect::http1(key).await)?;
-            return Ok(Lease::Http1(key.clone(), sender));
+            return Ok(Lease::Http1(pool, sender));
         }
-        if let Some(lease) = self.shared_stream(key) {
+        let _turn = pool.dialing.lock().await;
+        if let Some(lease) = pool.stream() {
             return Ok(lease);
         }
-        let turn = Rc::clone(self.dialing.borrow_mut().entry(key.clone()).or_default());
-        let _turn = turn.lock().await;
-        if let Some(lease) = self.shared_stream(key) {
-            return Ok(lease);
-        }
-        let sender = self.counted(key, connect::http2(key, &self.identity).await)?;
+        let (sender, life) = self.counted(key, connect::http2(key, &self.identity).await)?;
         let streams = Rc::new(Cell::new(0));
-        let mut shared = self.shared.borrow_mut();
-        shared.entry(key.clone()).or_default().push(Shared {
-            sender: sender.clone(),
-            streams: Rc::clone(&streams),
-            made: Instant::now(),
-        });
+        let until = Instant::now() + life;
+        pool.shared.borrow_mut().push(Shared { sender: sender.clone(), streams: Rc::clone(&streams), until });
         Ok(Lease::Http2(sender, StreamGuard::new(streams)))
     }
 
-    /// Gives back what an exchange has used to its end.
-    pub fn give_back(&self, lease: Lease) {
-        let Lease::Http1(key, sender) = lease else { return };
-        if sender.is_closed() {
-            return;
+    /// A tunnel to a service port, on a connection of tunnels to its endpoint.
+    ///
+    /// # Errors
+    /// Whatever kept it from being opened; no byte was sent.
+    pub async fn tunnel(
+        &self,
+        mesh: &MeshAddress,
+        target: &Target,
+    ) -> Result<(crate::tunnel::Tunnel, StreamGuard), ProxyError> {
+        let key = Key::mesh(mesh, target);
+        let pool = self.pool(&key);
+        if let Some(carrier) = pool.carrier() {
+            return carrier.open(target).await;
         }
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(key).or_default();
-        if list.len() < IDLE_PER_KEY {
-            list.push(Idle { sender, since: Instant::now() });
+        let turn = pool.dialing.lock().await;
+        if let Some(carrier) = pool.carrier() {
+            return carrier.open(target).await;
         }
+        let carrier = self.counted(&key, connect::carrier(mesh, target, &self.identity).await)?;
+        pool.carriers.borrow_mut().push(carrier.clone());
+        drop(turn);
+        carrier.open(target).await
     }
 
-    /// Drops what is idle for too long or closed, and the keys that nothing uses. Called once a second.
+    /// Drops what is idle for too long, too old or closed, and the pools that nothing uses. Called once a second.
     pub fn sweep(&self) {
-        self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
-            !list.is_empty()
+        self.pools.borrow_mut().retain(|_, pool| {
+            pool.sweep();
+            Rc::strong_count(pool) > 1 || !pool.is_empty()
         });
-        self.shared.borrow_mut().retain(|_, list| {
-            list.retain(|shared| {
-                !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.made.elapsed() < MAX_AGE)
-            });
-            !list.is_empty()
-        });
-        self.dialing.borrow_mut().retain(|_, turn| Rc::strong_count(turn) > 1);
     }
 
-    fn idle_connection(&self, key: &Key) -> Option<Lease> {
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(key)?;
-        while let Some(Idle { sender, since }) = list.pop() {
-            if since.elapsed() < IDLE && !sender.is_closed() {
-                return Some(Lease::Http1(key.clone(), sender));
-            }
-        }
-        None
-    }
-
-    fn shared_stream(&self, key: &Key) -> Option<Lease> {
-        let shared = self.shared.borrow();
-        let free = shared.get(key)?.iter().find(|shared| {
-            !shared.sender.is_closed() && shared.streams.get() < STREAMS && shared.made.elapsed() < MAX_AGE
-        })?;
-        Some(Lease::Http2(free.sender.clone(), StreamGuard::new(Rc::clone(&free.streams))))
+    /// Closes the mesh connections to addresses that are not `live`, once their streams have ended.
+    pub fn keep_live(&self, live: impl Fn(&SocketAddr) -> bool) {
+        self.pools.borrow_mut().retain(|key, _| match key {
+            Key::Mesh { address, .. } => live(address),
+            Key::Plain { .. } => true,
+        });
     }
 
     fn counted<T>(&self, key: &Key, result: Result<T, ProxyError>) -> Result<T, ProxyError> {
@@ -217,30 +217,80 @@ impl Pools {
     }
 }
 
+impl Pool {
+    fn lease(self: &Rc<Self>, http2: bool) -> Option<Lease> {
+        if http2 {
+            return self.stream();
+        }
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { sender, since }) = idle.pop() {
+            if since.elapsed() < IDLE && !sender.is_closed() {
+                return Some(Lease::Http1(Rc::clone(self), sender));
+            }
+        }
+        None
+    }
+
+    fn stream(&self) -> Option<Lease> {
+        let shared = self.shared.borrow();
+        let now = Instant::now();
+        let free = shared
+            .iter()
+            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < STREAMS && now < shared.until)?;
+        Some(Lease::Http2(free.sender.clone(), StreamGuard::new(Rc::clone(&free.streams))))
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+        self.shared
+            .borrow_mut()
+            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || now < shared.until));
+        self.carriers.borrow_mut().retain(Carrier::is_open);
+    }
+
+    fn carrier(&self) -> Option<Carrier> {
+        self.carriers.borrow().iter().find(|carrier| carrier.is_free()).cloned()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.carriers.borrow().is_empty()
+    }
+}
+
 impl Lease {
-    /// Sends a request and waits for the response head.
+    /// Sends a request and waits for the response head. After an error `request` holds it again when not a byte of it
+    /// was sent.
     ///
     /// # Errors
-    /// The failure, with the request when nothing of it was sent.
-    pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
-        let sent = match self {
-            Self::Http1(_, sender) => {
-                if let Err(error) = sender.ready().await {
-                    return Err(Failed { error: classify(&error, true), request: Some(Box::new(request)) });
-                }
-                sender.try_send_request(request).await
-            }
-            Self::Http2(sender, _) => {
-                if let Err(error) = sender.ready().await {
-                    return Err(Failed { error: classify(&error, true), request: Some(Box::new(request)) });
-                }
-                sender.try_send_request(request).await
-            }
+    /// Why there is no response.
+    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
+        let ready = match self {
+            Self::Http1(_, sender) => sender.ready().await,
+            Self::Http2(sender, _) => sender.ready().await,
         };
-        sent.map_err(|mut error| {
-            let request = error.take_message().map(Box::new);
-            Failed { error: classify(error.error(), request.is_some()), request }
+        ready.map_err(|error| classify(&error, true))?;
+        let Some(sent) = request.take() else {
+            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
+        };
+        // Two kinds of future: each is polled where it is made, so that the request is not kept twice.
+        let result = match self {
+            Self::Http1(_, sender) => sender.try_send_request(sent).await,
+            Self::Http2(sender, _) => sender.try_send_request(sent).await,
+        };
+        result.map_err(|mut error| {
+            *request = error.take_message();
+            classify(error.error(), request.is_some())
         })
+    }
+
+    /// Gives back what an exchange has used to its end.
+    pub fn give_back(self) {
+        let Self::Http1(pool, sender) = self else { return };
+        let mut idle = pool.idle.borrow_mut();
+        if !sender.is_closed() && idle.len() < IDLE_PER_KEY {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use weft_policy::{balance::Nanos, limits::Gauge};
 use crate::{
     config::{SidecarConfig, Upstream},
     discovery::Demand,
-    drain::Drain,
+    drain::{Drain, Phase},
     identity::IdentityReceiver,
     inbound, listener, outbound,
     snapshot::{Snapshot, SnapshotReader},
@@ -77,6 +77,7 @@ pub struct Worker {
     random: RefCell<SmallRng>,
     inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
     inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
+    unrouted: [HttpMetrics; 2],
 }
 
 impl Clock {
@@ -96,12 +97,14 @@ impl Clock {
 impl Worker {
     fn new(context: WorkerContext, clock: Clock) -> Self {
         let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
+        let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
             pools,
             clock,
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),
+            unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
             context,
         }
     }
@@ -123,6 +126,15 @@ impl Worker {
         let mut cache = self.inbound_http.borrow_mut();
         let telemetry = &self.context.telemetry;
         cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
+    }
+
+    /// Handles for requests that were answered before it was clear whom they were for.
+    #[must_use]
+    pub const fn unrouted(&self, direction: Direction) -> &HttpMetrics {
+        match direction {
+            Direction::Inbound => &self.unrouted[0],
+            Direction::Outbound => &self.unrouted[1],
+        }
     }
 
     /// Handles for opaque connections to an app port.
@@ -187,54 +199,77 @@ fn run(context: WorkerContext, sockets: Sockets, clock: Clock) -> io::Result<()>
         let drain = context.drain.clone();
         let worker = Rc::new(Worker::new(context, clock));
         serve(&worker, sockets)?;
-        let pools = Rc::clone(&worker.pools);
-        spawn_local(async move {
-            let mut tick = tokio::time::interval(Duration::from_secs(1));
-            loop {
-                tick.tick().await;
-                pools.sweep();
-            }
-        });
+        spawn_local(keep_pools(Rc::clone(&worker)));
         drain.stopped().await;
         Ok(())
     })
 }
 
+/// Once a second: connections that are too old, idle or closed go; so do those to endpoints that have left.
+async fn keep_pools(worker: Rc<Worker>) {
+    let mut reader = worker.snapshot();
+    let mut seen = None;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tick.tick().await;
+        let snapshot = reader.load();
+        if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
+            let live = snapshot.mesh_addresses();
+            worker.pools.keep_live(|address| live.contains(address));
+            seen = Some(Arc::clone(snapshot));
+        }
+        worker.pools.sweep();
+    }
+}
+
+/// Inbound listeners end when the drain begins. The app may need its outbound ones until it is gone itself.
 fn serve(worker: &Rc<Worker>, sockets: Sockets) -> io::Result<()> {
     let gauge = Arc::new(Gauge::new(CONNECTIONS));
-    accept(worker, &gauge, sockets.outbound, |worker, io| async move { outbound::by_host(worker, io).await })?;
-    accept(worker, &gauge, sockets.mesh, |worker, io| async move { inbound::mesh(worker, io).await })?;
+    let open = |socket, end| -> io::Result<Accepting> {
+        Ok(Accepting {
+            worker: Rc::clone(worker),
+            gauge: Arc::clone(&gauge),
+            socket: TcpListener::from_std(socket)?,
+            end,
+        })
+    };
+    open(sockets.mesh, Phase::Draining)?.run(inbound::mesh);
+    for (port, socket) in sockets.inbound {
+        open(socket, Phase::Draining)?.run(move |worker, io| inbound::plaintext(worker, port, io));
+    }
+    open(sockets.outbound, Phase::Stopped)?.run(outbound::by_host);
     for (upstream, socket) in sockets.upstreams {
         let upstream = Rc::new(upstream);
-        accept(worker, &gauge, socket, move |worker, io| outbound::by_port(worker, Rc::clone(&upstream), io))?;
-    }
-    for (port, socket) in sockets.inbound {
-        accept(worker, &gauge, socket, move |worker, io| inbound::plaintext(worker, port, io))?;
+        open(socket, Phase::Stopped)?.run(move |worker, io| outbound::by_port(worker, Rc::clone(&upstream), io));
     }
     Ok(())
 }
 
-/// Accepts on one socket; each connection is a task of this worker.
-fn accept<H, F>(worker: &Rc<Worker>, gauge: &Arc<Gauge>, socket: std::net::TcpListener, handle: H) -> io::Result<()>
-where
-    H: Fn(Rc<Worker>, tokio::net::TcpStream) -> F + 'static,
-    F: Future<Output = ()> + 'static,
-{
-    let socket = TcpListener::from_std(socket)?;
-    let (worker, gauge) = (Rc::clone(worker), Arc::clone(gauge));
-    let drain = worker.context.drain.clone();
-    spawn_local(listener::accept_loop(
-        socket,
-        move || gauge.try_acquire(),
-        drain.clone(),
-        move |io, _peer, permit| {
+/// One listening socket of a worker.
+struct Accepting {
+    worker: Rc<Worker>,
+    gauge: Arc<Gauge>,
+    socket: TcpListener,
+    end: Phase,
+}
+
+impl Accepting {
+    /// Accepts in a task; each connection is a task of this worker.
+    fn run<H, F>(self, handle: H)
+    where
+        H: Fn(Rc<Worker>, tokio::net::TcpStream) -> F + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let Self { worker, gauge, socket, end } = self;
+        let drain = worker.context.drain.clone();
+        let admit = move || gauge.try_acquire();
+        spawn_local(listener::accept_loop(socket, admit, drain.clone(), end, move |io, _peer, permit| {
             let connection = handle(Rc::clone(&worker), io);
             let guard = drain.guard();
             spawn_local(async move {
                 connection.await;
                 drop((permit, guard));
             });
-        },
-    ));
-    Ok(())
+        }));
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     pin::Pin,
-    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -12,15 +11,13 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
-use crate::{
-    app::worker::Clock,
-    error::Reason,
-    snapshot::EndpointState,
-    telemetry::HttpMetrics,
-    upstream::{Lease, Pools},
-};
+use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
+
+/// A body on which nothing moves for this time ends with [`BodyError::Idle`].
+const IDLE: Duration = Duration::from_secs(300);
 
 /// A request or response body.
 pub struct Body {
@@ -31,7 +28,51 @@ pub struct Body {
 enum Kind {
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
+    Incoming(FromPeer),
+}
+
+/// A body that a peer sends.
+struct FromPeer {
+    incoming: Incoming,
+    ends: Ends,
+    /// From the first wait on: when something last moved, and the timer. `None` before, and for ever when the body
+    /// may be silent for as long as it likes.
+    idle: Option<Box<Idle>>,
+    may_be_silent: bool,
+}
+
+struct Idle {
+    moved: tokio::time::Instant,
+    /// Moved since the last look, so that a busy body costs no timer operation.
+    busy: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What an end without END_STREAM means. hyper gives a stream that was reset with NO_ERROR as one that
+/// ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ends {
+    /// HTTP/1.1: the framing says where the body ends, and hyper checks it.
+    Framed,
+    /// HTTP/2, a body that only its sender can end: without END_STREAM it was cut.
+    Stream,
+    /// HTTP/2, the response to a request whose body may still be on its way: RFC 9113 section 8.1 lets a server reset
+    /// that with NO_ERROR after a complete response. Only a Content-Length tells whether the response was cut.
+    EarlyResponse,
+}
+
+/// Why a body did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection or the stream failed.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The stream was reset before its end.
+    #[error("the peer reset the stream before the end of the body")]
+    Cut,
+    /// Nothing moved.
+    #[error("nothing of the body moved for {IDLE:?}")]
+    Idle,
 }
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
@@ -46,10 +87,8 @@ pub struct Finish {
     pub reason: Option<Reason>,
     /// The endpoint's books.
     pub load: Option<LoadGuard>,
-    /// The upstream connection or stream.
+    /// The upstream connection or stream; given back when the exchange is complete.
     pub lease: Option<Lease>,
-    /// Where an HTTP/1.1 lease goes back to.
-    pub pools: Option<Rc<Pools>>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
     /// The whole body has passed.
@@ -91,8 +130,10 @@ impl Drop for Finish {
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
         }
-        if let (true, Some(pools), Some(lease)) = (self.complete, self.pools.take(), self.lease.take()) {
-            pools.give_back(lease);
+        if self.complete
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
         }
     }
 }
@@ -110,10 +151,10 @@ impl Body {
         Self { kind: Kind::Full(bytes.into()), finish: None }
     }
 
-    /// What a peer sends.
+    /// What a peer sends. `may_be_silent` turns the idle time off.
     #[must_use]
-    pub const fn incoming(incoming: Incoming) -> Self {
-        Self { kind: Kind::Incoming(incoming), finish: None }
+    pub const fn incoming(incoming: Incoming, ends: Ends, may_be_silent: bool) -> Self {
+        Self { kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }), finish: None }
     }
 
     /// Attaches what happens at the end.
@@ -133,12 +174,12 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
             Kind::Empty => None,
@@ -147,19 +188,19 @@ impl http_body::Body for Body {
                 this.kind = Kind::Empty;
                 if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) }
             }
-            Kind::Incoming(incoming) => match Pin::new(incoming).poll_frame(context) {
+            Kind::Incoming(from_peer) => match from_peer.poll(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(frame))) => Some(Ok(without_forbidden_trailers(frame))),
-                Poll::Ready(other) => other,
+                Poll::Ready(frame) => frame,
             },
         };
         match &frame {
             None => this.ended(),
             Some(Ok(_)) if this.kind.is_end_stream() => this.ended(),
             Some(Ok(_)) => {}
-            Some(Err(_)) => {
+            Some(Err(error)) => {
                 if let Some(finish) = &mut this.finish {
-                    finish.reason = Some(Reason::ConnectionTerminated);
+                    let idle = matches!(error, BodyError::Idle);
+                    finish.reason = Some(if idle { Reason::IdleTimeout } else { Reason::ConnectionTerminated });
                 }
             }
         }
@@ -174,7 +215,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Incoming(from_peer) => from_peer.incoming.size_hint(),
         }
     }
 }
@@ -184,8 +225,64 @@ impl Kind {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
         }
+    }
+}
+
+impl FromPeer {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Pending if self.may_be_silent => Poll::Pending,
+            Poll::Pending => self.idle.get_or_insert_default().poll(context).map(|()| Some(Err(BodyError::Idle))),
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(idle) = &mut self.idle {
+                    idle.busy = true;
+                }
+                // Trailers are the end, whatever is said of the stream afterwards.
+                if frame.is_trailers() {
+                    self.ends = Ends::Framed;
+                }
+                Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) if self.was_cut() => Poll::Ready(Some(Err(BodyError::Cut))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
+    }
+
+    fn was_cut(&self) -> bool {
+        if self.ends == Ends::Framed || self.incoming.is_end_stream() {
+            return false;
+        }
+        match self.incoming.size_hint().exact() {
+            Some(left) => left > 0,
+            None => self.ends == Ends::Stream,
+        }
+    }
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        let moved = tokio::time::Instant::now();
+        Self { moved, busy: false, timer: Box::pin(tokio::time::sleep_until(moved + IDLE)) }
+    }
+}
+
+impl Idle {
+    /// Ready when nothing has moved for the idle time.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.busy) {
+            self.moved = tokio::time::Instant::now();
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            let end = self.moved + IDLE;
+            if tokio::time::Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 }
 
@@ -198,3 +295,6 @@ fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
         Err(data) => data,
     }
 }
+
+#[cfg(test)]
+mod tests;

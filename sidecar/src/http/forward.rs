@@ -1,26 +1,27 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
+};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
 
 use super::{
-    CALLER_VERSION,
-    body::{Body, Finish},
-    is_grpc,
+    CALLER_VERSION, FIELDS,
+    body::{Body, Ends, Finish},
+    is_grpc, websocket,
 };
 use crate::{
+    drain::DrainGuard,
     error::{ProxyError, Reason},
     opaque,
 };
 
-/// A request in canonical form, ready to be sent on any kind of leg.
+/// What was found in a request besides its headers and body.
 pub struct Received {
-    /// Headers and, in extensions, whatever hyper needs. The URI is set for each leg.
-    pub parts: request::Parts,
     /// As the caller sent it.
     pub method: Method,
     /// Host, lower-case, and port.
@@ -36,7 +37,14 @@ pub struct Received {
     /// The caller expects gRPC.
     pub grpc: bool,
     host: HeaderValue,
-    on_upgrade: Option<OnUpgrade>,
+    switch: Option<Switch>,
+}
+
+/// What it takes to leave HTTP on the caller's connection.
+struct Switch {
+    on_upgrade: OnUpgrade,
+    /// `Sec-WebSocket-Key` of a caller in HTTP/1.1.
+    key: Option<HeaderValue>,
 }
 
 /// A request refused before anything else looked at it.
@@ -48,11 +56,12 @@ pub struct Refused {
 }
 
 impl Received {
-    /// Canonicalises a request or refuses it.
+    /// Canonicalises a request or refuses it. The request that comes back is ready for [`Received::leg`].
     ///
     /// # Errors
     /// The rule that the request breaks.
-    pub fn new(mut request: Request<Incoming>) -> Result<(Self, Incoming), Refused> {
+    pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
+        few_fields(request.headers())?;
         let on_upgrade = hyper::upgrade::on(&mut request);
         let grpc = is_grpc(request.headers());
         let (mut parts, body) = request.into_parts();
@@ -66,9 +75,10 @@ impl Received {
         } else {
             canonical.framing
         };
-        let on_upgrade = canonical.upgrade.is_some().then_some(on_upgrade);
+        let switch = canonical
+            .upgrade
+            .map(|_| Switch { on_upgrade, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() });
         let received = Self {
-            parts,
             method,
             authority: canonical.host,
             path,
@@ -77,9 +87,11 @@ impl Received {
             version,
             grpc,
             host,
-            on_upgrade,
+            switch,
         };
-        Ok((received, body))
+        let ends = if version == Version::HTTP_2 { Ends::Stream } else { Ends::Framed };
+        let body = if received.is_bodyless() { Body::empty() } else { Body::incoming(body, ends, grpc) };
+        Ok((received, Request::from_parts(parts, body)))
     }
 
     /// No body follows, so that the request can be sent again.
@@ -88,12 +100,13 @@ impl Received {
         matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
-    /// The request for one leg. `http2` is the version of that leg; `parts` comes from [`Received::parts`] or from an
+    /// The request for one leg. `http2` is the version of that leg; `request` comes from [`Received::new`] or from an
     /// earlier try.
     ///
     /// # Errors
     /// When Host and path do not make a URI.
-    pub fn leg(&self, mut parts: request::Parts, http2: bool, body: Body) -> Result<Request<Body>, ProxyError> {
+    pub fn leg(&self, request: Request<Body>, http2: bool) -> Result<Request<Body>, ProxyError> {
+        let (mut parts, body) = request.into_parts();
         let invalid = |error: http::Error| ProxyError::unsent(Reason::BadRequest, format!("host and path: {error}"));
         parts.headers.remove(header::HOST);
         parts.headers.remove(header::CONTENT_LENGTH);
@@ -124,15 +137,21 @@ impl Received {
         Ok(Request::from_parts(parts, body))
     }
 
-    /// The answer for the caller: canonical, with the upgrade completed when there is one.
+    /// The answer for the caller: canonical, with the upgrade completed when there is one; `guard` is for the time
+    /// that the upgraded connection lives.
     ///
     /// # Errors
     /// What the answer of the upstream breaks.
-    pub fn answer(&mut self, response: Response<Incoming>, mut finish: Finish) -> Result<Response<Body>, ProxyError> {
-        if self.upgrade.is_some()
-            && (response.status() == 101 || response.version() == Version::HTTP_2 && response.status().is_success())
-        {
-            return Ok(self.switch(response, finish));
+    pub fn answer(
+        &mut self,
+        response: Response<Incoming>,
+        mut finish: Finish,
+        guard: impl FnOnce() -> DrainGuard,
+    ) -> Result<Response<Body>, ProxyError> {
+        let switches =
+            response.status() == 101 || response.version() == Version::HTTP_2 && response.status().is_success();
+        if switches && let Some(switch) = self.switch.take() {
+            return Ok(switch.join(response, self.version, finish, guard()));
         }
         if response.status() == 101 {
             finish.metrics = None;
@@ -153,43 +172,71 @@ impl Received {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         parts.version = self.version;
-        Ok(Response::from_parts(parts, Body::incoming(body).with_finish(finish)))
+        let ends = match (version == Version::HTTP_2, self.is_bodyless()) {
+            (false, _) => Ends::Framed,
+            (true, true) => Ends::Stream,
+            (true, false) => Ends::EarlyResponse,
+        };
+        Ok(Response::from_parts(parts, Body::incoming(body, ends, self.grpc).with_finish(finish)))
     }
+}
 
+impl Switch {
     /// Joins both sides of an upgrade; bytes flow once both legs have switched.
-    fn switch(&mut self, mut response: Response<Incoming>, finish: Finish) -> Response<Body> {
-        let far = hyper::upgrade::on(&mut response);
-        if let Some(near) = self.on_upgrade.take() {
-            tokio::task::spawn_local(async move {
-                match futures_util::future::try_join(near, far).await {
-                    Ok((near, far)) => {
-                        let mut finish = finish;
-                        finish.complete = true;
-                        let (near, far) = (TokioIo::new(near), TokioIo::new(far));
-                        if let Err(error) = opaque::copy(near, far, |_| {}, |_| {}).await {
-                            tracing::debug!(%error, "upgraded connection ended");
-                        }
-                        // The connection was an upgrade's: it does not go back to a pool.
-                        finish.pools = None;
+    fn join(
+        self,
+        mut response: Response<Incoming>,
+        version: Version,
+        finish: Finish,
+        guard: DrainGuard,
+    ) -> Response<Body> {
+        let (near, far) = (self.on_upgrade, hyper::upgrade::on(&mut response));
+        tokio::task::spawn_local(async move {
+            // The whole of it belongs to this task, whose end is the exchange's.
+            let mut finish = finish;
+            match futures_util::future::try_join(near, far).await {
+                Ok((near, far)) => {
+                    finish.complete = true;
+                    let (near, far) = (TokioIo::new(near), TokioIo::new(far));
+                    if let Err(error) = opaque::copy(near, far, |_| {}, |_| {}).await {
+                        tracing::debug!(%error, "upgraded connection ended");
                     }
-                    Err(error) => tracing::debug!(%error, "upgrade failed"),
+                    // The connection was an upgrade's: it does not go back to a pool.
+                    finish.lease = None;
                 }
-            });
-        }
+                Err(error) => tracing::debug!(%error, "upgrade failed"),
+            }
+            drop(guard);
+        });
         let mut answer = Response::new(Body::empty());
         *answer.headers_mut() = std::mem::take(response.headers_mut());
         let headers = answer.headers_mut();
         headers.remove(header::CONNECTION);
         headers.remove(header::UPGRADE);
-        if self.version == Version::HTTP_2 {
+        if version == Version::HTTP_2 {
+            headers.remove(header::SEC_WEBSOCKET_ACCEPT);
             *answer.status_mut() = StatusCode::OK;
         } else {
+            if let Some(key) = &self.key {
+                websocket::ensure_accept(headers, key);
+            }
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
         answer
     }
+}
+
+/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own field is not the caller's:
+/// what one sidecar takes, the next one takes too.
+fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
+    let fields = headers.len() - usize::from(headers.contains_key(CALLER_VERSION));
+    if fields <= FIELDS {
+        return Ok(());
+    }
+    let detail = format!("{fields} fields: at most {FIELDS} are accepted");
+    Err(Refused { error: ProxyError::unsent(Reason::HeaderTooLarge, detail), status: Reason::HeaderTooLarge.status() })
 }
 
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.
@@ -201,18 +248,37 @@ fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
         parts.method = Method::GET;
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        websocket::ensure_key(&mut parts.headers);
     }
 }
 
 /// Says in a mesh request which HTTP version the caller's app used.
-pub fn mark_caller_version(parts: &mut request::Parts, version: Version) {
+pub fn mark_caller_version(request: &mut Request<Body>, version: Version) {
     let value = if version == Version::HTTP_2 { "2" } else { "1" };
-    parts.headers.insert(CALLER_VERSION, HeaderValue::from_static(value));
+    request.headers_mut().insert(CALLER_VERSION, HeaderValue::from_static(value));
 }
 
 impl From<Violation> for Refused {
     fn from(violation: Violation) -> Self {
         let detail = format!("{}: {}", violation.rule, violation.detail);
         Self { error: ProxyError::unsent(Reason::BadRequest, detail), status: violation.status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_at_most_128_fields_beside_the_meshs_own() {
+        let fields = |count: usize| -> HeaderMap {
+            let name = |n| http::HeaderName::from_bytes(format!("x-{n}").as_bytes()).expect("valid");
+            (0..count).map(|n| (name(n), HeaderValue::from(n))).collect()
+        };
+        let mut full = fields(FIELDS);
+        full.insert(CALLER_VERSION, HeaderValue::from_static("1"));
+        assert!(few_fields(&full).is_ok());
+        let refused = few_fields(&fields(FIELDS + 1)).expect_err("too many");
+        assert_eq!((refused.status, refused.error.reason), (431, Reason::HeaderTooLarge));
     }
 }

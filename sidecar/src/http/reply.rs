@@ -6,17 +6,13 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use super::body::Body;
 use crate::error::ProxyError;
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// RFC 9209.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// The response for a failure. `grpc` says that the caller expects gRPC; `status` overrides the reason's own.
 #[must_use]
 pub fn error(error: &ProxyError, grpc: bool, status: Option<u16>) -> Response<Body> {
-    let proxy_status = format!(
-        "weft; error={}; details=\"{}\"",
-        error.reason.proxy_status(),
-        quoted(&format!("{}: {}", error.reason.as_str(), error.detail))
-    );
-    let proxy_status = HeaderValue::from_str(&proxy_status).unwrap_or(HeaderValue::from_static("weft"));
+    let proxy_status = HeaderValue::from_str(&proxy_status(error)).unwrap_or(HeaderValue::from_static("weft"));
     let text = format!("weft: {error}\n");
     let mut response = if grpc { Response::new(Body::empty()) } else { Response::new(Body::full(text)) };
     let headers = response.headers_mut();
@@ -34,6 +30,13 @@ pub fn error(error: &ProxyError, grpc: bool, status: Option<u16>) -> Response<Bo
         *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     }
     response
+}
+
+/// What `Proxy-Status` says of a failure.
+#[must_use]
+pub fn proxy_status(error: &ProxyError) -> String {
+    let details = quoted(&format!("{}: {}", error.reason.as_str(), error.detail));
+    format!("weft; error={}; details=\"{details}\"", error.reason.proxy_status())
 }
 
 /// Text for an sf-string (RFC 8941 section 3.3.3): printable ASCII, quotes and backslashes escaped.

@@ -8,12 +8,11 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::body::Body;
-use crate::drain::Drain;
+use super::{FIELDS, body::Body};
+use crate::drain::{Drain, Phase};
 
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_BYTES_H2: u32 = 64 * 1024;
-const FIELDS: usize = 128;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 250;
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -38,8 +37,8 @@ where
     }
 }
 
-/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain says so.
-pub async fn http1<IO, S, F>(io: IO, drain: Drain, handle: S) -> hyper::Result<()>
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`.
+pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
@@ -58,13 +57,13 @@ where
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+        () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }
 
-/// Serves HTTP/2 until the connection ends; GOAWAY when the drain says so or after `max_age`.
-pub async fn http2<IO, S, F>(io: IO, drain: Drain, max_age: Duration, handle: S) -> hyper::Result<()>
+/// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or after `max_age`.
+pub async fn http2<IO, S, F>(io: IO, drain: Drain, end: Phase, max_age: Duration, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
@@ -86,7 +85,7 @@ where
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = drain.signaled() => connection.as_mut().graceful_shutdown(),
+        () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
         () = tokio::time::sleep(max_age) => connection.as_mut().graceful_shutdown(),
     }
     connection.await

@@ -1,35 +1,113 @@
-//! Opaque bytes from the mesh: a CONNECT stream becomes a TCP connection to the app.
+//! Opaque bytes from the mesh: each CONNECT stream of a tunnel connection becomes a TCP connection to the app.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{self, Connection, SendResponse},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
-use super::{app_address, app_port, parse_authority, unknown_port};
+use super::{HANDSHAKE, app_address, app_port, parse_authority, unknown_port};
 use crate::{
     app::worker::Worker,
+    drain::Phase,
     error::{ProxyError, Reason},
-    http::{body::Body, reply},
+    http::reply,
     opaque,
-    upstream::connect_tcp,
+    telemetry::TcpMetrics,
+    tunnel::{self, Tunnel},
+    upstream::{chain, connect_tcp},
 };
 
-/// Answers a CONNECT; on success the bytes flow in a task of their own.
-pub async fn run(worker: &Rc<Worker>, request: Request<Incoming>) -> Response<Body> {
-    match open(worker, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::info!(%error, "tunnel refused");
-            reply::error(&error, false, None)
+/// Tunnels on one connection.
+const STREAMS: u32 = 250;
+/// Streams that a peer may open and reset before the connection is ended.
+const RESETS: usize = 20;
+
+/// Serves a connection of tunnels until it ends; no new ones after `life` or once the drain has begun.
+pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration) {
+    let handshake = server::Builder::new()
+        .initial_window_size(tunnel::STREAM_WINDOW)
+        .initial_connection_window_size(tunnel::CONNECTION_WINDOW)
+        .max_send_buffer_size(tunnel::SEND_BUFFER)
+        .max_header_list_size(tunnel::HEAD_BYTES)
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(RESETS)
+        .handshake(io);
+    let mut connection: Connection<_, Bytes> = match tokio::time::timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(error = chain(&error), "no HTTP/2 on a tunnel connection"),
+        Err(_) => return tracing::debug!("no HTTP/2 on a tunnel connection in time"),
+    };
+    let open = Rc::new(Cell::new(0_u32));
+    let drain = worker.context.drain.clone();
+    let ends = async {
+        tokio::select! {
+            () = drain.reached(Phase::Draining) => {}
+            () = tokio::time::sleep(life) => {}
+        }
+    };
+    let dead = tunnel::dead(connection.ping_pong(), || open.get() > 0);
+    let (mut ends, mut dead, mut ending) = (std::pin::pin!(ends), std::pin::pin!(dead), false);
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = &mut ends, if !ending => {
+                connection.graceful_shutdown();
+                ending = true;
+                continue;
+            }
+            () = &mut dead => return tracing::info!("no answer to PING: tunnel connection dropped"),
+        };
+        match accepted {
+            None => return,
+            Some(Err(error)) => return tracing::debug!(error = chain(&error), "tunnel connection ended"),
+            Some(Ok((request, respond))) => {
+                let (worker, open) = (Rc::clone(&worker), Rc::clone(&open));
+                open.set(open.get() + 1);
+                tokio::task::spawn_local(async move {
+                    run(&worker, request, respond).await;
+                    open.set(open.get() - 1);
+                });
+            }
         }
     }
 }
 
-async fn open(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+/// One tunnel, or the answer that refuses it.
+async fn run(worker: &Worker, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (app, metrics) = match open(worker, &request).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::info!(%error, "tunnel refused");
+            let _ = respond.send_response(refusal(&error), true);
+            return;
+        }
+    };
+    let open = metrics.opened();
+    let result = match respond.send_response(Response::new(()), false) {
+        Ok(send) => {
+            let tunnel = Tunnel::new(send, request.into_body());
+            opaque::copy(tunnel, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes)).await
+        }
+        Err(error) => Err(opaque::Failure::Io(std::io::Error::other(error))),
+    };
+    let reason = result.err().map(|error| {
+        tracing::debug!(%error, "tunnel ended");
+        Reason::ConnectionTerminated
+    });
+    open.closed(reason);
+}
+
+/// The app's connection for a tunnel.
+async fn open(worker: &Worker, request: &Request<RecvStream>) -> Result<(TcpStream, TcpMetrics), ProxyError> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
-    let target = parse_authority(authority).ok_or_else(|| {
-        let detail = format!("CONNECT to {authority:?}: expected <service>.<namespace>:<port>");
+    let target = parse_authority(authority).filter(|_| request.method() == Method::CONNECT).ok_or_else(|| {
+        let detail = format!("{} {authority:?}: expected CONNECT <service>.<namespace>:<port>", request.method());
         ProxyError::unsent(Reason::BadRequest, detail)
     })?;
     let mut snapshot = worker.snapshot();
@@ -38,23 +116,19 @@ async fn open(worker: &Rc<Worker>, mut request: Request<Incoming>) -> Result<Res
     };
     let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?.port;
     let metrics = worker.inbound_tcp(port, true);
-    let app = connect_tcp(app_address(port)).await.inspect_err(|error| {
-        metrics.refused(error.reason);
-    })?;
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::task::spawn_local(async move {
-        let open = metrics.opened();
-        let result = match upgraded.await {
-            Ok(near) => {
-                let near = TokioIo::new(near);
-                opaque::copy(near, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes)).await.is_ok()
-            }
-            Err(error) => {
-                tracing::debug!(%error, "tunnel was not opened");
-                false
-            }
-        };
-        open.closed((!result).then_some(Reason::ConnectionTerminated));
-    });
-    Ok(Response::new(Body::empty()))
+    match connect_tcp(app_address(port)).await {
+        Ok(app) => Ok((app, metrics)),
+        Err(error) => {
+            metrics.refused(error.reason);
+            Err(error)
+        }
+    }
+}
+
+fn refusal(error: &ProxyError) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(error.reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let value = HeaderValue::from_str(&reply::proxy_status(error)).unwrap_or(HeaderValue::from_static("weft"));
+    response.headers_mut().insert(reply::PROXY_STATUS, value);
+    response
 }

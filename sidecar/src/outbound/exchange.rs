@@ -1,17 +1,19 @@
 //! One request from the app: the straight line from head to answer, with its retries.
 
 use std::{
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, Response, header, request};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
+use smallvec::SmallVec;
 use weft_policy::{
     balance,
     limits::Permit,
-    model::{ObjectName, Protocol, RouteRule, Target},
+    model::{ObjectName, Protocol, RouteRule, Service, Target},
     retry,
     routing::RequestView,
 };
@@ -26,35 +28,52 @@ use crate::{
         forward::{Received, mark_caller_version},
         reply,
     },
-    snapshot::{Cluster, EndpointState, SnapshotReader},
-    upstream::{Failed, Key},
+    snapshot::{Cluster, EndpointState, Snapshot},
+    telemetry::Direction,
+    upstream::{Key, Lease},
 };
 
 /// Tries of one request: the first and two retries.
 const TRIES: u32 = 3;
 
-/// Serves one request.
+/// Serves one request; `snapshot` is the newest one.
 pub async fn run(
     worker: Rc<Worker>,
-    mut snapshot: SnapshotReader,
+    snapshot: Arc<Snapshot>,
     destination: Destination,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
     // 1, 2: canonicalise or reject before anything else looks at the request.
-    let (mut received, body) = match Received::new(request) {
+    let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
+            worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
-    received.parts.headers.remove(CALLER_VERSION);
+    request.headers_mut().remove(CALLER_VERSION);
     // 3 to 6: service, route, backend, cluster.
-    let plan = match plan(&worker, &mut snapshot, &destination, &received).await {
+    let planned = match service_name(&worker, &snapshot, &destination, &received) {
+        Ok(name) => match snapshot.services.get(&name) {
+            Some(service) => plan(&worker, &snapshot, service, &destination, &received, request.headers()),
+            // Only the first call to a service: boxed, so that the future of every request is not as large.
+            None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
+                plan(&worker, &snapshot, &service, &destination, &received, request.headers())
+            }),
+        },
+        Err(error) => Err(error),
+    };
+    drop(snapshot);
+    let plan = match planned {
         Ok(plan) => plan,
-        Err(error) => return reply::error(&error, received.grpc, None),
+        Err(error) => {
+            let metrics = worker.unrouted(Direction::Outbound);
+            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            return reply::error(&error, received.grpc, None);
+        }
     };
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
@@ -63,12 +82,12 @@ pub async fn run(
         return reply::error(&error, received.grpc, None);
     };
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
-    let tries = Tries { worker: &worker, plan: &plan, started, failed: Vec::new(), mtls: false };
     let grpc = received.grpc;
-    let work = tries.run(&mut received, body, permit);
+    let tries = Tries { worker: &worker, plan: &plan, started, failed: SmallVec::new(), mtls: false };
+    let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Some(limit) => within(limit, work.as_mut()).await.unwrap_or_else(|| {
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
             plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
             Err(error)
@@ -88,39 +107,46 @@ struct Plan {
     try_timeout: Option<Duration>,
 }
 
-async fn plan(
+/// Which service a request is for.
+fn service_name(
     worker: &Worker,
-    snapshot: &mut SnapshotReader,
+    snapshot: &Snapshot,
     destination: &Destination,
     received: &Received,
+) -> Result<ObjectName, ProxyError> {
+    match destination {
+        Destination::Upstream(upstream) => Ok(upstream.service.clone()),
+        Destination::Host => by_host(worker, snapshot, &received.authority.host),
+    }
+}
+
+fn plan(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    service: &Service,
+    destination: &Destination,
+    received: &Received,
+    headers: &HeaderMap,
 ) -> Result<Plan, ProxyError> {
-    let (service, port) = match destination {
-        Destination::Upstream(upstream) => {
-            let service = find(worker, snapshot, &upstream.service).await?;
-            let port = upstream_port(&service, upstream)?;
-            (service, port)
-        }
+    let port = match destination {
+        Destination::Upstream(upstream) => upstream_port(service, upstream)?,
         Destination::Host => {
-            let name = by_host(worker, snapshot, &received.authority.host)?;
-            let service = find(worker, snapshot, &name).await?;
-            let number = received.authority.port.unwrap_or(80);
-            let port =
-                service.port(number).or_else(|| received.authority.port.is_none().then(|| service.ports.first())?);
-            let port = port.cloned().ok_or_else(|| {
-                ProxyError::unsent(Reason::UnknownPort, format!("service {name} has no port {number}"))
-            })?;
-            (service, port)
+            let named = received.authority.port;
+            let port = service.port(named.unwrap_or(80)).or_else(|| named.is_none().then(|| service.ports.first())?);
+            port.ok_or_else(|| {
+                let detail = format!("service {} has no port {}", service.id, named.unwrap_or(80));
+                ProxyError::unsent(Reason::UnknownPort, detail)
+            })?
         }
     };
-    let own = Target { service: service.id.clone(), port: port.port };
     let (target, rule) = match &port.routing {
-        None => (own, None),
+        None => (Target { service: service.id.clone(), port: port.port }, None),
         Some(routing) => {
             let view = RequestView {
                 method: &received.method,
                 path: received.path.path(),
                 query: received.path.query(),
-                headers: &received.parts.headers,
+                headers,
             };
             let rule = routing
                 .find(&view)
@@ -128,7 +154,7 @@ async fn plan(
             (backend(worker, rule)?, Some(rule))
         }
     };
-    let cluster = snapshot.load().clusters.get(&target).cloned().ok_or_else(|| {
+    let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
         ProxyError::unsent(
             Reason::InvalidBackend,
             format!("backend {} port {} is not known", target.service, target.port),
@@ -149,8 +175,8 @@ fn backend(worker: &Worker, rule: &RouteRule) -> Result<Target, ProxyError> {
 }
 
 /// The service that a Host names: one that is held, else one of the four forms of a service's name.
-fn by_host(worker: &Worker, snapshot: &mut SnapshotReader, host: &str) -> Result<ObjectName, ProxyError> {
-    if let Some(name) = snapshot.load().hosts.get(host) {
+fn by_host(worker: &Worker, snapshot: &Snapshot, host: &str) -> Result<ObjectName, ProxyError> {
+    if let Some(name) = snapshot.hosts.get(host) {
         return Ok(name.clone());
     }
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);
@@ -160,12 +186,28 @@ fn by_host(worker: &Worker, snapshot: &mut SnapshotReader, host: &str) -> Result
     })
 }
 
+/// The result of `work`, or `None` when the time is over. The timer is boxed: most requests have none.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut timer = Box::pin(tokio::time::sleep(limit));
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = &mut timer => None,
+    }
+}
+
+/// Why a request is sent again.
+struct Retry {
+    reason: &'static str,
+    unsent: bool,
+}
+
 /// The tries of one request.
 struct Tries<'a> {
     worker: &'a Rc<Worker>,
     plan: &'a Plan,
     started: Instant,
-    failed: Vec<Arc<EndpointState>>,
+    failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
 }
 
@@ -173,59 +215,56 @@ impl Tries<'_> {
     async fn run(
         mut self,
         received: &mut Received,
-        body: Incoming,
+        request: Request<Body>,
         permit: Permit,
     ) -> Result<Response<Body>, ProxyError> {
         let shared = &self.plan.cluster.shared;
         shared.budget.request(self.worker.clock.now());
-        let again = received.is_bodyless() && retry::idempotent(&received.method, &received.parts.headers);
-        let mut body = if received.is_bodyless() { Some(Body::empty()) } else { Some(Body::incoming(body)) };
-        let mut head = Some(std::mem::replace(&mut received.parts, Request::new(()).into_parts().0));
-        let mut permit = Some(permit);
+        let again = received.is_bodyless() && retry::idempotent(&received.method, request.headers());
+        let spare = again.then(|| head(&request));
+        let mut request = Some(request);
         let mut number = 0;
         loop {
             number += 1;
-            let parts = if again { head.clone() } else { head.take() };
-            let (Some(parts), Some(sent)) = (parts, body.take()) else {
-                return Err(self.fail(ProxyError::new(Reason::Internal, "the request was already sent")));
-            };
-            let error = match self.attempt(received, parts, sent).await {
+            let retry = match self.attempt(received, &mut request).await {
                 Ok((response, mut finish)) => {
                     let retriable = matches!(response.status().as_u16(), 502..=504);
                     if !(retriable && again && number < TRIES && shared.budget.try_retry(self.worker.clock.now())) {
-                        finish.permit = permit.take();
-                        return received.answer(response, finish).map_err(|error| self.fail(error));
+                        finish.permit = Some(permit);
+                        let guard = || self.worker.context.drain.guard();
+                        return received.answer(response, finish, guard).map_err(|error| self.fail(error));
                     }
                     finish.metrics = None;
-                    body = Some(Body::empty());
-                    ProxyError::new(Reason::ConnectionTerminated, format!("answered {}", response.status()))
+                    Retry { reason: "gateway_error", unsent: false }
                 }
-                Err(Failed { error, request }) => {
-                    if let (true, Some(request)) = (error.unsent, request) {
-                        let (parts, unsent) = request.into_parts();
-                        head = Some(parts);
-                        body = Some(unsent);
-                    } else if again {
-                        body = Some(Body::empty());
-                    }
-                    let possible = body.is_some() && (error.unsent || again) && error.reason != Reason::NoEndpoints;
-                    if number == TRIES || !possible || !shared.budget.try_retry(self.worker.clock.now()) {
+                Err(error) => {
+                    let possible = request.is_some() && error.unsent || again;
+                    // A try of which nothing was sent costs no server anything, so it takes nothing from the budget.
+                    if number == TRIES
+                        || !possible
+                        || error.reason == Reason::NoEndpoints
+                        || !error.unsent && !shared.budget.try_retry(self.worker.clock.now())
+                    {
                         return Err(self.fail(error));
                     }
-                    error
+                    Retry { reason: error.reason.as_str(), unsent: error.unsent }
                 }
             };
-            self.pause(number, &error).await;
+            // Rare: boxed, so that the future of every request does not hold a timer.
+            Box::pin(self.pause(number, retry)).await;
+            if request.is_none() {
+                request = spare.as_ref().map(head);
+            }
         }
     }
 
     /// Counts the retry and backs off; a request of which nothing was sent goes elsewhere at once.
-    async fn pause(&self, number: u32, error: &ProxyError) {
+    async fn pause(&self, number: u32, retry: Retry) {
         let target = self.plan.cluster.target.service.as_str();
-        let labels = [("target", target), ("reason", error.reason.as_str())];
+        let labels = [("target", target), ("reason", retry.reason)];
         let telemetry = &self.worker.context.telemetry;
         telemetry.counter("weft_upstream_retries_total", "Retries sent", &labels).increment(1);
-        if !error.unsent {
+        if !retry.unsent {
             tokio::time::sleep(retry::backoff(number, self.worker.random())).await;
         }
     }
@@ -236,40 +275,27 @@ impl Tries<'_> {
         error
     }
 
-    /// One try: endpoint, connection, request, response head.
+    /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
+    /// not a byte of it was sent.
     async fn attempt(
         &mut self,
         received: &Received,
-        mut parts: request::Parts,
-        body: Body,
-    ) -> Result<(Response<Incoming>, Finish), Failed> {
+        request: &mut Option<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Finish), ProxyError> {
         let cluster = &self.plan.cluster;
-        let picked = {
-            let excluded =
-                |endpoint: &Arc<EndpointState>| self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
-            balance::pick(&cluster.endpoints, excluded, self.worker.clock.now(), || self.worker.random()).cloned()
-        };
-        let Some(endpoint) = picked.or_else(|| self.failed.first().cloned()) else {
-            let detail = format!("service {} has no healthy endpoint", cluster.target.service);
-            return Err(Failed { error: ProxyError::unsent(Reason::NoEndpoints, detail), request: None });
-        };
-        let key = match &endpoint.endpoint.mesh {
-            Some(mesh) => Key::mesh(mesh, &cluster.target),
-            None => {
-                let http2 = self.plan.protocol.is_http2()
-                    || !matches!(self.plan.protocol, Protocol::Http | Protocol::Http1)
-                        && received.version == http::Version::HTTP_2;
-                Key::Plain { address: endpoint.address, http2 }
-            }
-        };
+        let endpoint = self.pick()?;
+        let key = self.key(&endpoint, received);
         self.mtls = key.is_mesh();
+        let Some(mut leg) = request.take() else {
+            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
+        };
         if self.mtls {
-            mark_caller_version(&mut parts, received.version);
+            mark_caller_version(&mut leg, received.version);
         }
+        *request = Some(received.leg(leg, key.is_http2())?);
         let mut load = LoadGuard::new(Arc::clone(&endpoint), self.worker.clock);
         let begun = Instant::now();
-        let result = self.exchange(received, parts, body, &key).await;
-        match result {
+        match self.exchange(&key, request).await {
             Ok((response, lease)) => {
                 load.observe(begun.elapsed(), response.status().is_server_error());
                 if response.status().is_server_error() {
@@ -282,41 +308,83 @@ impl Tries<'_> {
                     reason: None,
                     load: Some(load),
                     lease: Some(lease),
-                    pools: Some(Rc::clone(&self.worker.pools)),
                     permit: None,
                     complete: false,
                 };
                 Ok((response, finish))
             }
-            Err(failed) => {
+            Err(error) => {
                 load.observe(begun.elapsed(), true);
                 self.failed.push(endpoint);
-                Err(failed)
+                Err(error)
             }
         }
     }
 
+    /// An endpoint that has not failed this request, else the one that failed first.
+    fn pick(&self) -> Result<Arc<EndpointState>, ProxyError> {
+        let cluster = &self.plan.cluster;
+        let excluded = |endpoint: &Arc<EndpointState>| self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
+        let picked = balance::pick(&cluster.endpoints, excluded, self.worker.clock.now(), || self.worker.random());
+        picked.or(self.failed.first()).cloned().ok_or_else(|| {
+            let detail = format!("service {} has no healthy endpoint", cluster.target.service);
+            ProxyError::unsent(Reason::NoEndpoints, detail)
+        })
+    }
+
+    fn key(&self, endpoint: &EndpointState, received: &Received) -> Key {
+        if let Some(mesh) = &endpoint.endpoint.mesh {
+            return Key::mesh(mesh, &self.plan.cluster.target);
+        }
+        let protocol = self.plan.protocol;
+        let http2 = protocol.is_http2()
+            || !matches!(protocol, Protocol::Http | Protocol::Http1) && received.version == http::Version::HTTP_2;
+        Key::Plain { address: endpoint.address, http2 }
+    }
+
     async fn exchange(
         &self,
-        received: &Received,
-        parts: request::Parts,
-        body: Body,
         key: &Key,
-    ) -> Result<(Response<Incoming>, crate::upstream::Lease), Failed> {
-        let http2 = key.is_http2();
-        let request = received.leg(parts, http2, body).map_err(|error| Failed { error, request: None })?;
-        let mut lease = match self.worker.pools.lease(key).await {
-            Ok(lease) => lease,
-            Err(error) => return Err(Failed { error, request: Some(Box::new(request)) }),
+        request: &mut Option<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+        let mut lease = self.worker.pools.lease(key).await?;
+        let response = {
+            let mut sending = pin!(lease.send(request));
+            match self.plan.try_timeout {
+                None => sending.await,
+                Some(limit) => within(limit, sending.as_mut()).await.unwrap_or_else(|| {
+                    Err(ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}")))
+                }),
+            }
         };
-        let sending = lease.send(request);
-        let response = match self.plan.try_timeout {
-            None => sending.await?,
-            Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
-                let error = ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}"));
-                Err(Failed { error, request: None })
-            })?,
-        };
-        Ok((response, lease))
+        Ok((response?, lease))
+    }
+}
+
+/// A request with the same head and no body.
+fn head(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A future is moved and allocated whole for every request. The bounds are only ever lowered.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let size = size_of_future(run);
+        assert!(size <= 4200, "{size} bytes");
+        assert!(size_of::<Body>() <= 176 && size_of::<Received>() <= 200);
     }
 }

@@ -3,21 +3,17 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::{Method, Request};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 use weft_policy::{balance, model::Target};
 
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::body::{Body, LoadGuard},
+    http::body::LoadGuard,
     opaque,
     snapshot::{Cluster, EndpointState},
-    upstream::{Key, Lease, connect_tcp},
+    tunnel::Tunnel,
+    upstream::{StreamGuard, connect_tcp},
 };
 
 const TRIES: usize = 3;
@@ -25,11 +21,11 @@ const TRIES: usize = 3;
 /// The far end of an opaque connection.
 enum Remote {
     Plain(TcpStream),
-    Mesh(Box<TokioIo<hyper::upgrade::Upgraded>>, Lease),
+    Mesh(Tunnel, StreamGuard),
 }
 
 /// Serves one opaque connection to `target`.
-pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, target: &Target, io: IO) {
+pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO) {
     let mut snapshot = worker.snapshot();
     let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
         return tracing::debug!(service = %target.service, port = target.port, "no such service port");
@@ -48,23 +44,15 @@ pub async fn serve<IO: AsyncRead + AsyncWrite + Unpin>(worker: &Worker, target: 
     }
 }
 
-async fn copy<IO: AsyncRead + AsyncWrite + Unpin>(
-    cluster: &Cluster,
-    io: IO,
-    remote: Remote,
-    mut load: LoadGuard,
-    started: Instant,
-) {
+async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, mut load: LoadGuard, started: Instant) {
     load.observe(started.elapsed(), false);
     let mtls = matches!(remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
     let open = metrics.opened();
     let result = match remote {
         Remote::Plain(remote) => opaque::copy(io, remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await,
-        Remote::Mesh(remote, lease) => {
-            let result = opaque::copy(io, *remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await;
-            drop(lease);
-            result
+        Remote::Mesh(tunnel, _guard) => {
+            opaque::copy(io, tunnel, |sent| metrics.sent(sent), |got| metrics.received(got)).await
         }
     };
     let reason = result.err().map(|failure| {
@@ -87,7 +75,10 @@ async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGua
             Ok(remote) => return Ok((remote, load)),
             Err(error) => {
                 load.observe(std::time::Duration::ZERO, true);
-                failed.push(Arc::clone(endpoint));
+                // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
+                if error.reason != Reason::ConnectionTerminated {
+                    failed.push(Arc::clone(endpoint));
+                }
                 last = error;
             }
         }
@@ -96,25 +87,11 @@ async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGua
 }
 
 async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {
-    let Some(mesh) = &endpoint.endpoint.mesh else {
-        return Ok(Remote::Plain(connect_tcp(endpoint.address).await?));
-    };
-    let target = &cluster.target;
-    let mut lease = worker.pools.lease(&Key::mesh(mesh, target)).await?;
-    let authority = format!("{}.{}:{}", target.service.name(), target.service.namespace(), target.port);
-    let request = Request::builder()
-        .method(Method::CONNECT)
-        .uri(authority)
-        .version(http::Version::HTTP_2)
-        .body(Body::empty())
-        .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
-    let response = lease.send(request).await.map_err(|failed| failed.error)?;
-    if !response.status().is_success() {
-        let detail = format!("{}: CONNECT answered {}", mesh.address, response.status());
-        return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
+    match &endpoint.endpoint.mesh {
+        None => Ok(Remote::Plain(connect_tcp(endpoint.address).await?)),
+        Some(mesh) => {
+            let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target).await?;
+            Ok(Remote::Mesh(tunnel, guard))
+        }
     }
-    let upgraded = hyper::upgrade::on(response)
-        .await
-        .map_err(|error| ProxyError::unsent(Reason::UpgradeRefused, error.to_string()))?;
-    Ok(Remote::Mesh(Box::new(TokioIo::new(upgraded)), lease))
 }

@@ -1,22 +1,26 @@
 //! Making one connection: TCP, for the mesh TLS with the peer's identity checked, then the HTTP handshake.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use weft_policy::{SpiffeId, model::Target};
+use weft_policy::{
+    SpiffeId,
+    model::{MeshAddress, Target},
+};
+use weft_svid::PeerIdentity;
 
-use super::{Key, chain};
+use super::{Key, chain, tunnel::Carrier};
 use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, serve::LocalExecutor},
-    identity::IdentityReceiver,
+    identity::{self, IdentityReceiver, MeshIdentity},
     listener,
 };
 
@@ -42,16 +46,19 @@ pub async fn http1(key: &Key) -> Result<http1::SendRequest<Body>, ProxyError> {
     Ok(sender)
 }
 
-/// A new HTTP/2 connection, over mutual TLS or in the clear.
-pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<http2::SendRequest<Body>, ProxyError> {
+/// A new connection for tunnels.
+pub async fn carrier(mesh: &MeshAddress, target: &Target, identity: &IdentityReceiver) -> Result<Carrier, ProxyError> {
+    let (stream, life) = session(mesh.address, &mesh.identity, target, identity, |own| &own.tunnel).await?;
+    Carrier::new(mesh.address, stream, life).await
+}
+
+/// A new HTTP/2 connection, over mutual TLS or in the clear, and for how long it takes new streams.
+pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
     match key {
-        Key::Plain { address, .. } => handshake(tcp(*address).await?).await,
+        Key::Plain { address, .. } => Ok((handshake(tcp(*address).await?).await?, identity::MAX_AGE)),
         Key::Mesh { address, identity: expected, target } => {
-            let deadline = tokio::time::timeout(TIMEOUT, tls(*address, expected, target, identity));
-            let stream = deadline.await.map_err(|_| {
-                ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: no TLS session within {TIMEOUT:?}"))
-            })??;
-            handshake(stream).await
+            let (stream, life) = session(*address, expected, target, identity, |own| &own.client).await?;
+            Ok((handshake(stream).await?, life))
         }
     }
 }
@@ -79,14 +86,29 @@ pub async fn tcp(address: SocketAddr) -> Result<TcpStream, ProxyError> {
     Ok(io)
 }
 
-async fn tls(
+/// A TLS session within the connect timeout, and for how long it takes new streams. `config` chooses what for.
+async fn session(
     address: SocketAddr,
     expected: &SpiffeId,
     target: &Target,
     identity: &IdentityReceiver,
-) -> Result<TlsStream<TcpStream>, ProxyError> {
-    let config = identity.borrow().as_ref().map(|identity| identity.client.clone());
-    let config = config.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    config: fn(&MeshIdentity) -> &Arc<ClientConfig>,
+) -> Result<(TlsStream<TcpStream>, Duration), ProxyError> {
+    let own = identity.borrow().clone();
+    let own = own.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    let session = tls(address, expected, target, Arc::clone(config(&own)));
+    let (stream, peer) = tokio::time::timeout(TIMEOUT, session).await.map_err(|_| {
+        ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: no TLS session within {TIMEOUT:?}"))
+    })??;
+    Ok((stream, identity::connection_life(&peer, rand::random())))
+}
+
+async fn tls(
+    address: SocketAddr,
+    expected: &SpiffeId,
+    target: &Target,
+    config: Arc<ClientConfig>,
+) -> Result<(TlsStream<TcpStream>, PeerIdentity), ProxyError> {
     let name = format!("p{}.{}.{}.weft", target.port, target.service.name(), target.service.namespace());
     let name = ServerName::try_from(name)
         .map_err(|error| ProxyError::unsent(Reason::Internal, format!("SNI for {}: {error}", target.service)))?;
@@ -105,7 +127,7 @@ async fn tls(
         let detail = format!("{address}: expected {expected}, got {}", peer.id);
         return Err(ProxyError::unsent(Reason::TlsIdentityMismatch, detail));
     }
-    Ok(stream)
+    Ok((stream, peer))
 }
 
 async fn handshake<IO>(io: IO) -> Result<http2::SendRequest<Body>, ProxyError>

@@ -1,0 +1,107 @@
+//! Connections for CONNECT streams: made, shared by up to [`STREAMS`] tunnels, watched.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use http::{Method, Request, Version};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use weft_policy::model::Target;
+
+use super::{STREAMS, StreamGuard, chain};
+use crate::{
+    error::{ProxyError, Reason},
+    tunnel::{self, Tunnel},
+};
+
+/// One connection of tunnels.
+#[derive(Clone)]
+pub struct Carrier {
+    address: SocketAddr,
+    sender: SendRequest<Bytes>,
+    streams: Rc<Cell<u32>>,
+    /// It ended, or takes no more streams.
+    closed: Rc<Cell<bool>>,
+    until: Instant,
+}
+
+impl Carrier {
+    /// Speaks HTTP/2 on a TLS session; no new tunnels after `life`.
+    pub async fn new(address: SocketAddr, io: TlsStream<TcpStream>, life: Duration) -> Result<Self, ProxyError> {
+        let (sender, mut connection) = client::Builder::new()
+            .initial_window_size(tunnel::STREAM_WINDOW)
+            .initial_connection_window_size(tunnel::CONNECTION_WINDOW)
+            .max_send_buffer_size(tunnel::SEND_BUFFER)
+            .max_header_list_size(tunnel::HEAD_BYTES)
+            .enable_push(false)
+            .handshake(io)
+            .await
+            .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, format!("{address}: {}", chain(&error))))?;
+        let (streams, closed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let carrier = Self {
+            address,
+            sender,
+            streams: Rc::clone(&streams),
+            closed: Rc::clone(&closed),
+            until: Instant::now() + life,
+        };
+        tokio::task::spawn_local(async move {
+            let ping = connection.ping_pong();
+            tokio::select! {
+                result = connection => if let Err(error) = result {
+                    tracing::debug!(%address, error = chain(&error), "tunnel connection ended");
+                },
+                () = tunnel::dead(ping, || streams.get() > 0) => tracing::info!(%address, "no answer to PING: dropped"),
+            }
+            closed.set(true);
+        });
+        Ok(carrier)
+    }
+
+    /// Takes another tunnel.
+    pub fn is_free(&self) -> bool {
+        !self.closed.get() && self.streams.get() < STREAMS && Instant::now() < self.until
+    }
+
+    /// Worth keeping.
+    pub fn is_open(&self) -> bool {
+        !self.closed.get() && (self.streams.get() > 0 || Instant::now() < self.until)
+    }
+
+    /// Opens a tunnel to a service port behind this connection.
+    ///
+    /// # Errors
+    /// When the connection has ended, in which case nothing was sent, or the far sidecar refuses.
+    pub async fn open(self, target: &Target) -> Result<(Tunnel, StreamGuard), ProxyError> {
+        let Self { address, sender, streams, closed, .. } = self;
+        let guard = StreamGuard::new(streams);
+        let authority = format!("{}.{}:{}", target.service.name(), target.service.namespace(), target.port);
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(authority)
+            .version(Version::HTTP_2)
+            .body(())
+            .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
+        let ended = |error: h2::Error| {
+            closed.set(true);
+            ProxyError::unsent(Reason::ConnectionTerminated, format!("{address}: {}", chain(&error)))
+        };
+        let mut sender = sender.ready().await.map_err(ended)?;
+        let (response, send) = sender.send_request(request, false).map_err(ended)?;
+        // Of the bytes of the app nothing is sent before the far side has its connection.
+        let response = response.await.map_err(ended)?;
+        if !response.status().is_success() {
+            let why =
+                response.headers().get("proxy-status").and_then(|value| value.to_str().ok()).unwrap_or("no reason");
+            let detail = format!("{address}: CONNECT answered {}: {why}", response.status());
+            return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
+        }
+        Ok((Tunnel::new(send, response.into_body()), guard))
+    }
+}

@@ -1,0 +1,94 @@
+//! Certificates that live for seconds: whatever is open stays open while they change.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::mpsc::{self, Sender},
+};
+
+use crate::{
+    mesh::{TestMesh, Workload},
+    net::{connect, eventually, free, get, metric, ok},
+};
+
+/// An app whose answer to `/stream` is a line for each unit sent, without end; anything else gets `ok`.
+fn streamer() -> (SocketAddr, Sender<()>) {
+    let (tick, ticks) = mpsc::channel();
+    let listener = TcpListener::bind(free()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut ticks = Some(ticks);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // The stream gets a thread of its own when it is asked for; plain answers need none.
+            let mut head = String::new();
+            let mut reader = BufReader::new(stream);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
+            let mut writer = reader.into_inner();
+            if !head.starts_with("GET /stream ") {
+                let _ = writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+                continue;
+            }
+            let Some(ticks) = ticks.take() else { return };
+            std::thread::spawn(move || {
+                let _ = writer.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                ticks.iter().try_for_each(|()| writer.write_all(b"5\r\ntick\n\r\n"))
+            });
+        }
+    });
+    (address, tick)
+}
+
+/// A request on a connection that stays open, and its answer.
+fn ask(stream: &mut BufReader<TcpStream>) {
+    write!(stream.get_mut(), "GET / HTTP/1.1\r\nHost: streamer\r\n\r\n").expect("the connection is open");
+    let mut answer = String::new();
+    while !answer.ends_with("\r\n\r\n") {
+        assert!(stream.read_line(&mut answer).expect("an answer") > 0, "the connection was closed: {answer}");
+    }
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut body = [0; 2];
+    stream.read_exact(&mut body).expect("a body");
+    assert_eq!(&body, b"ok");
+}
+
+/// The next line that has `text` in it.
+fn line_with(text: &str, stream: &mut BufReader<TcpStream>) {
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert!(stream.read_line(&mut line).expect("a line") > 0, "the stream was closed");
+    }
+}
+
+#[test]
+fn connections_streams_and_tunnels_outlive_the_certificates_they_began_with() {
+    let (app, tick) = streamer();
+    let mesh = TestMesh::builder("rotation")
+        .svid_lifetime("6s")
+        .workload(Workload::beside("streamer", app, "http"))
+        .workload(Workload::demo("ledger", "tcp"))
+        .calls("streamer")
+        .calls("ledger")
+        .start();
+    eventually("a call", || ok(get(mesh.local("streamer"), "streamer", "/")));
+    let open = |service| BufReader::new(connect(mesh.local(service)).expect("a connection"));
+    let (mut kept, mut stream, mut tunnel) = (open("streamer"), open("streamer"), open("ledger"));
+    write!(stream.get_mut(), "GET /stream HTTP/1.1\r\nHost: streamer\r\n\r\n").expect("open");
+
+    // Renewed at 50 to 70 % of its life: with the fourth certificate the first has ended.
+    let admins = [mesh.client_admin(), mesh.admin("streamer"), mesh.admin("ledger")];
+    let mut rounds = 0;
+    eventually("the fourth certificate of each sidecar", || {
+        ask(&mut kept);
+        tick.send(()).expect("the app lives");
+        line_with("tick", &mut stream);
+        tunnel.get_mut().write_all(b"charge 1\n").expect("the tunnel is open");
+        line_with("OK", &mut tunnel);
+        rounds += 1;
+        let counts = admins.map(|admin| metric(admin, "weft_cert_rotations_total", &[]));
+        if counts.iter().all(|count| *count >= 4.0) { Ok(()) } else { Err(format!("{counts:?}")) }
+    });
+    assert!(rounds > 10, "only {rounds} rounds");
+    let failed = |admin| metric(admin, "weft_http_requests_total", &["5xx"]);
+    assert!(admins.into_iter().map(failed).sum::<f64>() < 0.5, "a request failed in between");
+}
