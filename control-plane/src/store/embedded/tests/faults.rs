@@ -30,9 +30,9 @@ const FULL_ON_SYNC: u8 = 4;
 fn faulty(directory: &Path) -> (Store, Arc<AtomicU8>) {
     let mode = Arc::new(AtomicU8::new(NONE));
     let switch = Arc::clone(&mode);
-    let fault = Arc::new(move |operation| match (switch.load(Ordering::SeqCst), operation) {
-        (SYNC_FAILS, Operation::Sync) | (WRITE_FAILS, Operation::Write) => Err(io::Error::from_raw_os_error(5)),
-        (FULL, Operation::Write | Operation::Grow) | (FULL_ON_SYNC, Operation::Sync) => {
+    let fault = Arc::new(move |operation: Operation<'_>| match (switch.load(Ordering::SeqCst), operation) {
+        (SYNC_FAILS, Operation::Sync) | (WRITE_FAILS, Operation::Write(..)) => Err(io::Error::from_raw_os_error(5)),
+        (FULL, Operation::Write(..) | Operation::Resize(_)) | (FULL_ON_SYNC, Operation::Sync) => {
             Err(io::Error::from_raw_os_error(28))
         }
         _ => Ok(()),
