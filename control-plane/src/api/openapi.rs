@@ -10,7 +10,8 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use schemars::generate::SchemaSettings;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -104,6 +105,7 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
             for name in ["$schema", "components", "title"] {
                 fields.remove(name);
             }
+            complete(fields, &mut generator);
             fields.insert("x-kubernetes-group-version-kind".into(), json!([group_version_kind(kind)]));
         }
         found.insert(schema_name(kind), schema);
@@ -131,6 +133,19 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
     let mut all = Value::Object(found);
     plain(&mut all);
     if let Value::Object(found) = all { found } else { Map::new() }
+}
+
+/// The schemas of the Gateway API's types begin with the spec.
+fn complete(fields: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
+    let properties = fields.entry("properties").or_insert_with(|| json!({}));
+    let Some(properties) = properties.as_object_mut() else { return };
+    let metadata = generator.subschema_for::<ObjectMeta>().to_value();
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    properties.entry("apiVersion").or_insert_with(|| text("Group and version."));
+    properties.entry("kind").or_insert_with(|| text("The kind."));
+    if !properties.get("metadata").is_some_and(|held| held.get("$ref").is_some() || held.get("allOf").is_some()) {
+        properties.insert("metadata".into(), metadata);
+    }
 }
 
 /// Lists that a strategic merge patch merges, with their keys: kubectl reads this to make patches. The server's side
