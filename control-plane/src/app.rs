@@ -53,7 +53,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
     let reading = view.subscribe();
-    let (resources, source) = resources(&args)?;
+    let (files, source) = resources(&args)?;
+    let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
         resources,
         resources_ended: false,
@@ -123,7 +124,7 @@ type Followed = (watch::Receiver<Arc<Resources>>, Option<Arc<Source>>);
 /// The resources of the directory, followed; or none.
 fn resources(args: &ControlPlaneArgs) -> Result<Followed> {
     let Some(directory) = &args.resources else {
-        let none = Resources { trust_domain: args.trust_domain.clone(), ..Resources::default() };
+        let none = Resources::of(&args.trust_domain);
         return Ok((watch::Sender::new(Arc::new(none)).subscribe(), None));
     };
     let source = Arc::new(Source::open(directory, &args.trust_domain)?);

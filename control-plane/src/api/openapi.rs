@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use schemars::generate::SchemaSettings;
+use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -105,16 +105,8 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
             for name in ["$schema", "components", "title"] {
                 fields.remove(name);
             }
+            complete(fields, &mut generator);
             fields.insert("x-kubernetes-group-version-kind".into(), json!([group_version_kind(kind)]));
-        }
-        // kube's derive leaves out what every object has.
-        let metadata = generator.subschema_for::<ObjectMeta>().to_value();
-        for (name, common) in
-            [("apiVersion", json!({ "type": "string" })), ("kind", json!({ "type": "string" })), ("metadata", metadata)]
-        {
-            if schema["properties"][name].is_null() {
-                schema["properties"][name] = common;
-            }
         }
         found.insert(schema_name(kind), schema);
     }
@@ -123,11 +115,9 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
     }
     // What a kind of Weft's own is for stands with its spec.
     for kind in kinds::of(group, version).filter(|kind| kind.group == kinds::WEFT) {
-        let about = found
-            .get(&format!("{}Spec", kind.kind))
-            .and_then(|spec| spec["description"].as_str().map(|text| text.replace('`', "")));
+        let about = found.get(&format!("{}Spec", kind.kind)).map(|spec| spec["description"].clone());
         if let (Some(about), Some(schema)) = (about, found.get_mut(&schema_name(kind))) {
-            schema["description"] = about.into();
+            schema["description"] = about;
         }
     }
     for (schema, property, key) in MERGED {
@@ -143,6 +133,19 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
     let mut all = Value::Object(found);
     plain(&mut all);
     if let Value::Object(found) = all { found } else { Map::new() }
+}
+
+/// The schemas of the Gateway API's types begin with the spec.
+fn complete(fields: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
+    let properties = fields.entry("properties").or_insert_with(|| json!({}));
+    let Some(properties) = properties.as_object_mut() else { return };
+    let metadata = generator.subschema_for::<ObjectMeta>().to_value();
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    properties.entry("apiVersion").or_insert_with(|| text("Group and version."));
+    properties.entry("kind").or_insert_with(|| text("The kind."));
+    if !properties.get("metadata").is_some_and(|held| held.get("$ref").is_some() || held.get("allOf").is_some()) {
+        properties.insert("metadata".into(), metadata);
+    }
 }
 
 /// Lists that a strategic merge patch merges, with their keys: kubectl reads this to make patches. The server's side

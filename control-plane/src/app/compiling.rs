@@ -59,7 +59,7 @@ impl Compiling {
         let (mut output, found) = compile::compile(&resources, &registered);
         output.insert((ResourceType::TrustBundle, self.ca.trust_domain().to_owned()), bundle.clone());
         let mut all = self.source.as_ref().map(|source| source.problems()).unwrap_or_default();
-        all.extend(found);
+        all.extend(resources.problems.iter().cloned().chain(found));
         for problem in &all {
             tracing::debug!(%problem, "resource problem");
         }

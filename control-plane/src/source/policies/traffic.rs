@@ -7,7 +7,7 @@ use super::{Percent, Span, Spec, TargetRef};
 use crate::source::check::Check;
 
 /// Timeouts, retries, load balancing, limits and outlier detection of calls to its targets. What is left out comes
-/// from the next less specific policy and at last from `MeshConfig`.
+/// from the next less specific policy and at last from MeshConfig.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
