@@ -1,7 +1,9 @@
 //! The resources of `--resources DIR`: loads its YAML files, keeps the last good state of each, follows changes.
 
+mod check;
 mod de;
 mod load;
+pub mod policies;
 mod problem;
 mod validate;
 mod watch;
@@ -14,18 +16,24 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gateway_api::apis::standard::httproutes::HttpRoute;
-use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Service},
-        discovery::v1::EndpointSlice,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Service},
+    discovery::v1::EndpointSlice,
 };
-use serde::Deserialize;
 
+pub(crate) use self::check::{duration, is_dns_label, is_dns_name, label_value, qualified_name};
+pub(crate) use self::load::{AnyObject, Loaded, schema};
+use self::policies::{
+    Custom,
+    limits::{FaultInjectionSpec, RateLimitPolicySpec},
+    mesh::MeshConfigSpec,
+    security::{AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec},
+    telemetry::TelemetryPolicySpec,
+    traffic::TrafficPolicySpec,
+    workload::WorkloadSpec,
+};
 pub use self::problem::{Origin, Problem, did_you_mean};
-pub(crate) use self::validate::{duration, is_dns_label};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";
@@ -44,56 +52,18 @@ pub struct Object<T> {
 }
 
 impl<T> Object<T> {
-    /// `namespace/name`.
+    /// `namespace/name`, or the name of an object without a namespace.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
     }
 }
 
 /// `weft.dev/v1alpha1` `Workload`: one instance of a service outside Kubernetes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Workload {
-    /// `weft.dev/v1alpha1`.
-    pub api_version: String,
-    /// `Workload`.
-    pub kind: String,
-    /// Labels are matched by Service selectors.
-    pub metadata: ObjectMeta,
-    /// What it is.
-    pub spec: WorkloadSpec,
-}
-
-/// See [`Workload`].
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WorkloadSpec {
-    /// IP address, no port.
-    pub address: String,
-    /// `ip:port` of the mesh listener. Default: not in the mesh.
-    pub mesh_address: Option<String>,
-    /// Service account in its SPIFFE id. Default `default`.
-    pub service_account: Option<String>,
-    /// Where the app listens.
-    #[serde(default)]
-    pub ports: Vec<WorkloadPort>,
-}
-
-/// See [`WorkloadSpec`].
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct WorkloadPort {
-    /// 1 to 65535.
-    pub port: u32,
-    /// As in a Service's targetPort. Default none.
-    pub name: Option<String>,
-    /// `http http1 http2 grpc tcp tls`. Default: detect.
-    pub protocol: Option<String>,
-}
+pub type Workload = Custom<WorkloadSpec>;
 
 /// Everything that was loaded, by `namespace/name` (a `Namespace` by its name).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// Trust domain of the SPIFFE ids of `Workload` objects.
     pub trust_domain: String,
@@ -105,34 +75,60 @@ pub struct Resources {
     pub endpoint_slices: BTreeMap<String, Object<EndpointSlice>>,
     /// `gateway.networking.k8s.io/v1` HTTPRoute.
     pub routes: BTreeMap<String, Object<HttpRoute>>,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    pub grpc_routes: BTreeMap<String, Object<GrpcRoute>>,
+    /// `gateway.networking.k8s.io/v1` ReferenceGrant.
+    pub reference_grants: BTreeMap<String, Object<ReferenceGrant>>,
     /// `weft.dev/v1alpha1` Workload.
     pub workloads: BTreeMap<String, Object<Workload>>,
-}
-
-impl Default for Resources {
-    fn default() -> Self {
-        Self {
-            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
-            namespaces: BTreeMap::new(),
-            services: BTreeMap::new(),
-            endpoint_slices: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            workloads: BTreeMap::new(),
-        }
-    }
+    /// `weft.dev/v1alpha1` TrafficPolicy.
+    pub traffic_policies: BTreeMap<String, Object<Custom<TrafficPolicySpec>>>,
+    /// `weft.dev/v1alpha1` AuthorizationPolicy.
+    pub authorization_policies: BTreeMap<String, Object<Custom<AuthorizationPolicySpec>>>,
+    /// `weft.dev/v1alpha1` PeerAuthentication.
+    pub peer_authentications: BTreeMap<String, Object<Custom<PeerAuthenticationSpec>>>,
+    /// `weft.dev/v1alpha1` RateLimitPolicy.
+    pub rate_limit_policies: BTreeMap<String, Object<Custom<RateLimitPolicySpec>>>,
+    /// `weft.dev/v1alpha1` FaultInjection.
+    pub fault_injections: BTreeMap<String, Object<Custom<FaultInjectionSpec>>>,
+    /// `weft.dev/v1alpha1` TelemetryPolicy.
+    pub telemetry_policies: BTreeMap<String, Object<Custom<TelemetryPolicySpec>>>,
+    /// `weft.dev/v1alpha1` RequestAuthentication.
+    pub request_authentications: BTreeMap<String, Object<Custom<RequestAuthenticationSpec>>>,
+    /// `weft.dev/v1alpha1` MeshConfig.
+    pub mesh_configs: BTreeMap<String, Object<Custom<MeshConfigSpec>>>,
 }
 
 impl Resources {
+    /// No resources, in this trust domain.
+    #[must_use]
+    pub fn of(trust_domain: &str) -> Self {
+        Self { trust_domain: trust_domain.to_owned(), ..Self::default() }
+    }
+
     /// The resources of one text, as if it were the only file; for tests and dry runs.
     #[must_use]
     pub fn from_text(file: &str, text: &str) -> (Self, Vec<Problem>) {
-        let (mut resources, mut problems) = (Self::default(), Vec::new());
+        let (mut resources, mut problems) = (Self::of(DEFAULT_TRUST_DOMAIN), Vec::new());
         match load::objects(&file.into(), text) {
             Ok(objects) => objects.into_iter().for_each(|object| object.insert(&mut resources, &mut problems)),
             Err(found) => problems = found,
         }
         (resources, problems)
     }
+}
+
+/// The object of a JSON tree, and what is wrong with it. Problems have no line.
+pub(crate) fn from_json(value: &serde_json::Value) -> Loaded {
+    load::object(&Arc::default(), &yaml::Node::from(value))
+}
+
+/// The documents of a YAML text as JSON trees.
+///
+/// # Errors
+/// When it is not YAML, with the place.
+pub(crate) fn yaml_to_json(text: &str) -> Result<Vec<serde_json::Value>, Problem> {
+    Ok(yaml::parse(&Arc::default(), text)?.iter().map(serde_json::Value::from).collect())
 }
 
 /// Why a directory cannot be a source.

@@ -1,7 +1,7 @@
 //! Located nodes to typed objects: a serde `Deserializer` that reports unknown fields at every depth, with a
 //! suggestion, and gives each failure the path and place of the value that caused it.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, fmt, sync::Arc};
 
 use serde::{
     Deserialize,
@@ -14,18 +14,42 @@ use super::{
     yaml::{Key, Node, Value, join},
 };
 
-/// The typed object, or everything that is wrong with it.
-pub fn from_node<'de, T: Deserialize<'de>>(file: &Arc<str>, node: &'de Node) -> Result<T, Vec<Problem>> {
-    let unknown = RefCell::new(Vec::new());
-    let context = Context { file, unknown: &unknown };
-    let result = T::deserialize(At { node, path: String::new(), context });
-    let mut problems = unknown.take();
-    match result {
-        Ok(value) if problems.is_empty() => Ok(value),
-        Ok(_) => Err(problems),
-        Err(failure) => {
-            problems.push(failure.into_problem(file));
-            Err(problems)
+/// Values of wrong type that are reported of one object.
+const MAX_WRONG: usize = 50;
+
+/// What became of a tree.
+pub struct Parsed<T> {
+    /// The typed object, when every value has its type. Unknown fields are left out.
+    pub value: Option<T>,
+    /// Fields that the type does not have.
+    pub unknown: Vec<Problem>,
+    /// Values that are not of their type.
+    pub wrong: Vec<Problem>,
+}
+
+/// The typed object, and everything that is wrong with it: a value of wrong type does not hide the next one.
+pub fn parse<'de, T: Deserialize<'de>>(file: &Arc<str>, node: &'de Node) -> Parsed<T> {
+    let (mut skipped, mut wrong, unknown) = (BTreeSet::new(), Vec::new(), RefCell::new(Vec::<Problem>::new()));
+    loop {
+        let context = Context { file, unknown: &unknown, skipped: &skipped };
+        let result = T::deserialize(At { node, path: String::new(), context });
+        let failure = match result {
+            Ok(value) => {
+                return Parsed { value: wrong.is_empty().then_some(value), unknown: unknown.into_inner(), wrong };
+            }
+            Err(failure) => failure,
+        };
+        let path = failure.path().to_owned();
+        // What was left out on purpose is not missing.
+        let ours = skipped.iter().any(|gone: &String| {
+            gone.rsplit_once('.').map_or(("", gone.as_str()), |(parent, name)| (parent, name)).0 == path
+                && failure.message.starts_with("missing field")
+        });
+        if !ours {
+            wrong.push(failure.into_problem(file));
+        }
+        if path.is_empty() || wrong.len() >= MAX_WRONG || !skipped.insert(path) {
+            return Parsed { value: None, unknown: unknown.into_inner(), wrong };
         }
     }
 }
@@ -34,6 +58,8 @@ pub fn from_node<'de, T: Deserialize<'de>>(file: &Arc<str>, node: &'de Node) -> 
 struct Context<'a> {
     file: &'a Arc<str>,
     unknown: &'a RefCell<Vec<Problem>>,
+    /// Paths of values that are known to be wrong and passed over.
+    skipped: &'a BTreeSet<String>,
 }
 
 struct At<'de, 'a> {
@@ -50,6 +76,10 @@ pub struct Failure {
 }
 
 impl Failure {
+    fn path(&self) -> &str {
+        self.place.as_ref().map_or("", |(path, ..)| path)
+    }
+
     fn at(mut self, node: &Node, path: &str) -> Self {
         self.place.get_or_insert_with(|| (path.to_owned(), node.line, node.column));
         self
@@ -101,14 +131,19 @@ impl<'de> At<'de, '_> {
             if root || fields.contains(&key.name.as_str()) {
                 continue;
             }
-            self.context.unknown.borrow_mut().push(Problem {
+            let problem = Problem {
                 file: self.context.file.to_string(),
                 line: key.line,
                 column: key.column,
                 path: join(&self.path, &key.name),
                 message: "unknown field".to_owned(),
                 hint: suggestion(&key.name, fields),
-            });
+            };
+            // A second pass sees it again.
+            let mut unknown = self.context.unknown.borrow_mut();
+            if !unknown.contains(&problem) {
+                unknown.push(problem);
+            }
         }
     }
 }
@@ -229,8 +264,13 @@ impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = Failure;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        let Some((index, node)) = self.items.next() else { return Ok(None) };
-        let path = format!("{}[{index}]", self.parent.path);
+        let (node, path) = loop {
+            let Some((index, node)) = self.items.next() else { return Ok(None) };
+            let path = format!("{}[{index}]", self.parent.path);
+            if !self.parent.context.skipped.contains(&path) {
+                break (node, path);
+            }
+        };
         let result = seed.deserialize(At { node, path: path.clone(), context: self.parent.context });
         result.map(Some).map_err(|failure| failure.at(node, &path))
     }
@@ -246,7 +286,12 @@ impl<'de> MapAccess<'de> for Entries<'de, '_> {
     type Error = Failure;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Failure> {
-        let Some((key, node)) = self.entries.next() else { return Ok(None) };
+        let (key, node) = loop {
+            let Some((key, node)) = self.entries.next() else { return Ok(None) };
+            if !self.parent.context.skipped.contains(&join(&self.parent.path, &key.name)) {
+                break (key, node);
+            }
+        };
         self.next = Some((key, node));
         let name: StrDeserializer<'_, Failure> = key.name.as_str().into_deserializer();
         seed.deserialize(name).map(Some)

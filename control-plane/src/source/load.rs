@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use gateway_api::apis::standard::httproutes::HttpRoute;
+use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Service},
@@ -10,48 +10,136 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Object, Resources, Workload, de,
+    Object, Resources,
+    check::Check,
+    de,
+    policies::{
+        self, Custom,
+        limits::{FaultInjectionSpec, RateLimitPolicySpec},
+        mesh::MeshConfigSpec,
+        security::{AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec},
+        telemetry::TelemetryPolicySpec,
+        traffic::TrafficPolicySpec,
+        workload::WorkloadSpec,
+    },
     problem::{Origin, Problem, did_you_mean},
-    validate::{self, Check},
+    validate,
     yaml::{self, Node},
 };
 
-/// Kinds that are understood, by apiVersion.
-const KINDS: [(&str, &str); 5] = [
-    ("v1", "Namespace"),
-    ("v1", "Service"),
-    ("discovery.k8s.io/v1", "EndpointSlice"),
-    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
-    ("weft.dev/v1alpha1", "Workload"),
-];
+/// What one kind needs to be loaded: a line of the table below makes its variant, its map in [`Resources`] and its
+/// checks.
+macro_rules! kinds {
+    ($($variant:ident: $version:literal $kind:literal $scope:ident, $map:ident: $type:ty, $check:expr;)*) => {
+        /// Kinds that are understood, by apiVersion.
+        const KINDS: &[(&str, &str)] = &[$(($version, $kind)),*];
 
-/// An object of any kind.
-#[derive(Clone, Debug)]
-pub enum AnyObject {
-    Namespace(Object<Namespace>),
-    Service(Box<Object<Service>>),
-    EndpointSlice(Object<EndpointSlice>),
-    Route(Box<Object<HttpRoute>>),
-    Workload(Box<Object<Workload>>),
+        /// An object of any kind.
+        #[derive(Clone, Debug)]
+        pub enum AnyObject {
+            $($variant(Box<Object<$type>>),)*
+        }
+
+        impl AnyObject {
+            /// Adds the object; of two with the same name the first stays.
+            pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
+                match self {
+                    $(Self::$variant(object) => put(&mut resources.$map, *object, problems),)*
+                }
+            }
+        }
+
+        $(impl HasMetadata for $type {
+            fn metadata(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+        })*
+
+        /// The object of a tree, and what is wrong with it.
+        pub fn object(file: &Arc<str>, node: &Node) -> Loaded {
+            let origin = Arc::new(Origin { file: Arc::clone(file), positions: node.positions() });
+            let (version, kind) = match version_and_kind(node, &origin) {
+                Ok(found) => found,
+                Err(problem) => return Loaded::wrong(problem),
+            };
+            match (version, kind) {
+                $(($version, $kind) => {
+                    typed::<$type>(file, node, origin, kind, Scope::$scope, $check).map(Box::new, AnyObject::$variant)
+                })*
+                _ => Loaded::wrong(unknown_kind(&origin, version, kind)),
+            }
+        }
+
+        /// The JSON schema of a kind.
+        pub fn schema(version: &str, kind: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
+            Some(match (version, kind) {
+                $(($version, $kind) => generator.root_schema_for::<$type>(),)*
+                _ => return None,
+            })
+        }
+    };
 }
 
-impl AnyObject {
-    /// Adds the object; of two with the same name the first stays.
-    pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
-        match self {
-            Self::Namespace(object) => put(&mut resources.namespaces, object.name.clone(), object, problems),
-            Self::Service(object) => put(&mut resources.services, object.id(), *object, problems),
-            Self::EndpointSlice(object) => put(&mut resources.endpoint_slices, object.id(), object, problems),
-            Self::Route(object) => put(&mut resources.routes, object.id(), *object, problems),
-            Self::Workload(object) => put(&mut resources.workloads, object.id(), *object, problems),
-        }
+kinds! {
+    Namespace: "v1" "Namespace" Cluster, namespaces: Namespace, validate::nothing;
+    Service: "v1" "Service" Namespaced, services: Service, validate::service;
+    EndpointSlice: "discovery.k8s.io/v1" "EndpointSlice" Namespaced, endpoint_slices: EndpointSlice,
+        validate::endpoint_slice;
+    Route: "gateway.networking.k8s.io/v1" "HTTPRoute" Namespaced, routes: HttpRoute, validate::route;
+    GrpcRoute: "gateway.networking.k8s.io/v1" "GRPCRoute" Namespaced, grpc_routes: GrpcRoute, validate::grpc_route;
+    ReferenceGrant: "gateway.networking.k8s.io/v1" "ReferenceGrant" Namespaced, reference_grants: ReferenceGrant,
+        validate::reference_grant;
+    Workload: "weft.dev/v1alpha1" "Workload" Namespaced, workloads: Custom<WorkloadSpec>, policies::custom;
+    TrafficPolicy: "weft.dev/v1alpha1" "TrafficPolicy" Namespaced, traffic_policies: Custom<TrafficPolicySpec>,
+        policies::custom;
+    AuthorizationPolicy: "weft.dev/v1alpha1" "AuthorizationPolicy" Namespaced,
+        authorization_policies: Custom<AuthorizationPolicySpec>, policies::custom;
+    PeerAuthentication: "weft.dev/v1alpha1" "PeerAuthentication" Namespaced,
+        peer_authentications: Custom<PeerAuthenticationSpec>, policies::custom;
+    RateLimitPolicy: "weft.dev/v1alpha1" "RateLimitPolicy" Namespaced,
+        rate_limit_policies: Custom<RateLimitPolicySpec>, policies::custom;
+    FaultInjection: "weft.dev/v1alpha1" "FaultInjection" Namespaced, fault_injections: Custom<FaultInjectionSpec>,
+        policies::custom;
+    TelemetryPolicy: "weft.dev/v1alpha1" "TelemetryPolicy" Namespaced,
+        telemetry_policies: Custom<TelemetryPolicySpec>, policies::custom;
+    RequestAuthentication: "weft.dev/v1alpha1" "RequestAuthentication" Namespaced,
+        request_authentications: Custom<RequestAuthenticationSpec>, policies::custom;
+    MeshConfig: "weft.dev/v1alpha1" "MeshConfig" Cluster, mesh_configs: Custom<MeshConfigSpec>, policies::custom;
+}
+
+/// Whether objects of a kind have a namespace.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+/// What became of one object.
+pub struct Loaded<T = AnyObject> {
+    /// The object, when nothing but unknown fields is wrong with it. They are not in it.
+    pub object: Option<T>,
+    /// Fields that its kind does not have.
+    pub unknown: Vec<Problem>,
+    /// Everything else that is wrong.
+    pub wrong: Vec<Problem>,
+}
+
+impl<T> Loaded<T> {
+    fn wrong(problem: Problem) -> Self {
+        Self { object: None, unknown: Vec::new(), wrong: vec![problem] }
+    }
+
+    fn map<U, V>(self, inner: impl FnOnce(T) -> U, outer: impl FnOnce(U) -> V) -> Loaded<V> {
+        Loaded { object: self.object.map(|object| outer(inner(object))), unknown: self.unknown, wrong: self.wrong }
     }
 }
 
-fn put<T>(map: &mut BTreeMap<String, Object<T>>, key: String, object: Object<T>, problems: &mut Vec<Problem>) {
+fn put<T>(map: &mut BTreeMap<String, Object<T>>, object: Object<T>, problems: &mut Vec<Problem>) {
+    let key = object.id();
     match map.get(&key) {
         Some(first) => {
             let there = first.origin.problem("metadata.name", "", "");
@@ -70,36 +158,21 @@ pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<AnyObject>, Vec<Proble
     let documents = yaml::parse(file, text).map_err(|problem| vec![problem])?;
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for document in &documents {
-        match object(file, document) {
-            Ok(object) => found.push(object),
-            Err(wrong) => problems.extend(wrong),
-        }
+        let loaded = object(file, document);
+        problems.extend(loaded.unknown);
+        problems.extend(loaded.wrong);
+        found.extend(loaded.object);
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
 
-fn object(file: &Arc<str>, node: &Node) -> Result<AnyObject, Vec<Problem>> {
-    let origin = Arc::new(Origin { file: Arc::clone(file), positions: node.positions() });
+fn version_and_kind<'a>(node: &'a Node, origin: &Origin) -> Result<(&'a str, &'a str), Problem> {
     let text = |field: &str| {
         node.get(field).and_then(Node::as_str).ok_or_else(|| {
-            vec![origin.problem(field, format!("{field} is missing"), "each document needs apiVersion and kind")]
+            origin.problem(field, format!("{field} is missing"), "each document needs apiVersion and kind")
         })
     };
-    let (version, kind) = (text("apiVersion")?, text("kind")?);
-    match (version, kind) {
-        ("v1", "Namespace") => typed(file, node, origin, false, validate::nothing).map(AnyObject::Namespace),
-        ("v1", "Service") => typed(file, node, origin, true, validate::service).map(Box::new).map(AnyObject::Service),
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            typed(file, node, origin, true, validate::endpoint_slice).map(AnyObject::EndpointSlice)
-        }
-        ("gateway.networking.k8s.io/v1", "HTTPRoute") => {
-            typed(file, node, origin, true, validate::route).map(Box::new).map(AnyObject::Route)
-        }
-        ("weft.dev/v1alpha1", "Workload") => {
-            typed(file, node, origin, true, validate::workload).map(Box::new).map(AnyObject::Workload)
-        }
-        _ => Err(vec![unknown_kind(&origin, version, kind)]),
-    }
+    Ok((text("apiVersion")?, text("kind")?))
 }
 
 fn unknown_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
@@ -107,54 +180,46 @@ fn unknown_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
         let message = format!("unknown apiVersion \"{version}\" of kind {kind}");
         return origin.problem("apiVersion", message, format!("use \"{right}\""));
     }
-    let near = did_you_mean(kind, KINDS.iter().map(|(_, kind)| *kind));
-    let hint = if near.is_empty() { format!("known: {}", KINDS.map(|(_, kind)| kind).join(", ")) } else { near };
+    let names = || KINDS.iter().map(|(_, kind)| *kind);
+    let near = did_you_mean(kind, names());
+    let hint = if near.is_empty() { format!("known: {}", names().collect::<Vec<_>>().join(", ")) } else { near };
     origin.problem("kind", format!("unknown kind \"{kind}\" of apiVersion \"{version}\""), hint)
 }
 
 /// What all kinds have.
 trait HasMetadata: DeserializeOwned {
-    const KIND: &str;
     fn metadata(&self) -> &ObjectMeta;
 }
-
-macro_rules! has_metadata {
-    ($($kind:ident),*) => {
-        $(impl HasMetadata for $kind {
-            const KIND: &str = stringify!($kind);
-
-            fn metadata(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-        })*
-    };
-}
-has_metadata!(Namespace, Service, EndpointSlice, HttpRoute, Workload);
 
 fn typed<T: HasMetadata>(
     file: &Arc<str>,
     node: &Node,
     origin: Arc<Origin>,
-    namespaced: bool,
+    kind: &str,
+    scope: Scope,
     check: fn(&T, &mut Check<'_>),
-) -> Result<Object<T>, Vec<Problem>> {
-    let value: T = de::from_node(file, node)?;
+) -> Loaded<Object<T>> {
+    let de::Parsed { value, unknown, wrong } = de::parse::<T>(file, node);
+    let Some(value) = value else { return Loaded { object: None, unknown, wrong } };
     let mut problems = Check::new(&origin);
-    let name = value.metadata().name.clone().unwrap_or_default();
+    let metadata = value.metadata();
+    let name = metadata.name.clone().unwrap_or_default();
     problems.name("metadata.name", &name);
-    if matches!(T::KIND, "Service" | "Workload" | "Namespace") {
+    if matches!(kind, "Service" | "Workload" | "Namespace") {
         problems.label("metadata.name", &name);
     }
-    let namespace = match &value.metadata().namespace {
-        Some(namespace) if namespaced => {
+    let namespace = match &metadata.namespace {
+        Some(namespace) if scope == Scope::Namespaced => {
             problems.name("metadata.namespace", namespace);
             problems.label("metadata.namespace", namespace);
             namespace.clone()
         }
-        None if namespaced => "default".to_owned(),
+        None if scope == Scope::Namespaced => "default".to_owned(),
         _ => String::new(),
     };
+    validate::metadata(metadata, &mut problems);
     check(&value, &mut problems);
-    let problems = problems.into_problems();
-    if problems.is_empty() { Ok(Object { namespace, name, value, origin }) } else { Err(problems) }
+    let wrong = problems.into_problems();
+    let object = wrong.is_empty().then_some(Object { namespace, name, value, origin });
+    Loaded { object, unknown, wrong }
 }

@@ -1,86 +1,58 @@
 //! What a type cannot say: ranges, names, addresses. Every value that reaches the compiler has passed here.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr};
 
-use gateway_api::apis::standard::httproutes::{HttpRoute, HttpRouteRules};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Service},
-    discovery::v1::EndpointSlice,
+use gateway_api::apis::standard::{
+    grpcroutes::GrpcRoute,
+    httproutes::{HttpRoute, HttpRouteRules},
+    referencegrants::ReferenceGrant,
+};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::{
-    Workload,
-    problem::{Origin, Problem, did_you_mean},
+    check::{Check, duration, label_value, qualified_name},
+    policies::workload::WorkloadSpec,
 };
 
 /// Words for the protocol of a workload's port.
 pub const PROTOCOLS: [&str; 6] = ["http", "http1", "http2", "grpc", "tcp", "tls"];
 
-/// Collects the problems of one object.
-pub struct Check<'a> {
-    origin: &'a Origin,
-    problems: Vec<Problem>,
-}
-
-impl<'a> Check<'a> {
-    pub fn new(origin: &'a Origin) -> Self {
-        Self { origin, problems: Vec::new() }
-    }
-
-    pub fn into_problems(self) -> Vec<Problem> {
-        self.problems
-    }
-
-    fn wrong(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.problems.push(self.origin.problem(path, message, hint));
-    }
-
-    /// A DNS label: what becomes a part of host names, SNI and SPIFFE ids.
-    pub fn label(&mut self, path: &str, text: &str) {
-        if is_dns_name(text) && !is_dns_label(text) {
-            self.wrong(path, format!("\"{text}\" is not a DNS label"), "at most 63 characters and no \".\"");
+/// Labels, annotations and finalizers, as Kubernetes limits them.
+pub fn metadata(metadata: &ObjectMeta, check: &mut Check<'_>) {
+    for (key, value) in metadata.labels.iter().flatten() {
+        let path = format!("metadata.labels.{key}");
+        if let Err(why) = qualified_name(key) {
+            check.wrong(&path, format!("\"{key}\" is not a label key"), why);
+        }
+        if let Err(why) = label_value(value) {
+            check.wrong(&path, format!("\"{value}\" is not a label value"), why);
         }
     }
-
-    /// A name of any object.
-    pub fn name(&mut self, path: &str, text: &str) {
-        if text.is_empty() {
-            self.wrong(path, "is missing", "");
-        } else if !is_dns_name(text) {
-            let rule = "lower-case letters, digits, \"-\" and \".\", at most 253";
-            self.wrong(path, format!("\"{text}\" is not a name"), rule);
+    for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
+        if let Err(why) = qualified_name(&key.to_lowercase()) {
+            check.wrong(&format!("metadata.annotations.{key}"), format!("\"{key}\" is not an annotation key"), why);
         }
     }
-
-    fn port(&mut self, path: &str, port: i64) {
-        if !(1..=65535).contains(&port) {
-            self.wrong(path, format!("{port} is not a port"), "1 to 65535");
-        }
+    let size: usize = metadata.annotations.iter().flatten().map(|(key, value)| key.len() + value.len()).sum();
+    if size > MAX_ANNOTATIONS {
+        check.wrong("metadata.annotations", format!("{size} bytes are too many"), format!("at most {MAX_ANNOTATIONS}"));
     }
-
-    fn ip(&mut self, path: &str, text: &str) {
-        if text.parse::<IpAddr>().is_err() {
-            self.wrong(path, format!("\"{text}\" is not an IP address"), "");
+    for (index, finalizer) in metadata.finalizers.iter().flatten().enumerate() {
+        if let Err(why) = qualified_name(finalizer) {
+            let message = format!("\"{finalizer}\" is not a finalizer name");
+            check.wrong(&format!("metadata.finalizers[{index}]"), message, why);
         }
     }
 }
 
-/// Whether the text is a DNS name of lower-case labels.
-pub fn is_dns_name(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns_label)
-}
-
-/// Whether the text is a DNS label: 1 to 63 lower-case letters, digits and inner dashes.
-pub fn is_dns_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
+/// Bytes of all annotations of an object, as in Kubernetes.
+const MAX_ANNOTATIONS: usize = 256 * 1024;
 
 pub fn nothing(_: &Namespace, _: &mut Check<'_>) {}
 
@@ -134,29 +106,25 @@ pub fn endpoint_slice(slice: &EndpointSlice, check: &mut Check<'_>) {
     }
 }
 
-pub fn workload(workload: &Workload, check: &mut Check<'_>) {
-    check.ip("spec.address", &workload.spec.address);
-    if let Some(mesh) = &workload.spec.mesh_address
+pub fn workload(spec: &WorkloadSpec, check: &mut Check<'_>) {
+    check.ip("spec.address", &spec.address);
+    if let Some(mesh) = &spec.mesh_address
         && mesh.parse::<SocketAddr>().map_or(true, |address| address.port() == 0)
     {
         check.wrong("spec.meshAddress", format!("\"{mesh}\" is not an ip:port"), "");
     }
-    if let Some(account) = &workload.spec.service_account {
+    if let Some(account) = &spec.service_account {
         check.name("spec.serviceAccount", account);
         check.label("spec.serviceAccount", account);
     }
     let mut seen = BTreeSet::new();
-    for (index, port) in workload.spec.ports.iter().enumerate() {
+    for (index, port) in spec.ports.iter().enumerate() {
         check.port(&format!("spec.ports[{index}].port"), port.port.into());
         if !seen.insert(port.port) {
             check.wrong(&format!("spec.ports[{index}].port"), format!("port {} is given twice", port.port), "");
         }
-        if let Some(protocol) = &port.protocol
-            && !PROTOCOLS.contains(&protocol.as_str())
-        {
-            let near = did_you_mean(protocol, PROTOCOLS);
-            let hint = if near.is_empty() { format!("one of {}", PROTOCOLS.join(", ")) } else { near };
-            check.wrong(&format!("spec.ports[{index}].protocol"), format!("unknown protocol \"{protocol}\""), hint);
+        if let Some(protocol) = &port.protocol {
+            check.one_of(&format!("spec.ports[{index}].protocol"), "protocol", protocol, &PROTOCOLS);
         }
     }
 }
@@ -172,17 +140,42 @@ pub fn route(route: &HttpRoute, check: &mut Check<'_>) {
     }
 }
 
+pub fn grpc_route(route: &GrpcRoute, check: &mut Check<'_>) {
+    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
+        if let Some(port) = parent.port {
+            check.port(&format!("spec.parentRefs[{index}].port"), port.into());
+        }
+    }
+    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        let path = format!("spec.rules[{index}]");
+        for (place, backend) in rule.backend_refs.iter().flatten().enumerate() {
+            check.backend(&format!("{path}.backendRefs[{place}]"), backend.port, backend.weight);
+        }
+        for (place, found) in rule.matches.iter().flatten().enumerate() {
+            for (at, header) in found.headers.iter().flatten().enumerate() {
+                check.header(&format!("{path}.matches[{place}].headers[{at}].name"), &header.name);
+            }
+            if found.method.as_ref().is_some_and(|method| method.method.is_none() && method.service.is_none()) {
+                check.wrong(&format!("{path}.matches[{place}].method"), "needs service or method", "");
+            }
+        }
+    }
+}
+
+pub fn reference_grant(grant: &ReferenceGrant, check: &mut Check<'_>) {
+    for (field, empty) in [("from", grant.spec.from.is_empty()), ("to", grant.spec.to.is_empty())] {
+        if empty {
+            check.wrong(&format!("spec.{field}"), "is empty", "a grant needs at least one");
+        }
+    }
+    for (index, from) in grant.spec.from.iter().enumerate() {
+        check.name(&format!("spec.from[{index}].namespace"), &from.namespace);
+    }
+}
+
 fn route_rule(rule: &HttpRouteRules, path: &str, check: &mut Check<'_>) {
     for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
-        if let Some(port) = backend.port {
-            check.port(&format!("{path}.backendRefs[{index}].port"), port.into());
-        }
-        if let Some(weight) = backend.weight
-            && !(0..=1_000_000).contains(&weight)
-        {
-            let message = format!("{weight} is not a weight");
-            check.wrong(&format!("{path}.backendRefs[{index}].weight"), message, "0 to 1000000");
-        }
+        check.backend(&format!("{path}.backendRefs[{index}]"), backend.port, backend.weight);
     }
     for (index, found) in rule.matches.iter().flatten().enumerate() {
         if let Some(value) = found.path.as_ref().and_then(|path| path.value.as_deref())
@@ -192,10 +185,7 @@ fn route_rule(rule: &HttpRouteRules, path: &str, check: &mut Check<'_>) {
             check.wrong(&format!("{path}.matches[{index}].path.value"), message, "");
         }
         for (place, header) in found.headers.iter().flatten().enumerate() {
-            if http::HeaderName::from_bytes(header.name.as_bytes()).is_err() {
-                let message = format!("\"{}\" is not a header name", header.name);
-                check.wrong(&format!("{path}.matches[{index}].headers[{place}].name"), message, "");
-            }
+            check.header(&format!("{path}.matches[{index}].headers[{place}].name"), &header.name);
         }
         for (place, query) in found.query_params.iter().flatten().enumerate() {
             if query.name.is_empty() {
@@ -218,43 +208,5 @@ fn route_rule(rule: &HttpRouteRules, path: &str, check: &mut Check<'_>) {
         && backend > request
     {
         check.wrong(&format!("{path}.timeouts.backendRequest"), "is longer than timeouts.request", "");
-    }
-}
-
-/// A duration by GEP-2257: one to four of up to five digits and `h`, `m`, `s` or `ms`.
-pub fn duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut total, mut parts) = (text, Duration::ZERO, 0);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        if !(1..=5).contains(&digits) {
-            return None;
-        }
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        total += match &rest[..unit] {
-            "h" => Duration::from_secs(number * 3600),
-            "m" => Duration::from_secs(number * 60),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            _ => return None,
-        };
-        rest = &rest[unit..];
-        parts += 1;
-    }
-    (1..=4).contains(&parts).then_some(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_follow_gep_2257() {
-        assert_eq!(duration("1h2m3s4ms"), Some(Duration::from_millis(3_723_004)));
-        assert_eq!(duration("0s"), Some(Duration::ZERO));
-        for wrong in ["", "1", "s", "1.5s", "-1s", "100000s", "1us", "1s1s1s1s1s"] {
-            assert_eq!(duration(wrong), None, "{wrong}");
-        }
     }
 }

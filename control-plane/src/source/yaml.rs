@@ -90,6 +90,45 @@ impl Node {
     }
 }
 
+impl From<&serde_json::Value> for Node {
+    /// The same tree; no node has a place.
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        let key = |name: &String| Key { name: name.clone(), line: 0, column: 0 };
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => Value::Unsigned(number),
+                (None, Some(number)) => Value::Signed(number),
+                _ => Value::Float(number.as_f64().unwrap_or(f64::INFINITY)),
+            },
+            Json::String(text) => Value::String(text.clone()),
+            Json::Array(items) => Value::Sequence(items.iter().map(Self::from).collect()),
+            Json::Object(entries) => {
+                Value::Mapping(entries.iter().map(|(name, value)| (key(name), Self::from(value))).collect())
+            }
+        };
+        Self { line: 0, column: 0, value }
+    }
+}
+
+impl From<&Node> for serde_json::Value {
+    /// The same tree. A number that JSON cannot write becomes null.
+    fn from(node: &Node) -> Self {
+        match &node.value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Signed(value) => (*value).into(),
+            Value::Unsigned(value) => (*value).into(),
+            Value::Float(value) => (*value).into(),
+            Value::String(text) => text.as_str().into(),
+            Value::Sequence(items) => items.iter().map(Self::from).collect(),
+            Value::Mapping(entries) => entries.iter().map(|(key, node)| (key.name.clone(), Self::from(node))).collect(),
+        }
+    }
+}
+
 /// `path` with one more field name.
 pub fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }

@@ -1,0 +1,295 @@
+//! How calls are made: `TrafficPolicy`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Percent, Span, Spec, TargetRef};
+use crate::source::check::Check;
+
+/// Timeouts, retries, load balancing, limits and outlier detection of calls to its targets. What is left out comes
+/// from the next less specific policy and at last from `MeshConfig`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficPolicySpec {
+    /// What it applies to. Default: every Service of the namespace.
+    #[serde(default)]
+    pub target_refs: Vec<TargetRef>,
+    /// How long calls may take.
+    pub timeouts: Option<Timeouts>,
+    /// Which calls are made again.
+    pub retries: Option<Retries>,
+    /// How an endpoint is chosen.
+    pub load_balancing: Option<LoadBalancing>,
+    /// How much may be in flight.
+    pub limits: Option<Limits>,
+    /// When an endpoint is left out.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// When the service as a whole is left alone.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Connections to the endpoints.
+    pub connection: Option<Connection>,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// From the request to the end of the response, retries included. 0s is none. Default none.
+    pub request: Option<Span>,
+    /// The same for one attempt. Default none.
+    pub backend_request: Option<Span>,
+    /// To connect, TLS included. Default 2s.
+    pub connect: Option<Span>,
+    /// Without a byte on a stream. Default 5m.
+    pub stream_idle: Option<Span>,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retries {
+    /// Attempts after the first. Default 2; 0 turns retries off.
+    pub attempts: Option<u32>,
+    /// HTTP status codes that are tried again. Default 502, 503, 504.
+    pub codes: Option<Vec<u16>>,
+    /// gRPC codes that are tried again. Default UNAVAILABLE.
+    pub grpc_codes: Option<Vec<String>>,
+    /// Methods that are safe to repeat. Default the idempotent ones of RFC 9110.
+    pub methods: Option<Vec<String>>,
+    /// Waits between attempts, full jitter.
+    pub backoff: Option<Backoff>,
+    /// How many retries there may be in all.
+    pub budget: Option<Budget>,
+    /// Another attempt is started when the first has not answered by then. Default: no hedging.
+    pub hedge_after: Option<Span>,
+}
+
+/// See [`Retries`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Backoff {
+    /// Default 25ms.
+    pub base: Option<Span>,
+    /// Default 250ms.
+    pub max: Option<Span>,
+}
+
+/// See [`Retries`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// Retries as a share of requests seen. Default 20.
+    pub percent: Option<Percent>,
+    /// Retries per second that are always there. Default 10.
+    pub min_per_second: Option<u32>,
+}
+
+/// Ways to choose an endpoint.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+pub enum Algorithm {
+    LeastLatency,
+    LeastRequest,
+    Maglev,
+    Random,
+    RingHash,
+    RoundRobin,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancing {
+    /// Default LeastLatency: two random choices, the better by peak-EWMA latency and requests in flight.
+    pub algorithm: Option<Algorithm>,
+    /// What RingHash and Maglev hash.
+    pub hash_on: Option<HashOn>,
+    /// New endpoints get their share by and by in this time. Default none.
+    pub slow_start: Option<Span>,
+    /// Labels of places, nearest first, in which endpoints are preferred. Default none.
+    pub locality: Option<Vec<String>>,
+}
+
+/// One of the fields.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HashOn {
+    /// Name of a header.
+    pub header: Option<String>,
+    /// Name of a cookie.
+    pub cookie: Option<String>,
+    /// Name of a query parameter.
+    pub query_param: Option<String>,
+    /// The address of the caller.
+    pub source_ip: Option<bool>,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Open connections. Default 1024.
+    pub connections: Option<u32>,
+    /// Requests that wait for a connection. Default 1024.
+    pub pending: Option<u32>,
+    /// Requests in flight. Default 4096.
+    pub requests: Option<u32>,
+    /// Retries in flight. Default: the budget alone.
+    pub retries: Option<u32>,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// Gateway failures in a row; 0 turns this off. Default 5.
+    pub consecutive_failures: Option<u32>,
+    /// Below this share of successes an endpoint is ejected; 0 turns this off. Default 80.
+    pub success_percent: Option<Percent>,
+    /// Requests in the window without which the share says nothing. Default 20.
+    pub minimum_requests: Option<u32>,
+    /// Length of the sliding window. Default 10s.
+    pub window: Option<Span>,
+    /// Length of the first ejection; doubles. Default 5s.
+    pub base_ejection: Option<Span>,
+    /// Longest ejection. Default 5m.
+    pub max_ejection: Option<Span>,
+    /// Share of the endpoints that may be out. Default 50.
+    pub max_ejected_percent: Option<Percent>,
+}
+
+/// What opens the breaker of a service.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+pub enum BreakOn {
+    ConnectFailures,
+    Failures,
+    Never,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreaker {
+    /// Default ConnectFailures.
+    pub break_on: Option<BreakOn>,
+    /// Failures in a row. Default 5.
+    pub consecutive_failures: Option<u32>,
+    /// Time until the first probe; doubles. Default 1s.
+    pub base_open: Option<Span>,
+    /// Longest time until a probe. Default 30s.
+    pub max_open: Option<Span>,
+}
+
+/// See [`TrafficPolicySpec`].
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// A connection without requests is closed after this. Default 1h in the mesh, 3s to an app.
+    pub idle: Option<Span>,
+    /// A connection is replaced after this. Default 1h.
+    pub max_age: Option<Span>,
+    /// Streams of one HTTP/2 connection. Default 250.
+    pub max_streams: Option<u32>,
+}
+
+impl Spec for TrafficPolicySpec {
+    fn targets(&self) -> &[TargetRef] {
+        &self.target_refs
+    }
+
+    fn check(&self, check: &mut Check<'_>) {
+        traffic(self, "spec", check);
+    }
+}
+
+/// Checks the settings at `path`; the defaults of the mesh have the same.
+pub fn traffic(spec: &TrafficPolicySpec, path: &str, check: &mut Check<'_>) {
+    if let Some(Timeouts { request: Some(request), backend_request: Some(backend), .. }) = spec.timeouts
+        && backend > request
+        && !request.0.is_zero()
+    {
+        check.wrong(&format!("{path}.timeouts.backendRequest"), "is longer than timeouts.request", "");
+    }
+    if let Some(retries) = &spec.retries {
+        retry(retries, &format!("{path}.retries"), check);
+    }
+    if let Some(balancing) = &spec.load_balancing {
+        let hash = balancing.hash_on.as_ref();
+        let given = hash.map_or(0, |on| {
+            [on.header.is_some(), on.cookie.is_some(), on.query_param.is_some(), on.source_ip == Some(true)]
+                .into_iter()
+                .filter(|given| *given)
+                .count()
+        });
+        let hashed = matches!(balancing.algorithm, Some(Algorithm::Maglev | Algorithm::RingHash));
+        if hash.is_some() && given != 1 {
+            let path = format!("{path}.loadBalancing.hashOn");
+            check.wrong(&path, "needs exactly one field", "one of header, cookie, queryParam, sourceIp");
+        }
+        if hashed != hash.is_some() {
+            let hint = "hashOn goes with the algorithms RingHash and Maglev";
+            let message = if hashed { "is missing" } else { "has no use with this algorithm" };
+            check.wrong(&format!("{path}.loadBalancing.hashOn"), message, hint);
+        }
+    }
+    if let Some(outlier) = &spec.outlier_detection {
+        let path = format!("{path}.outlierDetection");
+        check.percent(&format!("{path}.successPercent"), outlier.success_percent);
+        check.percent(&format!("{path}.maxEjectedPercent"), outlier.max_ejected_percent);
+        check.ordered(&path, "baseEjection", outlier.base_ejection, "maxEjection", outlier.max_ejection);
+    }
+    if let Some(breaker) = &spec.circuit_breaker {
+        let path = format!("{path}.circuitBreaker");
+        check.ordered(&path, "baseOpen", breaker.base_open, "maxOpen", breaker.max_open);
+        check.positive(&format!("{path}.consecutiveFailures"), breaker.consecutive_failures);
+    }
+    if let Some(limits) = &spec.limits {
+        for (name, value) in
+            [("connections", limits.connections), ("requests", limits.requests), ("pending", limits.pending)]
+        {
+            check.positive(&format!("{path}.limits.{name}"), value);
+        }
+    }
+    check.positive(&format!("{path}.connection.maxStreams"), spec.connection.as_ref().and_then(|c| c.max_streams));
+}
+
+fn retry(retries: &Retries, path: &str, check: &mut Check<'_>) {
+    if let Some(attempts) = retries.attempts.filter(|attempts| *attempts > 10) {
+        check.wrong(&format!("{path}.attempts"), format!("{attempts} is too many"), "0 to 10");
+    }
+    for (index, code) in retries.codes.iter().flatten().enumerate() {
+        if !(400..=599).contains(code) {
+            let message = format!("{code} is not the status of a failure");
+            check.wrong(&format!("{path}.codes[{index}]"), message, "400 to 599");
+        }
+    }
+    for (index, code) in retries.grpc_codes.iter().flatten().enumerate() {
+        check.one_of(&format!("{path}.grpcCodes[{index}]"), "gRPC code", code, &GRPC_CODES);
+    }
+    for (index, method) in retries.methods.iter().flatten().enumerate() {
+        check.method(&format!("{path}.methods[{index}]"), method);
+    }
+    if let Some(backoff) = &retries.backoff {
+        check.ordered(&format!("{path}.backoff"), "base", backoff.base, "max", backoff.max);
+    }
+    check.percent(&format!("{path}.budget.percent"), retries.budget.as_ref().and_then(|budget| budget.percent));
+}
+
+/// gRPC status codes but OK, by name.
+pub const GRPC_CODES: [&str; 16] = [
+    "ABORTED",
+    "ALREADY_EXISTS",
+    "CANCELLED",
+    "DATA_LOSS",
+    "DEADLINE_EXCEEDED",
+    "FAILED_PRECONDITION",
+    "INTERNAL",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "OUT_OF_RANGE",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+    "UNAVAILABLE",
+    "UNIMPLEMENTED",
+    "UNKNOWN",
+];
