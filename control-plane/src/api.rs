@@ -1,51 +1,135 @@
-//! The operator's HTTP API, so far its reads: sync state, endpoints, problems of the resources, health.
+//! The operator's HTTP API: Kubernetes conventions over the event log, and Weft's own reads beside them.
+//!
+//! `objects` takes requests for resources apart and serves reads; `write`, `watch` and `history` do the rest. `kinds`
+//! is the table of what is served. Nothing here knows how the control plane is composed.
+
+pub mod admit;
+pub mod body;
+mod columns;
+pub mod conditions;
+mod discovery;
+mod history;
+pub mod kinds;
+mod mesh;
+mod objects;
+mod openapi;
+pub mod patch;
+mod respond;
+pub mod selectors;
+mod status;
+pub mod table;
+mod target;
+mod warnings;
+mod watch;
+mod write;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
-    Json, Router,
-    extract::{Query, Request, State},
+    Router,
+    extract::Request,
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get, post},
 };
-use prost::Message;
-use serde_json::{Value, json};
-use tokio::sync::watch;
-use weft_proto::{ResourceType, v1};
+use tokio::sync::{Semaphore, watch as channel};
 
+use self::{objects::Pages, status::ApiError};
 use crate::{
-    push::{
-        View,
-        server::{Proxies, Proxy, seconds_left},
-    },
+    push::{View, server::Proxies},
     source::Problem,
+    store::Store,
 };
 
-/// What the API reads.
+/// Writes and watches at once: more would only wait in memory.
+const MAX_WRITES: usize = 256;
+const MAX_WATCHES: usize = 2048;
+
+/// What the API serves.
 #[derive(Clone)]
 pub struct ApiState {
+    /// The objects and their history.
+    pub store: Store,
     /// Connected sidecars.
     pub proxies: Proxies,
     /// What is pushed.
-    pub view: watch::Receiver<Arc<View>>,
+    pub view: channel::Receiver<Arc<View>>,
     /// Problems of the resources, as of the last compile.
     pub problems: Arc<Mutex<Vec<Problem>>>,
+    writes: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+    pages: Pages,
+}
+
+impl ApiState {
+    /// The API of this store and this mesh.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        proxies: Proxies,
+        view: channel::Receiver<Arc<View>>,
+        problems: Arc<Mutex<Vec<Problem>>>,
+    ) -> Self {
+        let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
+        Self { store, proxies, view, problems, writes, watches, pages: Pages::default() }
+    }
+
+    /// The API of a store without a mesh; for tests.
+    #[must_use]
+    pub fn of(store: Store) -> Self {
+        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default())
+    }
+}
+
+/// Who makes a request: an extension of it, set by what authenticates. Without one it is the local user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller {
+    /// Name in the history.
+    pub name: String,
+}
+
+impl Caller {
+    /// The user that runs this process: only loopback is served without authentication.
+    #[must_use]
+    pub fn local() -> Self {
+        let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
+        Self { name: user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())) }
+    }
 }
 
 /// The routes, with the check that keeps web pages out.
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ok\n" }))
-        .route("/metrics", get(metrics))
-        .route("/weft/v1/proxies", get(proxies))
-        .route("/weft/v1/endpoints", get(endpoints))
-        .route("/weft/v1/resources/errors", get(errors))
+        .route("/metrics", get(mesh::metrics))
+        .route("/version", get(discovery::version))
+        .route("/api", get(discovery::core))
+        .route("/apis", get(discovery::groups))
+        .route("/apis/{group}", get(discovery::group))
+        .route("/api/v1", get(discovery::core_resources))
+        .route("/apis/{group}/{version}", get(discovery::group_resources))
+        .route("/openapi/v2", get(openapi::all))
+        .route("/openapi/v3", get(openapi::index))
+        .route("/openapi/v3/api/v1", get(openapi::core))
+        .route("/openapi/v3/apis/{group}/{version}", get(openapi::group))
+        .route("/api/{version}/{*rest}", any(objects::serve))
+        .route("/apis/{group}/{version}/{*rest}", any(objects::serve))
+        .route("/weft/v1/proxies", get(mesh::proxies))
+        .route("/weft/v1/endpoints", get(mesh::endpoints))
+        .route("/weft/v1/resources/errors", get(mesh::errors))
+        .route("/weft/v1/history", get(history::history))
+        .route("/weft/v1/history/verify", get(history::verify))
+        .route("/weft/v1/rollback", post(history::rollback))
+        .fallback(|request: Request| async move { ApiError::no_path(request.uri().path()) })
+        .method_not_allowed_fallback(|request: Request| async move {
+            ApiError::method(request.method(), "told by the documentation of this path")
+        })
         .layer(middleware::from_fn(local_only))
         .with_state(state)
 }
@@ -65,73 +149,6 @@ fn is_local(host: &str) -> bool {
     name == "localhost"
         || host.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
         || name == "127.0.0.1"
-}
-
-async fn proxies(State(state): State<ApiState>) -> Json<Value> {
-    let proxies = state.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-    let items: Vec<Value> = proxies.values().map(proxy).collect();
-    Json(json!({ "revision": state.view.borrow().revision, "items": items }))
-}
-
-fn proxy(proxy: &Proxy) -> Value {
-    let types: Vec<Value> = proxy
-        .types
-        .iter()
-        .map(|of| json!({ "type": of.kind.name(), "state": of.state, "sent": of.sent, "acked": of.acked, "error": of.error }))
-        .collect();
-    json!({
-        "name": proxy.registration.name,
-        "namespace": proxy.registration.namespace,
-        "spiffeId": proxy.peer.id.as_str(),
-        "address": proxy.address,
-        "connectedSeconds": proxy.connected.elapsed().as_secs(),
-        "sidecarVersion": proxy.registration.sidecar_version,
-        "healthy": proxy.registration.healthy,
-        "draining": proxy.registration.draining,
-        "certExpirySeconds": seconds_left(proxy.peer.not_after),
-        "types": types,
-    })
-}
-
-#[derive(serde::Deserialize)]
-struct EndpointsQuery {
-    service: Option<String>,
-}
-
-async fn endpoints(State(state): State<ApiState>, Query(query): Query<EndpointsQuery>) -> Json<Value> {
-    let view = Arc::clone(&state.view.borrow());
-    let slices = view
-        .all(ResourceType::EndpointSlice)
-        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_slice()).ok());
-    let wanted = slices.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
-    let items: Vec<Value> = wanted
-        .flat_map(|slice| {
-            slice.endpoints.into_iter().map(move |endpoint| {
-                json!({
-                    "service": slice.service, "address": endpoint.address, "ports": endpoint.ports,
-                    "mesh": endpoint.mesh_address, "spiffeId": endpoint.spiffe_id, "healthy": endpoint.healthy,
-                    "draining": endpoint.draining, "workload": endpoint.workload,
-                })
-            })
-        })
-        .collect();
-    Json(json!({ "items": items }))
-}
-
-async fn errors(State(state): State<ApiState>) -> Json<Value> {
-    let problems = state.problems.lock().unwrap_or_else(PoisonError::into_inner);
-    Json(json!({ "items": *problems }))
-}
-
-async fn metrics(State(state): State<ApiState>) -> String {
-    let connected = state.proxies.lock().unwrap_or_else(PoisonError::into_inner).len();
-    let (revision, problems) =
-        (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
-    format!(
-        "# HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
-         # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\
-         # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
-    )
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use crate::{
     push::{View, server::Discovery},
     registry::{RESTORED, Registry},
     source::{Problem, Resources, Source},
+    store::Store,
 };
 
 /// Life of the control plane's own certificate; it is made anew at half of it.
@@ -80,7 +81,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         streams: std::sync::atomic::AtomicU64::new(1),
     };
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState { proxies, view: reading, problems });
+    let router = api::router(ApiState::new(Store::memory(), proxies, reading, problems));
     let grpc = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))

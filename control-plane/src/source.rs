@@ -22,8 +22,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
-pub(crate) use self::check::{duration, is_dns_label, is_dns_name, label_value, qualified_name};
-pub(crate) use self::load::{AnyObject, Loaded, schema};
+pub(crate) use self::check::{duration, is_dns_label, label_value, qualified_name};
+pub(crate) use self::load::{Loaded, schema};
 use self::policies::{
     Custom,
     limits::{FaultInjectionSpec, RateLimitPolicySpec},

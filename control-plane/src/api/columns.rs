@@ -25,10 +25,10 @@ const fn wide(name: &'static str, description: &'static str, value: fn(&Value) -
     Column { wide: true, ..column(name, description, value) }
 }
 
-const ACCEPTED: Column = column("Accepted", "Whether every target or parent has taken it.", |object| {
-    condition(object, "Accepted")
-});
-const PROGRAMMED: Column = wide("Programmed", "Whether the sidecars act on it.", |object| condition(object, "Programmed"));
+const ACCEPTED: Column =
+    column("Accepted", "Whether every target or parent has taken it.", |object| condition(object, "Accepted"));
+const PROGRAMMED: Column =
+    wide("Programmed", "Whether the sidecars act on it.", |object| condition(object, "Programmed"));
 const TARGETS: Column = column("Targets", "What the policy is attached to.", targets);
 
 pub const NAMESPACE: &[Column] = &[column("Status", "Phase of the namespace.", |object| {
@@ -67,7 +67,9 @@ pub const REFERENCE_GRANT: &[Column] = &[
 pub const WORKLOAD: &[Column] = &[
     column("Address", "Where the app is.", |object| text(object, &["spec", "address"], "<none>")),
     column("Mesh", "Where its sidecar is.", |object| text(object, &["spec", "meshAddress"], "<none>")),
-    column("Ports", "Ports of the app.", |object| list(field(object, &["spec", "ports"]), |port| number(&port["port"]))),
+    column("Ports", "Ports of the app.", |object| {
+        list(field(object, &["spec", "ports"]), |port| number(&port["port"]))
+    }),
     wide("Labels", "Its labels.", |object| labels(field(object, &["metadata", "labels"]))),
 ];
 pub const TRAFFIC: &[Column] = &[
@@ -87,11 +89,18 @@ pub const AUTHORIZATION: &[Column] = &[
     ACCEPTED,
     PROGRAMMED,
 ];
-pub const PEER: &[Column] =
-    &[TARGETS, column("Mode", "Strict or Permissive.", |object| text(object, &["spec", "mode"], "")), ACCEPTED, PROGRAMMED];
+pub const PEER: &[Column] = &[
+    TARGETS,
+    column("Mode", "Strict or Permissive.", |object| text(object, &["spec", "mode"], "")),
+    ACCEPTED,
+    PROGRAMMED,
+];
 pub const POLICY: &[Column] = &[TARGETS, ACCEPTED, PROGRAMMED];
-pub const MESH: &[Column] =
-    &[column("Peer-Mode", "Strict or Permissive.", |object| text(object, &["spec", "peerMode"], "Permissive")), ACCEPTED, PROGRAMMED];
+pub const MESH: &[Column] = &[
+    column("Peer-Mode", "Strict or Permissive.", |object| text(object, &["spec", "peerMode"], "Permissive")),
+    ACCEPTED,
+    PROGRAMMED,
+];
 
 fn text(object: &Value, path: &[&str], default: &str) -> String {
     field(object, path).as_str().unwrap_or(default).to_owned()

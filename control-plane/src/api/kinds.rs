@@ -109,10 +109,7 @@ pub static KINDS: &[Kind] = &[
         columns: columns::AUTHORIZATION,
         ..weft("AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["authz"])
     },
-    Kind {
-        columns: columns::PEER,
-        ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"])
-    },
+    Kind { columns: columns::PEER, ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"]) },
     Kind { columns: columns::POLICY, ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"]) },
     Kind { columns: columns::POLICY, ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"]) },
     Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },

@@ -63,9 +63,7 @@ fn apply(target: &mut Value, operation: &Value, copied: &mut usize) -> Result<()
     let text = |name: &str| {
         operation[name].as_str().ok_or_else(|| PatchError::Malformed(format!("\"{name}\" is missing or no text")))
     };
-    let value = || {
-        operation.get("value").cloned().ok_or_else(|| PatchError::Malformed("\"value\" is missing".into()))
-    };
+    let value = || operation.get("value").cloned().ok_or_else(|| PatchError::Malformed("\"value\" is missing".into()));
     if !operation.is_object() {
         return Err(PatchError::Malformed("is not an object".into()));
     }

@@ -164,12 +164,24 @@ mod tests {
     #[test]
     fn labels_are_selected_by_equality_and_by_sets() {
         for yes in [
-            "", "app=cart", "app==cart", "app!=web", "app in (web, cart)", "app notin (web)", "app", "!none", "a.b/c=",
-            "none!=x", "none notin (x)", "app=cart,tier in (back,front),!none",
+            "",
+            "app=cart",
+            "app==cart",
+            "app!=web",
+            "app in (web, cart)",
+            "app notin (web)",
+            "app",
+            "!none",
+            "a.b/c=",
+            "none!=x",
+            "none notin (x)",
+            "app=cart,tier in (back,front),!none",
         ] {
             assert!(matches(yes, ""), "{yes}");
         }
-        for no in ["app=web", "app!=cart", "app in (web)", "app notin (cart,web)", "none", "!app", "app=cart,tier=front"] {
+        for no in
+            ["app=web", "app!=cart", "app in (web)", "app notin (cart,web)", "none", "!app", "app=cart,tier=front"]
+        {
             assert!(!matches(no, ""), "{no}");
         }
     }

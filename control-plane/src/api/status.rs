@@ -106,9 +106,9 @@ impl ApiError {
         let joined = if let [one] = texts.as_slice() { one.clone() } else { format!("[{}]", texts.join(", ")) };
         let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
         let message = format!("{}{group} \"{name}\" is invalid: {joined}", kind.kind);
-        let causes = problems.iter().map(|problem| {
-            json!({ "reason": cause(problem), "message": text(problem), "field": problem.path })
-        });
+        let causes = problems
+            .iter()
+            .map(|problem| json!({ "reason": cause(problem), "message": text(problem), "field": problem.path }));
         let causes: Value = causes.collect();
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).of(kind, name);
         error.0.details.insert("kind".into(), kind.kind.into());
@@ -122,9 +122,9 @@ impl ApiError {
         let texts: Vec<String> = unknown.iter().map(unknown_field).collect();
         let message =
             format!("{} \"{name}\" cannot be handled: strict decoding error: {}", kind.kind, texts.join(", "));
-        let causes = unknown.iter().map(|problem| {
-            json!({ "reason": "FieldValueInvalid", "message": text(problem), "field": problem.path })
-        });
+        let causes = unknown
+            .iter()
+            .map(|problem| json!({ "reason": "FieldValueInvalid", "message": text(problem), "field": problem.path }));
         let causes: Value = causes.collect();
         let mut error = Self::bad_request(message).of(kind, name);
         error.0.details.insert("causes".into(), causes);

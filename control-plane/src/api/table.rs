@@ -43,9 +43,7 @@ pub fn table(kind: &Kind, objects: &[Value], metadata: &Value, include: Include,
 }
 
 fn definitions(kind: &Kind) -> Vec<Value> {
-    let definition = |name: &str, format: &str, description: &str, priority: u8| {
-        json!({ "name": name, "type": "string", "format": format, "description": description, "priority": priority })
-    };
+    let definition = |name: &str, format: &str, description: &str, priority: u8| json!({ "name": name, "type": "string", "format": format, "description": description, "priority": priority });
     let column = |column: &Column| definition(column.name, "", column.description, u8::from(column.wide));
     let mut all = vec![definition("Name", "name", "Name of the object, unique in its namespace and kind.", 0)];
     all.extend(narrow(kind).map(column));
@@ -156,9 +154,22 @@ mod tests {
     #[test]
     fn ages_read_like_those_of_kubectl() {
         for (seconds, text) in [
-            (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (150, "2m30s"), (599, "9m59s"), (600, "10m"),
-            (10_799, "179m"), (10_800, "3h"), (11_700, "3h15m"), (28_800, "8h"), (172_800, "2d"), (180_000, "2d2h"),
-            (691_200, "8d"), (63_072_000, "2y"), (63_158_400, "2y1d"),
+            (-5, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (150, "2m30s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (11_700, "3h15m"),
+            (28_800, "8h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (691_200, "8d"),
+            (63_072_000, "2y"),
+            (63_158_400, "2y1d"),
         ] {
             assert_eq!(human(seconds), text, "{seconds}");
         }

@@ -110,7 +110,8 @@ fn list(mut before: Vec<Value>, patch: Vec<Value>, path: &str) -> Result<Vec<Val
     let replaces = |item: &Value| item.get("$patch").is_some_and(|directive| directive == "replace");
     let how = strategy(path);
     // An item that is nothing but the directive stands for the whole list.
-    if how == List::Replaced || patch.iter().any(|item| replaces(item) && item.as_object().is_some_and(|o| o.len() == 1))
+    if how == List::Replaced
+        || patch.iter().any(|item| replaces(item) && item.as_object().is_some_and(|o| o.len() == 1))
     {
         return Ok(patch.into_iter().filter(|item| !replaces(item)).collect());
     }

@@ -15,11 +15,11 @@ fn the_examples_of_rfc_7396_hold() {
         (json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]})),
         (json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}})),
         (json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]})),
-        (json!(["a","b"]), json!(["c","d"]), json!(["c","d"])),
+        (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
         (json!({"a":"b"}), json!(["c"]), json!(["c"])),
         (json!({"a":"foo"}), Value::Null, Value::Null),
         (json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1})),
-        (json!([1,2]), json!({"a":"b","c":null}), json!({"a":"b"})),
+        (json!([1, 2]), json!({"a":"b","c":null}), json!({"a":"b"})),
         (json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}})),
     ] {
         assert_eq!(merge(target.clone(), patch.clone()), expected, "{target} {patch}");
@@ -38,8 +38,11 @@ fn the_operations_of_rfc_6902_hold() {
         (json!({"a":{"b":1},"c":{}}), json!([{"op":"move","from":"/a/b","path":"/c/d"}]), json!({"a":{},"c":{"d":1}})),
         (json!({"a":[1,2,3]}), json!([{"op":"move","from":"/a/0","path":"/a/2"}]), json!({"a":[2,3,1]})),
         (json!({"a":{"b":1}}), json!([{"op":"copy","from":"/a","path":"/c"}]), json!({"a":{"b":1},"c":{"b":1}})),
-        (json!({"a/b":1,"m~n":2}), json!([{"op":"test","path":"/a~1b","value":1},{"op":"test","path":"/m~0n","value":2.0}]),
-            json!({"a/b":1,"m~n":2})),
+        (
+            json!({"a/b":1,"m~n":2}),
+            json!([{"op":"test","path":"/a~1b","value":1},{"op":"test","path":"/m~0n","value":2.0}]),
+            json!({"a/b":1,"m~n":2}),
+        ),
         (json!({"a":1}), json!([{"op":"replace","path":"","value":{"b":2}}]), json!({"b":2})),
     ] {
         assert_eq!(json_patch(target.clone(), &patch), Ok(expected), "{target} {patch}");
@@ -76,8 +79,7 @@ fn a_json_patch_that_does_not_fit_says_which_operation_and_why() {
 
 #[test]
 fn copies_cannot_grow_without_end() {
-    let copies: Vec<Value> =
-        (0..64).map(|at| json!({"op":"copy","from":"","path":format!("/a{at}")})).collect();
+    let copies: Vec<Value> = (0..64).map(|at| json!({"op":"copy","from":"","path":format!("/a{at}")})).collect();
     let target = json!({"a":"x","b":"y".repeat(100)});
     assert!(matches!(json_patch(target, &Value::Array(copies)), Err(PatchError::Failed(_))));
 }
@@ -101,10 +103,7 @@ fn service(ports: Value) -> Value {
 fn maps_are_merged_and_null_deletes() {
     let target = json!({"metadata":{"labels":{"a":"1","b":"2"}},"spec":{"type":"ClusterIP"}});
     let patch = json!({"metadata":{"labels":{"a":null,"c":"3"}}});
-    assert_eq!(
-        patched(target, patch),
-        json!({"metadata":{"labels":{"b":"2","c":"3"}},"spec":{"type":"ClusterIP"}})
-    );
+    assert_eq!(patched(target, patch), json!({"metadata":{"labels":{"b":"2","c":"3"}},"spec":{"type":"ClusterIP"}}));
 }
 
 #[test]
@@ -113,7 +112,9 @@ fn ports_are_merged_by_their_number() {
     let patch = service(json!([{"port":80,"targetPort":8081},{"port":70,"name":"new"}]));
     assert_eq!(
         patched(target, patch),
-        service(json!([{"port":80,"name":"http","targetPort":8081},{"port":90,"name":"grpc"},{"port":70,"name":"new"}]))
+        service(
+            json!([{"port":80,"name":"http","targetPort":8081},{"port":90,"name":"grpc"},{"port":70,"name":"new"}])
+        )
     );
 }
 

@@ -1,0 +1,230 @@
+//! Weft's own reads and writes over the log: `/weft/v1/history`, `/weft/v1/history/verify`, `/weft/v1/rollback`.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::{Extension, Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    ApiState, Caller, admit,
+    kinds::{self, KINDS},
+    status::ApiError,
+};
+use crate::store::{Action, AppendError, Batch, Event, Expect, HistoryFilter, Key, ReadError, Stored, Write};
+
+/// Most events of one answer.
+const MAX_EVENTS: usize = 1000;
+
+/// Query of `/weft/v1/history`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryQuery {
+    kind: Option<String>,
+    namespace: Option<String>,
+    name: Option<String>,
+    limit: Option<usize>,
+    before: Option<u64>,
+    objects: Option<bool>,
+}
+
+/// GET `/weft/v1/history`: past events, newest first. `kind` is any name of a kind, `objects=true` adds the objects.
+pub async fn history(
+    State(state): State<ApiState>,
+    query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(error) => return ApiError::bad_request(error.body_text()).into_response(),
+    };
+    let kind = match query.kind.as_deref().map(kind_named).transpose() {
+        Ok(kind) => kind,
+        Err(error) => return error.into_response(),
+    };
+    let limit = query.limit.unwrap_or(100).clamp(1, MAX_EVENTS);
+    let filter = HistoryFilter {
+        kind: kind.map(str::to_owned),
+        namespace: query.namespace,
+        name: query.name,
+        before_revision: query.before,
+        limit,
+    };
+    match state.store.history(filter).await {
+        Ok(events) => {
+            let next =
+                events.last().filter(|last| events.len() == limit && last.revision > 1).map(|last| last.revision);
+            let with = query.objects.unwrap_or(false);
+            let items: Vec<Value> = events.iter().map(|event| event_json(event, with)).collect();
+            let head = state.store.head();
+            Json(json!({ "revision": head.revision, "head": head.to_string(), "items": items, "nextBefore": next }))
+                .into_response()
+        }
+        Err(error) => read_failed(&error).into_response(),
+    }
+}
+
+fn kind_named(name: &str) -> Result<&'static str, ApiError> {
+    let lower = name.to_lowercase();
+    let known = |kind: &&kinds::Kind| {
+        kind.kind.to_lowercase() == lower || kind.plural == lower || kind.short.contains(&lower.as_str())
+    };
+    KINDS.iter().find(known).map(|kind| kind.kind).ok_or_else(|| {
+        let names = KINDS.iter().map(|kind| kind.kind);
+        let hint = crate::source::did_you_mean(name, names.clone());
+        let hint = if hint.is_empty() { format!("one of {}", names.collect::<Vec<_>>().join(", ")) } else { hint };
+        ApiError::bad_request(format!("kind: unknown kind {name:?} ({hint})"))
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn event_json(event: &Event, objects: bool) -> Value {
+    let time = i64::try_from(event.time_ms).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    let action = match event.action {
+        Action::Create => "create",
+        Action::Delete => "delete",
+        Action::Update => "update",
+    };
+    let mut value = json!({
+        "revision": event.revision, "time": time.map(|time| time.to_string()), "author": event.author,
+        "reason": event.reason, "action": action, "kind": &*event.key.kind, "namespace": event.key.namespace,
+        "name": event.key.name, "before": event.before.as_ref().map(|before| before.revision),
+        "previousHash": hex(&event.previous_hash), "hash": hex(&event.hash),
+    });
+    if objects {
+        value["object"] = event.object.as_deref().cloned().unwrap_or_default();
+        value["beforeObject"] = event.before.as_ref().map(|before| (*before.object).clone()).unwrap_or_default();
+    }
+    value
+}
+
+fn read_failed(error: &ReadError) -> ApiError {
+    match error {
+        ReadError::Future { .. } => ApiError::bad_request(error.to_string()),
+        _ => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string()),
+    }
+}
+
+/// GET `/weft/v1/history/verify`: whether the chain of hashes is whole.
+pub async fn verify(State(state): State<ApiState>) -> Response {
+    match state.store.verify().await {
+        Ok(head) => {
+            Json(json!({ "verified": true, "revision": head.revision, "head": head.to_string() })).into_response()
+        }
+        Err(error) => {
+            let body = json!({ "verified": false, "revision": error.revision, "message": error.to_string() });
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
+        }
+    }
+}
+
+/// Body of POST `/weft/v1/rollback`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollback {
+    to_revision: u64,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// POST `/weft/v1/rollback`: new events that make the objects what they were right after `toRevision`.
+pub async fn rollback(
+    State(state): State<ApiState>,
+    caller: Option<Extension<Caller>>,
+    body: axum::body::Bytes,
+) -> Response {
+    let caller = caller.map_or_else(Caller::local, |Extension(caller)| caller);
+    match rolled_back(&state, caller, &body).await {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn rolled_back(state: &ApiState, caller: Caller, body: &[u8]) -> Result<Value, ApiError> {
+    let wanted: Rollback = serde_json::from_slice(body).map_err(|error| {
+        ApiError::bad_request(format!("the body is not {{\"toRevision\": N, \"reason\": \"...\"}}: {error}"))
+    })?;
+    let revision = wanted.to_revision;
+    let past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
+    let present = state.store.snapshot();
+    let now = Timestamp::now();
+    let writes = changes(&past, present.iter(), now);
+    let items: Vec<Value> = writes
+        .iter()
+        .map(|write| {
+            let action = match (&write.object, write.expect) {
+                (None, _) => "delete",
+                (Some(_), Expect::Absent) => "create",
+                _ => "update",
+            };
+            json!({
+                "action": action, "kind": &*write.key.kind, "namespace": write.key.namespace, "name": write.key.name,
+            })
+        })
+        .collect();
+    if !wanted.dry_run && !writes.is_empty() {
+        let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };
+        let batch = Batch { author: caller.name, reason, writes };
+        state.store.append(batch).await.map_err(|error| match error {
+            AppendError::Conflict { .. } => {
+                ApiError::new(StatusCode::CONFLICT, "Conflict", format!("somebody else wrote meanwhile: {error}"))
+            }
+            AppendError::TooLarge { .. } => ApiError::too_large(error.to_string()),
+            error => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+        })?;
+    }
+    Ok(json!({
+        "toRevision": revision, "revision": state.store.revision(), "dryRun": wanted.dry_run, "items": items,
+    }))
+}
+
+/// The writes that lead from the present to the past. Deletions come first, so that names are free.
+fn changes<'a>(
+    past: &BTreeMap<Key, std::sync::Arc<Stored>>,
+    present: impl Iterator<Item = &'a std::sync::Arc<Stored>>,
+    now: Timestamp,
+) -> Vec<Write> {
+    let (mut gone, mut changed, mut seen) = (Vec::new(), Vec::new(), std::collections::BTreeSet::new());
+    for stored in present {
+        let (key, expect) = (stored.key.clone(), Expect::Revision(stored.revision));
+        seen.insert(key.clone());
+        match past.get(&key) {
+            None => gone.push(Write { key, expect, object: None }),
+            Some(old) if old.object == stored.object => {}
+            Some(old) => {
+                let mut object = (*old.object).clone();
+                // Observers compare generations, so they never go back; the identity is that of the living object.
+                let generation = stored.object["metadata"]["generation"].as_u64().unwrap_or(0) + 1;
+                object["metadata"]["generation"] = generation.into();
+                for field in ["uid", "creationTimestamp"] {
+                    object["metadata"][field] = stored.object["metadata"][field].clone();
+                }
+                // A rollback twice over is no change.
+                let mut held = (*stored.object).clone();
+                held["metadata"]["generation"] = generation.into();
+                if held != object {
+                    changed.push(Write { key, expect, object: Some(object) });
+                }
+            }
+        }
+    }
+    for (key, old) in past.iter().filter(|(key, _)| !seen.contains(*key)) {
+        let mut object = (*old.object).clone();
+        // It is another object now: nobody may take it for the one that was deleted.
+        object["metadata"]["uid"] = admit::uid().into();
+        object["metadata"]["creationTimestamp"] = admit::timestamp(now).into();
+        changed.push(Write { key: key.clone(), expect: Expect::Absent, object: Some(object) });
+    }
+    gone.extend(changed);
+    gone
+}

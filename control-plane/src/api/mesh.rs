@@ -1,0 +1,86 @@
+//! Reads of what the mesh does: sync state of the sidecars, endpoints, problems of the resources, metrics.
+
+use std::sync::{Arc, PoisonError};
+
+use axum::{
+    Json,
+    extract::{Query, State},
+};
+use prost::Message;
+use serde_json::{Value, json};
+use weft_proto::{ResourceType, v1};
+
+use super::ApiState;
+use crate::push::server::{Proxy, seconds_left};
+
+/// GET `/weft/v1/proxies`.
+pub async fn proxies(State(state): State<ApiState>) -> Json<Value> {
+    let proxies = state.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+    let items: Vec<Value> = proxies.values().map(proxy).collect();
+    Json(json!({ "revision": state.view.borrow().revision, "items": items }))
+}
+
+fn proxy(proxy: &Proxy) -> Value {
+    let types: Vec<Value> = proxy
+        .types
+        .iter()
+        .map(|of| json!({ "type": of.kind.name(), "state": of.state, "sent": of.sent, "acked": of.acked, "error": of.error }))
+        .collect();
+    json!({
+        "name": proxy.registration.name,
+        "namespace": proxy.registration.namespace,
+        "spiffeId": proxy.peer.id.as_str(),
+        "address": proxy.address,
+        "connectedSeconds": proxy.connected.elapsed().as_secs(),
+        "sidecarVersion": proxy.registration.sidecar_version,
+        "healthy": proxy.registration.healthy,
+        "draining": proxy.registration.draining,
+        "certExpirySeconds": seconds_left(proxy.peer.not_after),
+        "types": types,
+    })
+}
+
+/// Query of `/weft/v1/endpoints`.
+#[derive(serde::Deserialize)]
+pub struct EndpointsQuery {
+    service: Option<String>,
+}
+
+/// GET `/weft/v1/endpoints`.
+pub async fn endpoints(State(state): State<ApiState>, Query(query): Query<EndpointsQuery>) -> Json<Value> {
+    let view = Arc::clone(&state.view.borrow());
+    let slices = view
+        .all(ResourceType::EndpointSlice)
+        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_slice()).ok());
+    let wanted = slices.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
+    let items: Vec<Value> = wanted
+        .flat_map(|slice| {
+            slice.endpoints.into_iter().map(move |endpoint| {
+                json!({
+                    "service": slice.service, "address": endpoint.address, "ports": endpoint.ports,
+                    "mesh": endpoint.mesh_address, "spiffeId": endpoint.spiffe_id, "healthy": endpoint.healthy,
+                    "draining": endpoint.draining, "workload": endpoint.workload,
+                })
+            })
+        })
+        .collect();
+    Json(json!({ "items": items }))
+}
+
+/// GET `/weft/v1/resources/errors`.
+pub async fn errors(State(state): State<ApiState>) -> Json<Value> {
+    let problems = state.problems.lock().unwrap_or_else(PoisonError::into_inner);
+    Json(json!({ "items": *problems }))
+}
+
+/// GET `/metrics`.
+pub async fn metrics(State(state): State<ApiState>) -> String {
+    let connected = state.proxies.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let (revision, problems) =
+        (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
+    format!(
+        "# HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
+         # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\
+         # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
+    )
+}
