@@ -4,7 +4,23 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Dur
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::embedded::{ControlPlaneArgs, SidecarArgs};
+use crate::{
+    analyze::AnalyzeArgs,
+    apply::ApplyArgs,
+    certs::{CertsArgs, ConfigArgs},
+    check::CheckArgs,
+    delete::DeleteArgs,
+    describe::DescribeArgs,
+    diff::DiffArgs,
+    edit::EditArgs,
+    embedded::{ControlPlaneArgs, SidecarArgs},
+    endpoints::EndpointsArgs,
+    explain::ExplainArgs,
+    get::GetArgs,
+    history::{HistoryArgs, RollbackArgs},
+    status::StatusArgs,
+    token::TokenArgs,
+};
 
 /// Weft, a service mesh: sidecars beside workloads, one control plane, mutual TLS everywhere.
 #[derive(Debug, Parser)]
@@ -27,8 +43,38 @@ pub enum Command {
     Sidecar(SidecarArgs),
     /// Start an app with a sidecar beside it
     Run(RunArgs),
+    /// Make the objects of files so; exit code 3 when the server warns
+    Apply(ApplyArgs),
+    /// List objects
+    Get(GetArgs),
+    /// Show an object with its conditions, what is attached to it, its endpoints and its history
+    Describe(DescribeArgs),
+    /// Delete objects
+    Delete(DeleteArgs),
+    /// Show what applying files would change; exit code 1 when something would, 0 when nothing
+    Diff(DiffArgs),
+    /// Change an object in $EDITOR
+    Edit(EditArgs),
+    /// Show who changed what and why, or verify that the log is whole
+    History(HistoryArgs),
+    /// Make the objects what they were at a revision
+    Rollback(RollbackArgs),
+    /// Check resource files without a server; exit code 1 for errors, 3 for warnings
+    Analyze(AnalyzeArgs),
+    /// Tell which rule a request meets, and why
+    Explain(ExplainArgs),
     /// Show what every sidecar holds against what it should hold
     Status(StatusArgs),
+    /// Show where the requests for a service may go
+    Endpoints(EndpointsArgs),
+    /// Show the certificates of the sidecars
+    Certs(CertsArgs),
+    /// Show what one sidecar holds, type by type
+    Config(ConfigArgs),
+    /// Look for what is wrong with the mesh, or with this machine before there is one
+    Check(CheckArgs),
+    /// Tokens with which workloads enrol
+    Token(TokenArgs),
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -134,32 +180,6 @@ impl FromStr for Upstream {
     }
 }
 
-/// Flags of `weft status`.
-#[derive(Args, Clone, Debug)]
-pub struct StatusArgs {
-    /// The control plane's API
-    #[arg(long, env = "WEFT_SERVER", default_value = "http://127.0.0.1:15014")]
-    pub server: String,
-    /// Form of the listing
-    #[arg(long, short, value_enum, default_value = "table")]
-    pub output: Output,
-}
-
-/// Forms of a listing.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Output {
-    /// One JSON object, as the API gives it
-    Json,
-    /// One namespace/name a line
-    Name,
-    /// Aligned columns
-    Table,
-    /// More columns
-    Wide,
-    /// The JSON object as YAML
-    Yaml,
-}
-
 /// Flags of the hidden `weft demo-service`.
 #[derive(Args, Clone, Debug)]
 pub struct ServiceArgs {
@@ -200,16 +220,22 @@ pub enum Service {
     Storefront,
 }
 
-/// `500ms`, `20s`, `2m`, or bare seconds; the demo needs 8 s for its stages.
-fn duration(text: &str) -> Result<Duration, String> {
+/// `500ms`, `20s`, `2m`, `1h`, or bare seconds.
+pub fn any_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| "expected a number and a unit, such as 20s".to_owned())?;
-    let duration = match &text[digits.len()..] {
-        "ms" => Duration::from_millis(number),
-        "" | "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.saturating_mul(60)),
-        unit => return Err(format!("unit {unit:?}: use ms, s or m")),
-    };
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        unit => Err(format!("unit {unit:?}: use ms, s, m or h")),
+    }
+}
+
+/// The demo needs 8 s for its stages.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = any_duration(text)?;
     if duration < Duration::from_secs(8) {
         return Err("shorter than the stages need; use 8s or more".to_owned());
     }
@@ -245,7 +271,7 @@ mod tests {
         assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("9000ms"), Ok(Duration::from_secs(9)));
-        for text in ["", "s", "20h", "7s", "-1s"] {
+        for text in ["", "s", "20d", "7s", "-1s"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -5,13 +5,38 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+mod analyze;
+mod apply;
 mod args;
+mod certs;
+mod check;
 mod client;
+mod conflicts;
+mod delete;
 mod demo;
+mod describe;
+mod diff;
+mod edit;
 mod embedded;
+mod endpoints;
+mod explain;
+mod get;
+mod history;
+mod kinds;
+mod listing;
+mod merge;
+mod objects;
+mod problems;
 mod run;
+mod server;
 mod services;
 mod status;
+mod style;
+mod table;
+mod targets;
+mod token;
+mod wait;
+mod yaml;
 
 use args::{Cli, Command};
 
@@ -21,7 +46,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     dispatch(cli.command).unwrap_or_else(|error| {
-        eprintln!("weft: {error:#}");
+        style::fail(&format!("{error:#}"));
         ExitCode::from(1)
     })
 }
@@ -34,17 +59,36 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Analyze(args) => analyze::run(&args),
         command => {
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
-                match command {
-                    Command::ControlPlane(args) => Box::pin(embedded::control_plane(args)).await,
-                    Command::Demo(args) => Box::pin(demo::run(args)).await,
-                    Command::DemoService(args) => Box::pin(services::run(args)).await,
-                    Command::Run(args) => Box::pin(run::run(args)).await,
-                    Command::Status(args) => status::run(&args).await,
-                    Command::Completions { .. } | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
-                }
-            })
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(Box::pin(served(command)))
         }
+    }
+}
+
+/// The commands that talk to somebody.
+async fn served(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Apply(args) => Box::pin(apply::run(args)).await,
+        Command::Certs(args) => certs::run(args).await,
+        Command::Check(args) => Box::pin(check::run(args)).await,
+        Command::Config(args) => certs::config(args).await,
+        Command::ControlPlane(args) => Box::pin(embedded::control_plane(args)).await,
+        Command::Delete(args) => Box::pin(delete::run(args)).await,
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::DemoService(args) => Box::pin(services::run(args)).await,
+        Command::Describe(args) => Box::pin(describe::run(args)).await,
+        Command::Diff(args) => Box::pin(diff::run(args)).await,
+        Command::Edit(args) => Box::pin(edit::run(args)).await,
+        Command::Endpoints(args) => endpoints::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Get(args) => Box::pin(get::run(args)).await,
+        Command::History(args) => Box::pin(history::run(args)).await,
+        Command::Rollback(args) => history::rollback(args).await,
+        Command::Run(args) => Box::pin(run::run(args)).await,
+        Command::Status(args) => status::run(&args).await,
+        Command::Token(args) => token::run(args).await,
+        Command::Analyze(_) | Command::Completions { .. } | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
     }
 }

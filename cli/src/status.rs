@@ -1,20 +1,41 @@
 //! `weft status`: what every sidecar holds, against what it should hold.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    args::{Output, StatusArgs},
     client,
+    listing::{self, Output},
+    server::{Server, ServerArgs},
+    style::{self, BAD, GOOD, WARNING},
+    table::Table,
 };
+
+/// The demo's report is made of such rows too.
+pub use crate::table::aligned as table;
+
+/// Flags of `weft status`.
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Form of the listing
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: Output,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
 
 /// `GET /weft/v1/proxies`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Proxies {
+    /// Counts what was pushed; starts anew with the control plane.
+    pub revision: u64,
+    /// The event that what is pushed reflects, when the server tells it.
+    pub store_revision: Option<u64>,
     /// One per connected sidecar.
     pub items: Vec<Proxy>,
 }
@@ -27,22 +48,35 @@ pub struct Proxy {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    spiffe_id: String,
+    /// Identity that it proved.
+    pub spiffe_id: String,
     address: String,
-    connected_seconds: f64,
-    sidecar_version: String,
-    healthy: bool,
-    draining: bool,
-    cert_expiry_seconds: Option<f64>,
-    types: Vec<Type>,
+    connected_seconds: i64,
+    /// Version of the sidecar.
+    pub sidecar_version: String,
+    /// Whether its app is.
+    pub healthy: bool,
+    /// Whether it is about to leave.
+    pub draining: bool,
+    /// Seconds until its certificate ends; negative when it has.
+    pub cert_expiry_seconds: Option<i64>,
+    /// State of each type of resource.
+    pub types: Vec<Type>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Type {
-    r#type: String,
-    state: String,
-    error: String,
+pub struct Type {
+    /// Such as `Service`.
+    pub r#type: String,
+    /// SYNCED, NOT_SENT, STALE or ERROR.
+    pub state: String,
+    /// Resources sent and not removed.
+    pub sent: u64,
+    /// Of those, acknowledged.
+    pub acked: u64,
+    /// Why something was rejected.
+    pub error: String,
 }
 
 impl Proxy {
@@ -52,13 +86,30 @@ impl Proxy {
         ["ERROR", "STALE", "SYNCED"].into_iter().find(|state| any(*state)).unwrap_or("NOT_SENT")
     }
 
-    fn problem(&self) -> Option<String> {
-        let failed = self.types.iter().find(|t| t.state == "ERROR");
-        failed.map(|t| format!("{}/{}: rejected {}: {}", self.namespace, self.name, t.r#type, t.error))
+    /// `namespace/name`.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Its state, and what it rejected.
+    pub fn why(&self) -> String {
+        let failed = self.types.iter().find(|of| of.state == "ERROR");
+        failed.map_or_else(|| self.state().to_owned(), |of| format!("rejected {}: {}", of.r#type, of.error))
+    }
+
+    /// What it rejected, if it did.
+    pub fn problem(&self) -> Option<String> {
+        (self.state() == "ERROR").then(|| format!("{}: {}", self.id(), self.why()))
     }
 }
 
 impl Proxies {
+    /// `GET /weft/v1/proxies`, and the JSON that it answered.
+    pub async fn ask(server: &Server) -> anyhow::Result<(Self, Value)> {
+        let value = server.get("/weft/v1/proxies").await?;
+        Ok((Self::deserialize(&value).with_context(|| unexpected(server.url()))?, value))
+    }
+
     /// How many hold what they should hold.
     pub fn synced(&self) -> usize {
         self.items.iter().filter(|proxy| proxy.state() == "SYNCED").count()
@@ -71,110 +122,58 @@ impl Proxies {
     }
 }
 
-/// Asks the control plane.
+/// Asks the control plane at a plain address; for the demo.
 pub async fn proxies(server: &str) -> anyhow::Result<(Proxies, Value)> {
     let body = client::get(server, "/weft/v1/proxies").await?;
-    let parse = || format!("GET /weft/v1/proxies from {server}: not the expected JSON; do the versions match");
-    let value: Value = serde_json::from_slice(&body).with_context(parse)?;
-    Ok((Proxies::deserialize(&value).with_context(parse)?, value))
+    let value = serde_json::from_slice(&body).with_context(|| unexpected(server))?;
+    Ok((Proxies::deserialize(&value).with_context(|| unexpected(server))?, value))
+}
+
+fn unexpected(server: &str) -> String {
+    format!("GET /weft/v1/proxies from {server}: not the expected JSON; do the versions match?")
 }
 
 /// Prints the listing.
 pub async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let (proxies, value) = proxies(&args.server).await?;
-    print!("{}", render(&proxies, &value, args.output));
-    for problem in proxies.items.iter().filter_map(Proxy::problem) {
-        eprintln!("weft: {problem}");
-    }
+    let (proxies, value) = Proxies::ask(&Server::new(&args.server).await?).await?;
+    let names: Vec<String> = proxies.items.iter().map(Proxy::id).collect();
+    let table = sidecars(&proxies, args.output == Output::Wide);
+    listing::print(args.output, &value, &names, &table, "no sidecar is connected");
+    proxies.items.iter().filter_map(Proxy::problem).for_each(|problem| style::fail(&problem));
     Ok(ExitCode::from(proxies.exit_code()))
 }
 
-fn render(proxies: &Proxies, value: &Value, output: Output) -> String {
-    match output {
-        Output::Json => format!("{value:#}\n"),
-        Output::Yaml => {
-            let mut text = String::new();
-            yaml(value, 0, &mut text);
-            text
-        }
-        Output::Name => proxies.items.iter().map(|p| format!("{}/{}\n", p.namespace, p.name)).collect(),
-        Output::Table | Output::Wide if proxies.items.is_empty() => "no sidecar is connected\n".to_owned(),
-        Output::Table | Output::Wide => table(&rows(proxies, output == Output::Wide)),
-    }
+/// A state in its colour.
+pub fn colored(state: &str) -> String {
+    let style = match state {
+        "SYNCED" => GOOD,
+        "ERROR" => BAD,
+        _ => WARNING,
+    };
+    style::paint(style, state)
 }
 
-fn rows(proxies: &Proxies, wide: bool) -> Vec<Vec<String>> {
-    let mut header = vec!["NAMESPACE", "NAME", "STATE", "HEALTH", "CONNECTED", "CERTIFICATE"];
+fn sidecars(proxies: &Proxies, wide: bool) -> Table {
+    let mut heading = vec!["NAMESPACE", "NAME", "STATE", "HEALTH", "CONNECTED", "CERTIFICATE"];
     if wide {
-        header.extend(["ADDRESS", "VERSION", "IDENTITY"]);
+        heading.extend(["ADDRESS", "VERSION", "IDENTITY"]);
     }
-    let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    let mut table = Table::new(&heading);
     for proxy in &proxies.items {
         let health = match (proxy.draining, proxy.healthy) {
-            (true, _) => "draining",
-            (false, true) => "healthy",
-            (false, false) => "unhealthy",
+            (true, _) => style::paint(WARNING, "draining"),
+            (false, true) => style::paint(GOOD, "healthy"),
+            (false, false) => style::paint(BAD, "unhealthy"),
         };
-        let certificate = proxy.cert_expiry_seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.0}s"));
-        let connected = format!("{:.0}s", proxy.connected_seconds);
-        let mut row = vec![proxy.namespace.clone(), proxy.name.clone(), proxy.state().to_owned(), health.to_owned()];
-        row.extend([connected, certificate]);
+        let certificate = proxy.cert_expiry_seconds.map_or_else(|| "-".to_owned(), listing::duration);
+        let mut row = vec![proxy.namespace.clone(), proxy.name.clone(), colored(proxy.state()), health];
+        row.extend([listing::duration(proxy.connected_seconds), certificate]);
         if wide {
             row.extend([proxy.address.clone(), proxy.sidecar_version.clone(), proxy.spiffe_id.clone()]);
         }
-        rows.push(row);
+        table.row(row);
     }
-    rows
-}
-
-/// Columns two blanks apart, as wide as their widest cell.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            // Writing to a String does not fail.
-            write!(line, "{cell:width$}  ").ok();
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Block style; scalars as JSON, which YAML contains.
-fn yaml(value: &Value, indent: usize, text: &mut String) {
-    let pad = " ".repeat(indent);
-    match value {
-        Value::Object(fields) if !fields.is_empty() => {
-            for (key, field) in fields {
-                text.push_str(&format!("{pad}{key}:"));
-                nested(field, indent + 2, text);
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for item in items {
-                let mut block = String::new();
-                yaml(item, indent + 2, &mut block);
-                text.push_str(&format!("{pad}- {}", block.trim_start()));
-            }
-        }
-        scalar => text.push_str(&format!("{pad}{scalar}\n")),
-    }
-}
-
-fn nested(value: &Value, indent: usize, text: &mut String) {
-    let block = value.as_object().is_some_and(|o| !o.is_empty()) || value.as_array().is_some_and(|a| !a.is_empty());
-    if block {
-        text.push('\n');
-        yaml(value, indent, text);
-    } else {
-        text.push_str(&format!(" {value}\n"));
-    }
+    table
 }
 
 #[cfg(test)]
@@ -205,20 +204,16 @@ mod tests {
 
     #[test]
     fn a_proxy_without_types_is_not_synced() {
-        let proxies = Proxies { items: vec![Proxy::default()] };
+        let proxies = Proxies { items: vec![Proxy::default()], ..Proxies::default() };
         assert_eq!((proxies.synced(), proxies.exit_code()), (0, 3));
     }
 
     #[test]
-    fn each_form_names_the_sidecar() {
-        let (proxies, value) = example("SYNCED", true);
-        assert_eq!(render(&proxies, &value, Output::Name), "default/catalog-x1\n");
-        let table = render(&proxies, &value, Output::Table);
-        assert!(table.contains("default    catalog-x1  SYNCED  healthy  12s        -"), "{table}");
-        assert!(render(&proxies, &value, Output::Wide).contains("spiffe://weft.local/ns/default/sa/catalog"));
-        let yaml = render(&proxies, &value, Output::Yaml);
-        assert!(yaml.contains("    name: \"catalog-x1\"\n") || yaml.contains("name: \"catalog-x1\"\n"), "{yaml}");
-        assert_eq!(serde_json::from_str::<Value>(&render(&proxies, &value, Output::Json)).unwrap(), value);
+    fn a_sidecar_is_one_line() {
+        let (proxies, _) = example("SYNCED", true);
+        let text = |wide| anstream::adapter::strip_str(&sidecars(&proxies, wide).render(None)).to_string();
+        assert!(text(false).contains("default    catalog-x1  SYNCED  healthy  12s        -\n"), "{}", text(false));
+        assert!(text(true).contains("spiffe://weft.local/ns/default/sa/catalog"));
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! One listing in every form of `-o`.
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::{table::Table, yaml};
+
+/// Forms of a listing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Output {
+    /// JSON, as the API gives it
+    Json,
+    /// One name a line
+    Name,
+    /// Aligned columns
+    Table,
+    /// More columns
+    Wide,
+    /// The JSON as YAML
+    Yaml,
+}
+
+/// Prints `value` in the form that was asked for; `empty` stands for a table without rows.
+pub fn print(output: Output, value: &Value, names: &[String], table: &Table, empty: &str) {
+    match output {
+        Output::Json => anstream::println!("{value:#}"),
+        Output::Yaml => anstream::print!("{}", yaml::text(value)),
+        Output::Name => names.iter().for_each(|name| anstream::println!("{name}")),
+        Output::Table | Output::Wide if table.is_empty() => anstream::eprintln!("{empty}"),
+        Output::Table | Output::Wide => table.print(),
+    }
+}
+
+/// A field as text; empty when it is missing.
+pub fn text(value: &Value, field: &str) -> String {
+    match &value[field] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The items of a list.
+pub fn items(value: &Value) -> &[Value] {
+    value["items"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Seconds for people: `45s`, `12m`, `5h10m`, `3d4h`; negative ones are over.
+pub fn duration(seconds: i64) -> String {
+    let sign = if seconds < 0 { "-" } else { "" };
+    let total = seconds.unsigned_abs();
+    let (days, hours, minutes) = (total / 86_400, total / 3600 % 24, total / 60 % 60);
+    let text = match total {
+        0..60 => format!("{total}s"),
+        60..3600 => format!("{minutes}m"),
+        3600..86_400 if minutes > 0 => format!("{hours}h{minutes}m"),
+        3600..86_400 => format!("{hours}h"),
+        _ if hours > 0 => format!("{days}d{hours}h"),
+        _ => format!("{days}d"),
+    };
+    format!("{sign}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_their_two_largest_units() {
+        let cases =
+            [(0, "0s"), (59, "59s"), (3599, "59m"), (3600, "1h"), (18_600, "5h10m"), (86_400, "1d"), (273_600, "3d4h")];
+        for (seconds, text) in cases {
+            assert_eq!(duration(seconds), text);
+        }
+        assert_eq!(duration(-61), "-1m");
+    }
+}
