@@ -6,7 +6,7 @@ mod protocol;
 mod routes;
 mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use prost::Message;
@@ -44,17 +44,23 @@ pub fn compile(resources: &Resources, registered: &[Registered]) -> (Output, Vec
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
     let mut routings = routes::compile(resources, &views, &mut problems);
+    let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
         let message = view.message(&mut routings);
         put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
-        for slice in endpoints::slices(view, resources, &instances) {
+        for slice in endpoints::slices(view, &objects, &instances) {
             let name = format!("{}/{}", view.id, slice.index);
             put(&mut output, ResourceType::EndpointSlice, name, &slice, vec![view.id.clone()]);
         }
     }
+    let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
+    for view in views.values() {
+        view.members.iter().for_each(|member| memberships.entry(member).or_default().push(view));
+    }
     for instance in instances.values().filter(|instance| instance.registered) {
-        let message = workload_config(instance, &views);
+        let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let message = workload_config(instance, of);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
@@ -64,14 +70,14 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
     output.insert((kind, name), Compiled { bytes: message.encode_to_vec().into(), aliases });
 }
 
-/// The inbound side: each port of the app, and the service ports that lead to it.
-fn workload_config(instance: &Instance, views: &BTreeMap<String, ServiceView<'_>>) -> v1::WorkloadConfig {
+/// The inbound side: each port of the app, and the ports of its services that lead to it.
+fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
         .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, services: Vec::new() }))
         .collect();
-    for view in views.values().filter(|view| view.members.contains(&instance.id)) {
+    for view in views {
         for port in &view.ports {
             let Some(target) = port.target.resolve(port.port, instance) else { continue };
             let inbound = ports.entry(target).or_insert_with(|| v1::InboundPort { port: target, ..Default::default() });

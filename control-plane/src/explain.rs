@@ -138,7 +138,7 @@ fn port<'a>(service: &'a Service, question: &Question) -> Result<&'a ServicePort
 /// Endpoints that may take requests.
 fn healthy(view: &View, service: &ObjectName) -> usize {
     let slices = view.named(ResourceType::EndpointSlice, service.as_str());
-    let slices = slices.into_iter().filter_map(|resource| {
+    let slices = slices.iter().filter_map(|resource| {
         let any = resource.resource.as_ref()?;
         v1::EndpointSlice::decode(any.value.as_ref()).ok()
     });

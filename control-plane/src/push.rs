@@ -17,64 +17,95 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use weft_proto::{ResourceType, discovery::Resource};
 
-use crate::compile::Output;
+use crate::compile::{Compiled, Output};
 
 /// Everything that may be pushed, as of one revision.
 #[derive(Default)]
 pub struct View {
     /// Counts changes since the process began.
     pub revision: u64,
-    resources: BTreeMap<(ResourceType, String), Arc<Resource>>,
-    aliases: HashMap<(ResourceType, String), Vec<String>>,
+    kinds: BTreeMap<ResourceType, Kind>,
+}
+
+/// The resources of one type.
+#[derive(Default)]
+struct Kind {
+    resources: BTreeMap<String, Arc<Resource>>,
+    aliases: HashMap<String, Vec<Arc<Resource>>>,
+    /// What is new, other or gone since the revision before, as it was and as it is.
+    changed: Vec<Arc<Resource>>,
 }
 
 impl View {
     /// Makes the next view: versions are hashes of the content, unchanged resources are shared with `self`.
     #[must_use]
     pub fn next(&self, output: Output) -> Self {
-        let mut aliases: HashMap<_, Vec<String>> = HashMap::new();
-        let mut resources = BTreeMap::new();
+        let mut kinds: BTreeMap<ResourceType, Kind> = BTreeMap::new();
         for ((kind, name), compiled) in output {
-            let version = version(&compiled.bytes);
-            for alias in &compiled.aliases {
-                aliases.entry((kind, alias.clone())).or_default().push(name.clone());
-            }
-            let key = (kind, name);
-            let resource = match self.resources.get(&key) {
-                Some(old) if old.version == version && old.aliases == compiled.aliases => Arc::clone(old),
-                _ => Arc::new(Resource {
-                    version,
-                    resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: compiled.bytes }),
-                    name: key.1.clone(),
-                    aliases: compiled.aliases,
-                    ttl: None,
-                }),
+            let next = kinds.entry(kind).or_default();
+            let old = self.kinds.get(&kind).and_then(|old| old.resources.get(&name));
+            let resource = match old {
+                Some(old) if same(old, &compiled) => Arc::clone(old),
+                _ => {
+                    let new = Arc::new(resource(kind, &name, compiled));
+                    next.changed.extend(old.cloned());
+                    next.changed.push(Arc::clone(&new));
+                    new
+                }
             };
-            resources.insert(key, resource);
+            for alias in &resource.aliases {
+                next.aliases.entry(alias.clone()).or_default().push(Arc::clone(&resource));
+            }
+            next.resources.insert(name, resource);
         }
-        Self { revision: self.revision + 1, resources, aliases }
+        for (kind, old) in &self.kinds {
+            let next = kinds.entry(*kind).or_default();
+            let gone = old.resources.iter().filter(|(name, _)| !next.resources.contains_key(*name));
+            next.changed.extend(gone.map(|(_, resource)| Arc::clone(resource)));
+        }
+        Self { revision: self.revision + 1, kinds }
     }
 
     /// Every resource of a type.
     pub fn all(&self, kind: ResourceType) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.iter().filter(move |((candidate, _), _)| *candidate == kind).map(|(_, resource)| resource)
+        self.kinds.get(&kind).into_iter().flat_map(|kind| kind.resources.values())
     }
 
     /// The resources that a subscribed name, canonical or alias, leads to.
-    pub fn named(&self, kind: ResourceType, name: &str) -> Vec<&Arc<Resource>> {
-        let key = (kind, name.to_owned());
-        if let Some(resource) = self.resources.get(&key) {
-            return vec![resource];
-        }
-        let canonical = self.aliases.get(&key).into_iter().flatten();
-        canonical.filter_map(|name| self.resources.get(&(kind, name.clone()))).collect()
+    #[must_use]
+    pub fn named(&self, kind: ResourceType, name: &str) -> &[Arc<Resource>] {
+        let Some(kind) = self.kinds.get(&kind) else { return &[] };
+        let canonical = kind.resources.get(name).map(std::slice::from_ref);
+        canonical.or_else(|| kind.aliases.get(name).map(Vec::as_slice)).unwrap_or_default()
     }
 
-    /// Same content, whatever the revision.
+    /// Whether anything differs from the view that this one was made from.
     #[must_use]
-    pub fn same_content(&self, other: &Self) -> bool {
-        self.resources.len() == other.resources.len()
-            && self.resources.iter().zip(&other.resources).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
+    pub fn is_change(&self) -> bool {
+        self.kinds.values().any(|kind| !kind.changed.is_empty())
+    }
+
+    /// What of a type differs from an earlier revision, as it was and as it is; `None` when that is not known any more.
+    fn changed_since(&self, revision: u64, kind: ResourceType) -> Option<&[Arc<Resource>]> {
+        if revision == self.revision {
+            return Some(&[]);
+        }
+        let changed = || self.kinds.get(&kind).map(|kind| kind.changed.as_slice()).unwrap_or_default();
+        (revision + 1 == self.revision).then(changed)
+    }
+}
+
+fn same(old: &Resource, compiled: &Compiled) -> bool {
+    old.aliases == compiled.aliases && old.resource.as_ref().is_some_and(|any| any.value == compiled.bytes)
+}
+
+fn resource(kind: ResourceType, name: &str, compiled: Compiled) -> Resource {
+    Resource {
+        version: version(&compiled.bytes),
+        resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: compiled.bytes }),
+        name: name.to_owned(),
+        aliases: compiled.aliases,
+        ttl: None,
     }
 }
 

@@ -63,41 +63,41 @@ impl<T> Object<T> {
 /// `weft.dev/v1alpha1` `Workload`: one instance of a service outside Kubernetes.
 pub type Workload = Custom<WorkloadSpec>;
 
-/// Everything that was loaded, by `namespace/name` (a `Namespace` by its name).
+/// Everything that was loaded, by `namespace/name` (a `Namespace` by its name). Clones share the objects.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// Trust domain of the SPIFFE ids of `Workload` objects.
     pub trust_domain: String,
     /// `v1` Namespace.
-    pub namespaces: BTreeMap<String, Object<Namespace>>,
+    pub namespaces: BTreeMap<String, Arc<Object<Namespace>>>,
     /// `v1` Service.
-    pub services: BTreeMap<String, Object<Service>>,
+    pub services: BTreeMap<String, Arc<Object<Service>>>,
     /// `discovery.k8s.io/v1` EndpointSlice.
-    pub endpoint_slices: BTreeMap<String, Object<EndpointSlice>>,
+    pub endpoint_slices: BTreeMap<String, Arc<Object<EndpointSlice>>>,
     /// `gateway.networking.k8s.io/v1` HTTPRoute.
-    pub routes: BTreeMap<String, Object<HttpRoute>>,
+    pub routes: BTreeMap<String, Arc<Object<HttpRoute>>>,
     /// `gateway.networking.k8s.io/v1` GRPCRoute.
-    pub grpc_routes: BTreeMap<String, Object<GrpcRoute>>,
+    pub grpc_routes: BTreeMap<String, Arc<Object<GrpcRoute>>>,
     /// `gateway.networking.k8s.io/v1` ReferenceGrant.
-    pub reference_grants: BTreeMap<String, Object<ReferenceGrant>>,
+    pub reference_grants: BTreeMap<String, Arc<Object<ReferenceGrant>>>,
     /// `weft.dev/v1alpha1` Workload.
-    pub workloads: BTreeMap<String, Object<Workload>>,
+    pub workloads: BTreeMap<String, Arc<Object<Workload>>>,
     /// `weft.dev/v1alpha1` TrafficPolicy.
-    pub traffic_policies: BTreeMap<String, Object<Custom<TrafficPolicySpec>>>,
+    pub traffic_policies: BTreeMap<String, Arc<Object<Custom<TrafficPolicySpec>>>>,
     /// `weft.dev/v1alpha1` AuthorizationPolicy.
-    pub authorization_policies: BTreeMap<String, Object<Custom<AuthorizationPolicySpec>>>,
+    pub authorization_policies: BTreeMap<String, Arc<Object<Custom<AuthorizationPolicySpec>>>>,
     /// `weft.dev/v1alpha1` PeerAuthentication.
-    pub peer_authentications: BTreeMap<String, Object<Custom<PeerAuthenticationSpec>>>,
+    pub peer_authentications: BTreeMap<String, Arc<Object<Custom<PeerAuthenticationSpec>>>>,
     /// `weft.dev/v1alpha1` RateLimitPolicy.
-    pub rate_limit_policies: BTreeMap<String, Object<Custom<RateLimitPolicySpec>>>,
+    pub rate_limit_policies: BTreeMap<String, Arc<Object<Custom<RateLimitPolicySpec>>>>,
     /// `weft.dev/v1alpha1` FaultInjection.
-    pub fault_injections: BTreeMap<String, Object<Custom<FaultInjectionSpec>>>,
+    pub fault_injections: BTreeMap<String, Arc<Object<Custom<FaultInjectionSpec>>>>,
     /// `weft.dev/v1alpha1` TelemetryPolicy.
-    pub telemetry_policies: BTreeMap<String, Object<Custom<TelemetryPolicySpec>>>,
+    pub telemetry_policies: BTreeMap<String, Arc<Object<Custom<TelemetryPolicySpec>>>>,
     /// `weft.dev/v1alpha1` RequestAuthentication.
-    pub request_authentications: BTreeMap<String, Object<Custom<RequestAuthenticationSpec>>>,
+    pub request_authentications: BTreeMap<String, Arc<Object<Custom<RequestAuthenticationSpec>>>>,
     /// `weft.dev/v1alpha1` MeshConfig.
-    pub mesh_configs: BTreeMap<String, Object<Custom<MeshConfigSpec>>>,
+    pub mesh_configs: BTreeMap<String, Arc<Object<Custom<MeshConfigSpec>>>>,
     /// What was left out when objects of several sources were put together.
     pub problems: Vec<Problem>,
 }

@@ -66,7 +66,7 @@ impl Compiling {
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = all;
         self.view.send_if_modified(|current| {
             let next = current.next(output);
-            let changed = !next.same_content(current);
+            let changed = next.is_change();
             if changed {
                 *current = Arc::new(next);
             }

@@ -1,6 +1,6 @@
 //! Endpoints of a service in slices of at most 100.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::discovery::v1 as discovery;
 use weft_proto::v1;
@@ -12,17 +12,32 @@ use super::{instances::Instance, services::ServiceView};
 /// Most endpoints of one slice.
 pub const SLICE: usize = 100;
 
+/// EndpointSlices by namespace and name of their service, each list by name.
+pub type ByService<'a> = HashMap<(&'a str, &'a str), Vec<&'a discovery::EndpointSlice>>;
+
+/// The EndpointSlices by service; those that name none belong to nobody.
+pub fn by_service(resources: &Resources) -> ByService<'_> {
+    let mut found = ByService::new();
+    for slice in resources.endpoint_slices.values() {
+        let labels = slice.value.metadata.labels.as_ref();
+        if let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) {
+            found.entry((&slice.namespace, service)).or_default().push(&slice.value);
+        }
+    }
+    found
+}
+
 /// The slices of a service: at least slice 0, which says how many there are.
 pub fn slices(
     view: &ServiceView<'_>,
-    resources: &Resources,
+    objects: &ByService<'_>,
     instances: &BTreeMap<String, Instance>,
 ) -> Vec<v1::EndpointSlice> {
     let endpoints = if view.selects() {
         let members = view.members.iter().filter_map(|id| instances.get(id));
         members.map(|instance| of_instance(view, instance)).collect()
     } else {
-        of_objects(view, resources)
+        of_objects(view, objects)
     };
     let count = endpoints.len().div_ceil(SLICE).max(1);
     (0..count)
@@ -52,17 +67,13 @@ fn of_instance(view: &ServiceView<'_>, instance: &Instance) -> v1::Endpoint {
     }
 }
 
-fn of_objects(view: &ServiceView<'_>, resources: &Resources) -> Vec<v1::Endpoint> {
+fn of_objects(view: &ServiceView<'_>, objects: &ByService<'_>) -> Vec<v1::Endpoint> {
     let mut found = Vec::new();
-    for slice in resources.endpoint_slices.values().filter(|slice| slice.namespace == view.namespace) {
-        let labels = slice.value.metadata.labels.as_ref();
-        if labels.and_then(|labels| labels.get("kubernetes.io/service-name")) != Some(&view.name) {
-            continue;
-        }
-        for endpoint in &slice.value.endpoints {
+    for slice in objects.get(&(view.namespace.as_str(), view.name.as_str())).into_iter().flatten() {
+        for endpoint in &slice.endpoints {
             // More than one address is the same endpoint under other names: the first counts.
             if let Some(address) = endpoint.addresses.first() {
-                found.push(of_object(view, &slice.value, endpoint, address));
+                found.push(of_object(view, slice, endpoint, address));
             }
         }
     }

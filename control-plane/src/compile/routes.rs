@@ -25,7 +25,7 @@ pub fn compile(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<(String, u32), v1::Routing> {
     // Older routes first, then by name: what precedes in a tie.
-    let mut routes: Vec<&Object<HttpRoute>> = resources.routes.values().collect();
+    let mut routes: Vec<&Object<HttpRoute>> = resources.routes.values().map(AsRef::as_ref).collect();
     routes.sort_by_cached_key(|route| {
         let created = &route.value.metadata.creation_timestamp;
         (created.is_none(), created.as_ref().map(|time| time.0), route.id())

@@ -1,6 +1,6 @@
 //! Services: those that were written, and a visible one for each workload that no Service selects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
 use weft_proto::v1;
@@ -96,8 +96,9 @@ pub fn collect<'a>(
     instances: &BTreeMap<String, Instance>,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, ServiceView<'a>> {
+    let labelled = labelled(instances);
     let mut views: BTreeMap<String, ServiceView<'a>> =
-        resources.services.values().map(|object| (object.id(), explicit(object, instances))).collect();
+        resources.services.values().map(|object| (object.id(), explicit(object, &labelled))).collect();
     let selected: BTreeSet<String> = views.values().flat_map(|view| view.members.iter().cloned()).collect();
     for instance in instances.values().filter(|instance| !selected.contains(&instance.id)) {
         problems.extend(implicit(&mut views, instance));
@@ -105,7 +106,28 @@ pub fn collect<'a>(
     views
 }
 
-fn explicit<'a>(object: &'a Object<core::Service>, instances: &BTreeMap<String, Instance>) -> ServiceView<'a> {
+/// Instances by namespace, label and value: asking each service about each instance takes longest of all.
+type Labelled<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Instance>>;
+
+fn labelled(instances: &BTreeMap<String, Instance>) -> Labelled<'_> {
+    let mut found = Labelled::new();
+    for instance in instances.values() {
+        for (key, value) in &instance.labels {
+            found.entry((&instance.namespace, key, value)).or_default().push(instance);
+        }
+    }
+    found
+}
+
+/// Instances of the namespace that have every label of the selector.
+fn selected(object: &Object<core::Service>, labelled: &Labelled<'_>) -> BTreeSet<String> {
+    let Some(selector) = selector(&object.value) else { return BTreeSet::new() };
+    let first = selector.iter().next().and_then(|(key, value)| labelled.get(&(object.namespace.as_str(), key, value)));
+    let all = |instance: &&&Instance| selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value));
+    first.into_iter().flatten().filter(all).map(|instance| instance.id.clone()).collect()
+}
+
+fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) -> ServiceView<'a> {
     let ports = object.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(|port| {
         let number = u32::try_from(port.port).ok()?;
         let name = port.name.clone().unwrap_or_default();
@@ -117,18 +139,13 @@ fn explicit<'a>(object: &'a Object<core::Service>, instances: &BTreeMap<String, 
         let protocol = protocol::of(port.app_protocol.as_deref(), &name, number);
         Some(PortView { port: number, name, protocol, target })
     });
-    let members = instances.values().filter(|instance| {
-        instance.namespace == object.namespace
-            && selector(&object.value)
-                .is_some_and(|selector| selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value)))
-    });
     ServiceView {
         id: object.id(),
         namespace: object.namespace.clone(),
         name: object.name.clone(),
         object: Some(object),
         ports: ports.collect(),
-        members: members.map(|instance| instance.id.clone()).collect(),
+        members: selected(object, labelled),
     }
 }
 

@@ -1,5 +1,7 @@
 //! One discovery stream as a state machine without I/O: requests and views in, responses out.
 
+mod status;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,13 +14,12 @@ use weft_proto::{
     v1::Rejection,
 };
 
+pub use self::status::{SyncState, TypeStatus};
 use super::{View, limits};
 
 /// Bytes of resources in one response, about: the rest follows after its ACK, so that a slow consumer holds up no more
 /// than this (rule 9). A single resource may be larger.
 const RESPONSE: usize = 256 * 1024;
-/// Refused resources that a status shows.
-const SHOWN: usize = 16;
 
 /// What one stream subscribes to, holds and has refused.
 #[derive(Default)]
@@ -44,6 +45,8 @@ struct TypeState {
     /// Subscribed names that were answered as missing.
     missing: BTreeSet<String>,
     outstanding: Option<Outstanding>,
+    /// The client holds or has refused all that it is to hold as of this revision: only what changes later matters.
+    settled: Option<u64>,
     seen: bool,
     sent: u64,
     acked: u64,
@@ -55,61 +58,17 @@ struct TypeState {
 struct Outstanding {
     nonce: String,
     revision: u64,
+    /// With it the client has everything.
+    all: bool,
     sent: Vec<(String, String)>,
     removed: Vec<String>,
-}
-
-/// Sync state of one type.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TypeStatus {
-    /// Which type.
-    pub kind: ResourceType,
-    /// Whether the sidecar holds what it was sent.
-    pub state: SyncState,
-    /// Responses sent.
-    pub sent: u64,
-    /// Responses accepted.
-    pub acked: u64,
-    /// Revision of the view that the last response was made from; 0 before the first.
-    pub sent_revision: u64,
-    /// The same for the last response that was answered.
-    pub acked_revision: u64,
-    /// The last NACK, until what it refused has changed and was accepted, or is no longer wanted.
-    pub error: String,
-    /// What is refused at the moment, field by field; the first [`SHOWN`].
-    pub refused: Vec<Rejection>,
-}
-
-/// Whether a sidecar holds what it was sent of a type.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SyncState {
-    /// Something that it was sent is refused.
-    Error,
-    /// Nothing was due so far.
-    NotSent,
-    /// Sent and not yet answered.
-    Stale,
-    /// What was sent last was accepted, or it came back with everything.
-    Synced,
-}
-
-impl SyncState {
-    /// As the API shows it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "ERROR",
-            Self::NotSent => "NOT_SENT",
-            Self::Stale => "STALE",
-            Self::Synced => "SYNCED",
-        }
-    }
 }
 
 impl StreamState {
     /// Names the one workload whose configuration this peer may fetch.
     pub fn set_workload(&mut self, id: &str) {
         self.workload = Some(id.to_owned());
+        self.types.values_mut().for_each(TypeState::unsettle);
     }
 
     /// Names that the stream subscribes to, over all types.
@@ -124,6 +83,9 @@ impl StreamState {
         let first = !state.seen;
         state.seen = true;
         let empty = request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty();
+        if first || !empty {
+            state.unsettle();
+        }
         if first {
             state.held.extend(request.initial_resource_versions);
             // Legacy wildcard: the first request of a type names nothing.
@@ -177,26 +139,27 @@ impl StreamState {
     fn respond(&mut self, kind: ResourceType, view: &View, removals: bool) -> Option<DeltaDiscoveryResponse> {
         let workload = self.workload.clone();
         let state = self.types.get_mut(&kind)?;
-        if state.outstanding.is_some() {
+        if state.outstanding.is_some() || state.still_settled(kind, view) {
             return None;
         }
-        let allowed = |name: &str| kind != ResourceType::WorkloadConfig || workload.as_deref() == Some(name);
-        let mut wanted = BTreeMap::new();
+        let allowed = |resource: &&Arc<Resource>| {
+            kind != ResourceType::WorkloadConfig || workload.as_ref() == Some(&resource.name)
+        };
+        let mut wanted: BTreeMap<&str, (&Arc<Resource>, bool)> = BTreeMap::new();
         let (mut missing, mut gone_names) = (Vec::new(), Vec::new());
         if state.wildcard {
-            wanted.extend(view.all(kind).filter(|r| allowed(&r.name)).map(|r| (r.name.clone(), (r, false))));
+            wanted.extend(view.all(kind).filter(allowed).map(|r| (r.name.as_str(), (r, false))));
         }
         for name in state.names.union(&state.answer) {
-            let found = view.named(kind, name);
-            let found: Vec<_> = found.into_iter().filter(|resource| allowed(&resource.name)).collect();
-            if found.is_empty() && state.holds(name) {
+            let mut found = view.named(kind, name).iter().filter(allowed).peekable();
+            let answer = state.answer.contains(name);
+            if found.peek().is_none() && state.holds(name) {
                 gone_names.push(name.clone());
-            } else if found.is_empty() && (state.answer.contains(name) || !state.missing.contains(name)) {
+            } else if found.peek().is_none() && (answer || !state.missing.contains(name)) {
                 missing.push(name.clone());
             }
-            let answer = state.answer.contains(name);
             for resource in found {
-                let entry = wanted.entry(resource.name.clone()).or_insert((resource, false));
+                let entry = wanted.entry(&resource.name).or_insert((resource, false));
                 entry.1 |= answer;
             }
         }
@@ -209,11 +172,15 @@ impl StreamState {
                 || (state.held.get(&resource.name) != version && refused != version)
         });
         let again = |name: &str, answer: bool| answer || state.rest.contains(name);
-        let (due, rest) = fitting(all.map(|(resource, answer)| ((*resource).clone(), again(&resource.name, *answer))));
-        let gone: Vec<String> = state.held.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        let Fitting { due, rest, cut } =
+            fitting(all.map(|(resource, answer)| (Arc::clone(resource), again(&resource.name, *answer))));
+        let gone: Vec<String> = state.held.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
+        // What is answered may be wanted no more afterwards.
+        let all = !cut && (removals || gone.is_empty()) && state.answer.is_empty();
         let removed: Vec<String> =
             if removals { gone.into_iter().chain(missing.clone()).collect() } else { missing.clone() };
         if due.is_empty() && removed.is_empty() {
+            state.settled = all.then_some(view.revision);
             return None;
         }
         state.answer.clear();
@@ -233,6 +200,7 @@ impl StreamState {
         state.outstanding = Some(Outstanding {
             nonce: nonce.clone(),
             revision: view.revision,
+            all,
             sent: due.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect(),
             removed: removed.clone(),
         });
@@ -253,38 +221,51 @@ impl StreamState {
     }
 }
 
-/// As many resources as go into one response, and the names of those that are to be answered in a later one although
-/// the client may hold them.
-fn fitting(all: impl Iterator<Item = (Arc<Resource>, bool)>) -> (Vec<Arc<Resource>>, BTreeSet<String>) {
-    let (mut due, mut rest, mut bytes) = (Vec::new(), BTreeSet::new(), 0_usize);
+/// What goes into one response.
+struct Fitting {
+    due: Vec<Arc<Resource>>,
+    /// Names of those that are to be answered in a later one although the client may hold them.
+    rest: BTreeSet<String>,
+    /// Something is left for a later one.
+    cut: bool,
+}
+
+/// As many resources as go into one response.
+fn fitting(all: impl Iterator<Item = (Arc<Resource>, bool)>) -> Fitting {
+    let (mut due, mut rest, mut cut, mut bytes) = (Vec::new(), BTreeSet::new(), false, 0_usize);
     for (resource, answer) in all {
         if bytes < RESPONSE {
             bytes += resource.resource.as_ref().map_or(0, |any| any.value.len());
             due.push(resource);
-        } else if answer {
+            continue;
+        }
+        cut = true;
+        if answer {
             rest.insert(resource.name.clone());
         }
     }
-    (due, rest)
+    Fitting { due, rest, cut }
 }
 
 impl TypeState {
-    fn status(&self, kind: ResourceType) -> TypeStatus {
-        TypeStatus {
-            kind,
-            state: match self {
-                state if !state.error.is_empty() => SyncState::Error,
-                state if state.outstanding.is_some() => SyncState::Stale,
-                state if state.sent == 0 && state.held.is_empty() => SyncState::NotSent,
-                _ => SyncState::Synced,
-            },
-            sent: self.sent,
-            acked: self.acked,
-            sent_revision: self.sent_revision,
-            acked_revision: self.acked_revision,
-            error: self.error.clone(),
-            refused: self.refused.values().take(SHOWN).cloned().collect(),
+    /// What the client is to hold may be another set now.
+    fn unsettle(&mut self) {
+        self.settled = None;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.all = false;
         }
+    }
+
+    /// Whether nothing that concerns this client has changed since it had everything. Most changes concern few clients,
+    /// and the ACK of a change comes at the same revision.
+    fn still_settled(&mut self, kind: ResourceType, view: &View) -> bool {
+        let changed = self.settled.and_then(|revision| view.changed_since(revision, kind));
+        let wants = |name: &String| self.names.contains(name) || self.held.contains_key(name);
+        let concerned =
+            |resource: &Arc<Resource>| self.wildcard || wants(&resource.name) || resource.aliases.iter().any(wants);
+        let settled = changed.is_some_and(|changed| !changed.iter().any(concerned));
+        self.settled = settled.then_some(view.revision);
+        settled
     }
 
     /// What is no longer wanted is no longer wrong.
@@ -328,6 +309,7 @@ impl TypeState {
             Some(error) => self.error = limits::text(error.message),
             None => {
                 self.acked += 1;
+                self.settled = outstanding.all.then_some(outstanding.revision);
                 if self.refused.is_empty() {
                     self.error.clear();
                 }

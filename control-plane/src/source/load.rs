@@ -38,17 +38,17 @@ macro_rules! kinds {
         /// Kinds that are understood, by apiVersion.
         const KINDS: &[(&str, &str)] = &[$(($version, $kind)),*];
 
-        /// An object of any kind.
+        /// An object of any kind; clones share it.
         #[derive(Clone, Debug)]
         pub enum AnyObject {
-            $($variant(Box<Object<$type>>),)*
+            $($variant(Arc<Object<$type>>),)*
         }
 
         impl AnyObject {
             /// Adds the object; of two with the same name the first stays.
             pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
                 match self {
-                    $(Self::$variant(object) => put(&mut resources.$map, *object, problems),)*
+                    $(Self::$variant(object) => put(&mut resources.$map, object, problems),)*
                 }
             }
         }
@@ -68,7 +68,7 @@ macro_rules! kinds {
             };
             match (version, kind) {
                 $(($version, $kind) => {
-                    typed::<$type>(file, node, origin, kind, Scope::$scope, $check).map(Box::new, AnyObject::$variant)
+                    typed::<$type>(file, node, origin, kind, Scope::$scope, $check).map(Arc::new, AnyObject::$variant)
                 })*
                 _ => Loaded::wrong(unknown_kind(&origin, version, kind)),
             }
@@ -138,7 +138,7 @@ impl<T> Loaded<T> {
     }
 }
 
-fn put<T>(map: &mut BTreeMap<String, Object<T>>, object: Object<T>, problems: &mut Vec<Problem>) {
+fn put<T>(map: &mut BTreeMap<String, Arc<Object<T>>>, object: Arc<Object<T>>, problems: &mut Vec<Problem>) {
     let key = object.id();
     match map.get(&key) {
         Some(first) => {

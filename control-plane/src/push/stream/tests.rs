@@ -1,5 +1,6 @@
 //! The rules of DESIGN section 4 that are the server's, by number.
 
+use proptest::prelude::*;
 use weft_proto::rpc;
 
 use super::*;
@@ -8,6 +9,10 @@ use crate::compile::{Compiled, Output};
 const SERVICE: ResourceType = ResourceType::Service;
 
 fn view(entries: &[(ResourceType, &str, &str)]) -> View {
+    after(&View::default(), entries)
+}
+
+fn after(old: &View, entries: &[(ResourceType, &str, &str)]) -> View {
     let output: Output = entries
         .iter()
         .map(|(kind, name, content)| {
@@ -16,7 +21,7 @@ fn view(entries: &[(ResourceType, &str, &str)]) -> View {
             ((*kind, (*name).to_owned()), Compiled { bytes: content.as_bytes().to_vec().into(), aliases })
         })
         .collect();
-    View::default().next(output)
+    old.next(output)
 }
 
 fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
@@ -76,7 +81,7 @@ fn rule_03_what_was_refused_is_not_resent_until_it_changes() {
     let response = state.next(&old).expect("x");
     state.on_request(SERVICE, nack(&response.nonce, "a/x"));
     assert!(state.next(&old).is_none());
-    assert_eq!(names(&state.next(&view(&[(SERVICE, "a/x", "2")])).expect("changed")), ["a/x"]);
+    assert_eq!(names(&state.next(&after(&old, &[(SERVICE, "a/x", "2")])).expect("changed")), ["a/x"]);
 }
 
 #[test]
@@ -91,20 +96,20 @@ fn rule_04_one_bad_resource_refuses_only_itself() {
     let refused = &status.refused[0];
     assert_eq!((refused.name.as_str(), refused.reason.as_str()), ("a/x", "bad"));
     assert_eq!(refused.version, old.named(SERVICE, "a/x")[0].version);
-    let next = view(&[(SERVICE, "a/y", "1")]);
+    let next = after(&old, &[(SERVICE, "a/y", "1")]);
     let response = state.next(&next).expect("x is gone, whichever version the client kept");
     assert_eq!((names(&response).len(), response.removed_resources), (0, vec!["a/x".to_owned()]), "y is held");
 }
 
 #[test]
 fn rule_05_a_missing_name_is_answered_as_removed_and_pushed_when_it_appears() {
-    let mut state = StreamState::default();
+    let (empty, mut state) = (view(&[]), StreamState::default());
     state.on_request(SERVICE, subscribe(&["a/x"]));
-    let response = state.next(&view(&[])).expect("an answer");
+    let response = state.next(&empty).expect("an answer");
     assert_eq!(response.removed_resources, ["a/x"]);
     state.on_request(SERVICE, ack(&response.nonce));
-    assert!(state.next(&view(&[])).is_none(), "answered once");
-    assert_eq!(names(&state.next(&view(&[(SERVICE, "a/x", "1")])).expect("it appeared")), ["a/x"]);
+    assert!(state.next(&empty).is_none(), "answered once");
+    assert_eq!(names(&state.next(&after(&empty, &[(SERVICE, "a/x", "1")])).expect("it appeared")), ["a/x"]);
 }
 
 #[test]
@@ -132,7 +137,7 @@ fn rule_07_endpoints_come_before_services_and_removals_last() {
     let second = state.next(&both).expect("services");
     state.on_request(ResourceType::EndpointSlice, ack(&first.nonce));
     state.on_request(SERVICE, ack(&second.nonce));
-    let changed = view(&[(SERVICE, "a/y", "1")]);
+    let changed = after(&both, &[(SERVICE, "a/y", "1")]);
     let third = state.next(&changed).expect("the addition");
     assert_eq!((names(&third), third.removed_resources.len()), (vec!["a/y"], 0));
     assert!(state.next(&changed).is_none(), "nothing is removed while an addition is under way");
@@ -155,7 +160,7 @@ fn rule_08_a_set_that_shrinks_names_the_slices_that_are_gone() {
     let response = state.next(&two).expect("both slices by alias");
     assert_eq!(names(&response), ["a/x/0", "a/x/1"]);
     state.on_request(kind, ack(&response.nonce));
-    let one = view(&[(kind, "a/x/0", "1")]);
+    let one = after(&two, &[(kind, "a/x/0", "1")]);
     assert_eq!(state.next(&one).expect("a removal").removed_resources, ["a/x/1"]);
 }
 
@@ -163,12 +168,13 @@ fn rule_08_a_set_that_shrinks_names_the_slices_that_are_gone() {
 fn rule_09_changes_while_a_response_is_under_way_are_merged_into_one() {
     let mut state = StreamState::default();
     state.on_request(SERVICE, subscribe(&["*"]));
-    let first = state.next(&view(&[(SERVICE, "a/x", "1")])).expect("x");
+    let mut last = view(&[(SERVICE, "a/x", "1")]);
+    let first = state.next(&last).expect("x");
     for content in ["2", "3", "4"] {
-        assert!(state.next(&view(&[(SERVICE, "a/x", content)])).is_none());
+        last = after(&last, &[(SERVICE, "a/x", content)]);
+        assert!(state.next(&last).is_none());
     }
     state.on_request(SERVICE, ack(&first.nonce));
-    let last = view(&[(SERVICE, "a/x", "4")]);
     let second = state.next(&last).expect("one merged response");
     assert_eq!(second.resources[0].version, last.named(SERVICE, "a/x")[0].version);
     state.on_request(SERVICE, ack(&second.nonce));
@@ -239,7 +245,8 @@ fn rule_12_a_resumed_client_that_holds_everything_is_synced() {
 
 #[test]
 fn rule_12_an_error_lasts_until_what_was_refused_is_accepted_or_unwanted() {
-    let (old, new) = (view(&[(SERVICE, "a/x", "1")]), view(&[(SERVICE, "a/x", "2"), (SERVICE, "a/y", "1")]));
+    let old = view(&[(SERVICE, "a/x", "1")]);
+    let new = after(&old, &[(SERVICE, "a/x", "2"), (SERVICE, "a/y", "1")]);
     let refusing = || {
         let mut state = StreamState::default();
         state.on_request(SERVICE, subscribe(&["a/x"]));
@@ -288,4 +295,101 @@ fn the_legacy_wildcard_ends_with_the_first_name() {
     named.on_request(SERVICE, ack(&response.nonce));
     named.on_request(SERVICE, subscribe(&[]));
     assert!(named.next(&view).is_none(), "an empty later request is no wildcard");
+}
+
+/// One step of a client or of the mesh.
+#[derive(Clone, Debug)]
+enum Step {
+    Subscribe(u8),
+    Unsubscribe(u8),
+    Ack,
+    Nack(u8),
+    Content(u8, u8),
+    Gone(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..5_u8).prop_map(Step::Subscribe),
+        (0..5_u8).prop_map(Step::Unsubscribe),
+        Just(Step::Ack),
+        Just(Step::Ack),
+        (0..4_u8).prop_map(Step::Nack),
+        (0..4_u8, 0..3_u8).prop_map(|(name, content)| Step::Content(name, content)),
+        (0..4_u8).prop_map(Step::Gone),
+    ]
+}
+
+proptest! {
+    /// What is known to be settled saves work and changes no response.
+    #[test]
+    fn a_stream_that_remembers_that_it_is_settled_sends_what_one_that_does_not_sends(
+        steps in proptest::collection::vec((step(), proptest::bool::ANY), 1..60)
+    ) {
+        let kind = ResourceType::EndpointSlice;
+        // Number 4 is everything; the first two are slices of one service, subscribed to by its name.
+        let wish = |number: u8| match number { 0 | 1 => "a/x".to_owned(), 4 => "*".to_owned(), _ => format!("a/y/{number}") };
+        let name = |number: u8| if number < 2 { format!("a/x/{number}") } else { format!("a/y/{number}") };
+        let (mut quick, mut thorough) = (StreamState::default(), StreamState::default());
+        let (mut view, mut contents) = (View::default(), std::collections::BTreeMap::new());
+        let mut nonce = String::new();
+        for (step, silent) in steps {
+            let request = match step {
+                Step::Subscribe(number) => Some(subscribe(&[&wish(number)])),
+                Step::Unsubscribe(number) => {
+                    Some(DeltaDiscoveryRequest { resource_names_unsubscribe: vec![wish(number)], ..ack("") })
+                }
+                Step::Ack => Some(ack(&nonce)),
+                Step::Nack(number) => Some(nack(&nonce, &name(number))),
+                Step::Content(number, content) => {
+                    contents.insert(name(number), content);
+                    None
+                }
+                Step::Gone(number) => {
+                    contents.remove(&name(number));
+                    None
+                }
+            };
+            match request {
+                Some(request) => {
+                    quick.on_request(kind, request.clone());
+                    thorough.on_request(kind, request);
+                }
+                None => view = view.next(output(kind, &contents)),
+            }
+            // A stream does not see every view.
+            if silent {
+                continue;
+            }
+            thorough.types.values_mut().for_each(TypeState::unsettle);
+            let response = quick.next(&view);
+            prop_assert_eq!(&response, &thorough.next(&view));
+            nonce = response.map_or(nonce, |response| response.nonce);
+        }
+    }
+}
+
+fn output(kind: ResourceType, contents: &std::collections::BTreeMap<String, u8>) -> Output {
+    let compiled = |(name, content): (&String, &u8)| {
+        let alias = name.rsplit_once('/').map(|(alias, _)| alias.to_owned());
+        ((kind, name.clone()), Compiled { bytes: vec![*content].into(), aliases: alias.into_iter().collect() })
+    };
+    contents.iter().map(compiled).collect()
+}
+
+#[test]
+fn a_settled_stream_is_not_asked_about_a_change_of_something_else() {
+    let mut contents: std::collections::BTreeMap<_, _> = [("a/x".to_owned(), 0), ("a/y".to_owned(), 0)].into();
+    let old = View::default().next(output(SERVICE, &contents));
+    let mut state = StreamState::default();
+    state.on_request(SERVICE, subscribe(&["a/x"]));
+    let response = state.next(&old).expect("x");
+    state.on_request(SERVICE, ack(&response.nonce));
+    assert_eq!(state.types[&SERVICE].settled, Some(1), "by the ACK alone");
+    contents.insert("a/y".to_owned(), 1);
+    let next = old.next(output(SERVICE, &contents));
+    assert!(state.types.get_mut(&SERVICE).expect("asked for").still_settled(SERVICE, &next));
+    contents.insert("a/x".to_owned(), 1);
+    let last = next.next(output(SERVICE, &contents));
+    assert_eq!(names(&state.next(&last).expect("its own")), ["a/x"]);
 }
