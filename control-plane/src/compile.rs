@@ -6,7 +6,10 @@ mod protocol;
 mod routes;
 mod services;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -39,7 +42,7 @@ pub type Output = BTreeMap<(ResourceType, String), Compiled>;
 
 /// Compiles everything; the trust bundle is the caller's. A problem never stops the rest.
 #[must_use]
-pub fn compile(resources: &Resources, registered: &[Registered]) -> (Output, Vec<Problem>) {
+pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output, Vec<Problem>) {
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);

@@ -2,21 +2,21 @@
 //! file, so that a control plane that restarts does not take a service without its sidecars for an empty one: what
 //! was registered counts until its sidecar is back or [`RESTORED`] has passed.
 
+mod file;
 mod limits;
 
 use std::{
     collections::BTreeMap,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use prost::Message;
 use tokio::sync::watch;
 use weft_policy::SpiffeId;
 use weft_proto::v1::Registration;
 
+use self::file::RegistryFile;
 use crate::compile::Registered;
 
 /// All registrations. Clones share them.
@@ -28,16 +28,22 @@ pub const RESTORED: Duration = Duration::from_secs(20);
 /// The lease of a registration that was read from the file.
 const NO_LEASE: u64 = 0;
 
+/// All registrations, by name.
+pub type All = Arc<Vec<Arc<Registered>>>;
+
 struct Shared {
-    file: Option<PathBuf>,
     entries: Mutex<Entries>,
-    published: watch::Sender<Arc<Vec<Registered>>>,
+    published: watch::Sender<All>,
 }
+
+/// Lease and registration by workload id.
+type Entered = BTreeMap<String, (u64, Arc<Registered>)>;
 
 #[derive(Default)]
 struct Entries {
-    by_id: BTreeMap<String, (u64, Registered)>,
+    by_id: Entered,
     last_lease: u64,
+    file: Option<RegistryFile>,
     /// The process is ending: leases that go now say nothing of their sidecars.
     stopping: bool,
 }
@@ -51,8 +57,7 @@ pub struct Lease {
 
 impl Default for Registry {
     fn default() -> Self {
-        let published = watch::Sender::new(Arc::default());
-        Self(Arc::new(Shared { file: None, entries: Mutex::default(), published }))
+        Self(Arc::new(Shared { entries: Mutex::default(), published: watch::Sender::new(Arc::default()) }))
     }
 }
 
@@ -60,21 +65,12 @@ impl Registry {
     /// The registrations of `file`, if there is one, and from now on kept there.
     #[must_use]
     pub fn open(file: &Path) -> Self {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let read = text.lines().filter_map(|line| {
-            let entry = parse(line);
-            if entry.is_none() {
-                tracing::warn!(file = %file.display(), "a registration that cannot be read is left out");
-            }
-            entry
-        });
-        let id =
-            |registered: &Registered| format!("{}/{}", registered.registration.namespace, registered.registration.name);
-        let by_id = read.map(|registered| (id(&registered), (NO_LEASE, registered))).collect();
-        let entries = Entries { by_id, last_lease: NO_LEASE, stopping: false };
-        let all = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
-        let published = watch::Sender::new(Arc::new(all));
-        Self(Arc::new(Shared { file: Some(file.into()), entries: Mutex::new(entries), published }))
+        let (file, read) = RegistryFile::open(file);
+        let entry = |registered: Registered| (id(&registered.registration), (NO_LEASE, Arc::new(registered)));
+        let by_id = read.into_iter().map(entry).collect();
+        let entries = Entries { by_id, last_lease: NO_LEASE, file: Some(file), stopping: false };
+        let published = watch::Sender::new(entries.all());
+        Self(Arc::new(Shared { entries: Mutex::new(entries), published }))
     }
 
     /// From now on the file stays as it is, for the next process.
@@ -95,13 +91,14 @@ impl Registry {
         let before = entries.by_id.len();
         entries.by_id.retain(|_, (lease, _)| *lease != NO_LEASE);
         if entries.by_id.len() != before {
+            entries.keep(|file, all| file.replace(all));
             self.publish(&entries);
         }
     }
 
     /// The registrations, as they change.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<Vec<Registered>>> {
+    pub fn watch(&self) -> watch::Receiver<All> {
         self.0.published.subscribe()
     }
 
@@ -112,7 +109,7 @@ impl Registry {
     pub fn register(&self, registration: Registration, peer: &SpiffeId) -> Result<Lease, String> {
         limits::check(&registration)?;
         authorise(&registration, peer)?;
-        let id = format!("{}/{}", registration.namespace, registration.name);
+        let id = id(&registration);
         if weft_policy::model::ObjectName::parse(&id).is_none() {
             return Err(format!("workload id {id:?}: must be namespace/name in lower-case DNS labels"));
         }
@@ -125,27 +122,40 @@ impl Registry {
                 return Err(format!("workload {id}: a newer incarnation is registered"));
             }
         }
-        let own = |(_, held): &&(u64, Registered)| held.spiffe_id == peer.as_str();
+        let own = |(_, held): &&(u64, Arc<Registered>)| held.spiffe_id == peer.as_str();
         if !entries.by_id.contains_key(&id) && entries.by_id.values().filter(own).count() >= limits::PER_IDENTITY {
             return Err(format!("{peer} has registered {} workloads, which is the limit", limits::PER_IDENTITY));
         }
         entries.last_lease += 1;
         let lease = entries.last_lease;
-        entries.by_id.insert(id.clone(), (lease, Registered { registration, spiffe_id: peer.as_str().into() }));
+        let new = Arc::new(Registered { registration, spiffe_id: peer.as_str().into() });
+        entries.by_id.insert(id.clone(), (lease, Arc::clone(&new)));
+        entries.keep(|file, all| file.put(&new, all));
         self.publish(&entries);
         drop(entries);
         Ok(Lease { registry: self.clone(), id, lease })
     }
 
     fn publish(&self, entries: &Entries) {
-        let all: Vec<Registered> = entries.by_id.values().map(|(_, registered)| registered.clone()).collect();
-        if let Some(file) = &self.0.file
-            && !entries.stopping
-            && let Err(error) = keep(file, &all)
-        {
-            tracing::warn!(file = %file.display(), %error, "registrations could not be kept for a restart");
+        self.0.published.send_replace(entries.all());
+    }
+}
+
+/// The workload id of a registration.
+fn id(registration: &Registration) -> String {
+    format!("{}/{}", registration.namespace, registration.name)
+}
+
+impl Entries {
+    fn all(&self) -> All {
+        Arc::new(self.by_id.values().map(|(_, registered)| Arc::clone(registered)).collect())
+    }
+
+    /// Writes a change to the file, if there is one and it is still to follow.
+    fn keep(&mut self, write: impl FnOnce(&mut RegistryFile, &Entered)) {
+        if let Some(file) = self.file.as_mut().filter(|_| !self.stopping) {
+            write(file, &self.by_id);
         }
-        self.0.published.send_replace(Arc::new(all));
     }
 }
 
@@ -161,25 +171,27 @@ impl Lease {
     /// # Errors
     /// When it now names another workload, or a newer incarnation has taken the name.
     pub fn update(&self, registration: Registration) -> Result<(), String> {
-        if format!("{}/{}", registration.namespace, registration.name) != self.id {
+        if id(&registration) != self.id {
             return Err(format!("a stream registers one workload, {}", self.id));
         }
         limits::check(&registration)?;
         let mut entries = self.registry.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        match entries.by_id.get_mut(&self.id) {
+        let new = match entries.by_id.get_mut(&self.id) {
             Some((lease, held)) if *lease == self.lease => {
                 let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
                 authorise(&registration, &peer)?;
                 // A new certificate changes nothing that is compiled.
                 let end = held.registration.certificate_end_ms;
                 let same = Registration { certificate_end_ms: end, ..registration.clone() } == held.registration;
-                held.registration = registration;
+                *held = Arc::new(Registered { registration, spiffe_id: held.spiffe_id.clone() });
                 if same {
                     return Ok(());
                 }
+                Arc::clone(held)
             }
             _ => return Err(format!("workload {}: a newer incarnation is registered", self.id)),
-        }
+        };
+        entries.keep(|file, all| file.put(&new, all));
         self.registry.publish(&entries);
         Ok(())
     }
@@ -208,30 +220,10 @@ impl Drop for Lease {
         // An old lease never removes a newer one, and the end of the process removes nothing.
         if !entries.stopping && entries.by_id.get(&self.id).is_some_and(|(lease, _)| *lease == self.lease) {
             entries.by_id.remove(&self.id);
+            entries.keep(|file, all| file.remove(&self.id, all));
             self.registry.publish(&entries);
         }
     }
-}
-
-/// One line for each registration: SPIFFE id, a tab, the message in hex.
-fn keep(file: &Path, all: &[Registered]) -> std::io::Result<()> {
-    let new = file.with_extension("new");
-    let mut out = std::io::BufWriter::new(std::fs::File::create(&new)?);
-    for registered in all {
-        let bytes = registered.registration.encode_to_vec();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(out, "{}\t{hex}", registered.spiffe_id)?;
-    }
-    out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-    std::fs::rename(new, file)
-}
-
-fn parse(line: &str) -> Option<Registered> {
-    let (spiffe_id, hex) = line.split_once('\t')?;
-    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
-    let registration = Registration::decode(bytes?.as_slice()).ok()?;
-    Some(Registered { registration, spiffe_id: SpiffeId::parse(spiffe_id).ok()?.as_str().into() })
 }
 
 #[cfg(test)]

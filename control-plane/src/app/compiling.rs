@@ -9,11 +9,12 @@ use weft_proto::{ResourceType, v1::TrustBundle};
 
 use crate::{
     ca::Ca,
-    compile::{self, Compiled, Registered},
+    compile::{self, Compiled},
     push::{
         View,
         debounce::{Changes, Debounce},
     },
+    registry,
     source::{Problem, Resources, Source},
 };
 
@@ -26,7 +27,7 @@ pub struct Compiling {
     /// Where their problems are; `None` without a directory.
     pub source: Option<Arc<Source>>,
     /// The registrations as they change.
-    pub registered: watch::Receiver<Arc<Vec<Registered>>>,
+    pub registered: watch::Receiver<registry::All>,
     /// Its roots are pushed too.
     pub ca: Arc<Ca>,
     /// What the streams push.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use weft_proto::v1;
@@ -33,7 +34,7 @@ pub struct Instance {
 /// All instances by `namespace/name`. What registered wins over an object of the same name.
 pub fn collect(
     resources: &Resources,
-    registered: &[Registered],
+    registered: &[Arc<Registered>],
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Instance> {
     let mut found: BTreeMap<String, Instance> = resources

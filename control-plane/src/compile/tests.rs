@@ -6,13 +6,13 @@ use super::*;
 
 const SHOP: &str = include_str!("../../../examples/resources/shop.yaml");
 
-fn registered(name: &str, labels: &[(&str, &str)], ports: &[(u32, &str, v1::Protocol)]) -> Registered {
+fn registered(name: &str, labels: &[(&str, &str)], ports: &[(u32, &str, v1::Protocol)]) -> Arc<Registered> {
     let ports = ports.iter().map(|(port, name, protocol)| v1::WorkloadPort {
         port: *port,
         name: (*name).to_owned(),
         protocol: (*protocol).into(),
     });
-    Registered {
+    Arc::new(Registered {
         registration: v1::Registration {
             name: name.to_owned(),
             namespace: "default".to_owned(),
@@ -24,7 +24,7 @@ fn registered(name: &str, labels: &[(&str, &str)], ports: &[(u32, &str, v1::Prot
             ..v1::Registration::default()
         },
         spiffe_id: format!("spiffe://weft.local/ns/default/sa/{name}"),
-    }
+    })
 }
 
 fn load(text: &str) -> Resources {
@@ -251,7 +251,8 @@ fn a_registration_that_breaks_the_rules_is_reported_and_left_out() {
 fn the_newer_incarnation_of_a_workload_wins() {
     let mut old = registered("w", &[], &[(80, "", v1::Protocol::Http)]);
     let mut new = registered("w", &[], &[(81, "", v1::Protocol::Http)]);
-    (old.registration.epoch_ms, new.registration.epoch_ms) = (1, 2);
+    Arc::make_mut(&mut old).registration.epoch_ms = 1;
+    Arc::make_mut(&mut new).registration.epoch_ms = 2;
     for both in [[old.clone(), new.clone()], [new, old]] {
         let (output, _) = compile(&Resources::default(), &both);
         let config: v1::WorkloadConfig = get(&output, ResourceType::WorkloadConfig, "default/w");

@@ -45,9 +45,16 @@ impl Proxy {
 }
 
 impl Proxies {
-    /// The state of a stream's sidecar.
+    /// A stream's sidecar, when it is new or says something new of itself.
     pub fn set(&self, stream: u64, proxy: Proxy) {
         self.lock().insert(stream, proxy);
+    }
+
+    /// The sync state of a stream that has a row.
+    pub fn synced(&self, stream: u64, types: Vec<TypeStatus>) {
+        if let Some(proxy) = self.lock().get_mut(&stream) {
+            proxy.types = types;
+        }
     }
 
     /// The stream has ended.

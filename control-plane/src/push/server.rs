@@ -133,6 +133,7 @@ impl AggregatedDiscoveryService for Discovery {
             registration: Registration::default(),
             connected: Instant::now(),
             opened: false,
+            listed: false,
         };
         tokio::spawn(stream.run(request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -154,6 +155,8 @@ struct Connected {
     connected: Instant,
     /// The first request has come.
     opened: bool,
+    /// The list of sidecars has it as it last described itself.
+    listed: bool,
 }
 
 type Sender = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -224,6 +227,7 @@ impl Connected {
                         return End::Aged;
                     }
                     pending = true;
+                    continue;
                 }
                 slot = sender.clone().reserve_owned(), if pending => {
                     let Ok(slot) = slot else { return End::Broken };
@@ -277,10 +281,14 @@ impl Connected {
         };
         result.map_err(Status::permission_denied)?;
         self.registration = registration;
+        self.listed = false;
         Ok(())
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        if std::mem::replace(&mut self.listed, true) {
+            return self.proxies.synced(self.id, self.state.status());
+        }
         let proxy = Proxy {
             peer: self.peer.clone(),
             address: self.address.clone(),

@@ -1,25 +1,20 @@
 //! One discovery stream as a state machine without I/O: requests and views in, responses out.
 
+mod due;
 mod status;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use weft_proto::{
     ResourceType,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     v1::Rejection,
 };
 
+use self::due::{Due, Since};
 pub use self::status::{SyncState, TypeStatus};
 use super::{View, limits};
-
-/// Bytes of resources in one response, about: the rest follows after its ACK, so that a slow consumer holds up no more
-/// than this (rule 9). A single resource may be larger.
-const RESPONSE: usize = 256 * 1024;
 
 /// What one stream subscribes to, holds and has refused.
 #[derive(Default)]
@@ -137,62 +132,15 @@ impl StreamState {
     }
 
     fn respond(&mut self, kind: ResourceType, view: &View, removals: bool) -> Option<DeltaDiscoveryResponse> {
-        let workload = self.workload.clone();
         let state = self.types.get_mut(&kind)?;
-        if state.outstanding.is_some() || state.still_settled(kind, view) {
+        if state.outstanding.is_some() {
             return None;
         }
-        let allowed = |resource: &&Arc<Resource>| {
-            kind != ResourceType::WorkloadConfig || workload.as_ref() == Some(&resource.name)
+        let Due { resources: due, removed, all } = match state.since_settled(kind, view) {
+            Since::Nothing => return None,
+            Since::Other(resources) => Due { resources, removed: Vec::new(), all: true },
+            Since::Unknown => state.due(kind, view, self.workload.as_deref(), removals)?,
         };
-        let mut wanted: BTreeMap<&str, (&Arc<Resource>, bool)> = BTreeMap::new();
-        let (mut missing, mut gone_names) = (Vec::new(), Vec::new());
-        if state.wildcard {
-            wanted.extend(view.all(kind).filter(allowed).map(|r| (r.name.as_str(), (r, false))));
-        }
-        for name in state.names.union(&state.answer) {
-            let mut found = view.named(kind, name).iter().filter(allowed).peekable();
-            let answer = state.answer.contains(name);
-            if found.peek().is_none() && state.holds(name) {
-                gone_names.push(name.clone());
-            } else if found.peek().is_none() && (answer || !state.missing.contains(name)) {
-                missing.push(name.clone());
-            }
-            for resource in found {
-                let entry = wanted.entry(&resource.name).or_insert((resource, false));
-                entry.1 |= answer;
-            }
-        }
-        state.forget_refused(|name| wanted.contains_key(name));
-        let all = wanted.values().filter(|(resource, answer)| {
-            let refused = state.refused.get(&resource.name).map(|rejection| &rejection.version);
-            let version = Some(&resource.version);
-            *answer
-                || state.rest.contains(&resource.name)
-                || (state.held.get(&resource.name) != version && refused != version)
-        });
-        let again = |name: &str, answer: bool| answer || state.rest.contains(name);
-        let Fitting { due, rest, cut } =
-            fitting(all.map(|(resource, answer)| (Arc::clone(resource), again(&resource.name, *answer))));
-        let gone: Vec<String> = state.held.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned().collect();
-        // What is answered may be wanted no more afterwards.
-        let all = !cut && (removals || gone.is_empty()) && state.answer.is_empty();
-        let removed: Vec<String> =
-            if removals { gone.into_iter().chain(missing.clone()).collect() } else { missing.clone() };
-        if due.is_empty() && removed.is_empty() {
-            state.settled = all.then_some(view.revision);
-            return None;
-        }
-        state.answer.clear();
-        state.rest = rest;
-        state.missing.extend(missing);
-        if removals {
-            state.missing.extend(gone_names);
-        }
-        for resource in &due {
-            state.missing.remove(&resource.name);
-            resource.aliases.iter().for_each(|alias| _ = state.missing.remove(alias));
-        }
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         state.sent += 1;
@@ -221,32 +169,6 @@ impl StreamState {
     }
 }
 
-/// What goes into one response.
-struct Fitting {
-    due: Vec<Arc<Resource>>,
-    /// Names of those that are to be answered in a later one although the client may hold them.
-    rest: BTreeSet<String>,
-    /// Something is left for a later one.
-    cut: bool,
-}
-
-/// As many resources as go into one response.
-fn fitting(all: impl Iterator<Item = (Arc<Resource>, bool)>) -> Fitting {
-    let (mut due, mut rest, mut cut, mut bytes) = (Vec::new(), BTreeSet::new(), false, 0_usize);
-    for (resource, answer) in all {
-        if bytes < RESPONSE {
-            bytes += resource.resource.as_ref().map_or(0, |any| any.value.len());
-            due.push(resource);
-            continue;
-        }
-        cut = true;
-        if answer {
-            rest.insert(resource.name.clone());
-        }
-    }
-    Fitting { due, rest, cut }
-}
-
 impl TypeState {
     /// What the client is to hold may be another set now.
     fn unsettle(&mut self) {
@@ -254,18 +176,6 @@ impl TypeState {
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.all = false;
         }
-    }
-
-    /// Whether nothing that concerns this client has changed since it had everything. Most changes concern few clients,
-    /// and the ACK of a change comes at the same revision.
-    fn still_settled(&mut self, kind: ResourceType, view: &View) -> bool {
-        let changed = self.settled.and_then(|revision| view.changed_since(revision, kind));
-        let wants = |name: &String| self.names.contains(name) || self.held.contains_key(name);
-        let concerned =
-            |resource: &Arc<Resource>| self.wildcard || wants(&resource.name) || resource.aliases.iter().any(wants);
-        let settled = changed.is_some_and(|changed| !changed.iter().any(concerned));
-        self.settled = settled.then_some(view.revision);
-        settled
     }
 
     /// What is no longer wanted is no longer wrong.
