@@ -33,19 +33,20 @@ pub fn slices(
     objects: &ByService<'_>,
     instances: &BTreeMap<String, Instance>,
 ) -> Vec<v1::EndpointSlice> {
-    let endpoints = if view.selects() {
+    let endpoints: Vec<v1::Endpoint> = if view.selects() {
         let members = view.members.iter().filter_map(|id| instances.get(id));
         members.map(|instance| of_instance(view, instance)).collect()
     } else {
         of_objects(view, objects)
     };
     let count = endpoints.len().div_ceil(SLICE).max(1);
+    let mut rest = endpoints.into_iter();
     (0..count)
         .map(|k| v1::EndpointSlice {
             service: view.id.clone(),
             index: u32::try_from(k).unwrap_or(u32::MAX),
             slice_count: if k == 0 { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 },
-            endpoints: endpoints.iter().skip(k * SLICE).take(SLICE).cloned().collect(),
+            endpoints: rest.by_ref().take(SLICE).collect(),
         })
         .collect()
 }
@@ -90,14 +91,15 @@ fn of_object(
         let port = slice.ports.iter().flatten().find(|port| port.name.as_deref().unwrap_or_default() == name)?;
         u32::try_from(port.port?).ok()
     };
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let draining = conditions.terminating == Some(true);
+    let conditions = endpoint.conditions.as_ref();
+    let draining = conditions.and_then(|conditions| conditions.terminating) == Some(true);
+    let ready = conditions.and_then(|conditions| conditions.ready) != Some(false);
     v1::Endpoint {
         address: address.to_owned(),
         ports: view.ports.iter().filter_map(|port| Some((port.port, named(&port.name)?))).collect(),
         weight: 1,
         locality: endpoint.zone.clone().map(|zone| v1::Locality { zone, region: String::new() }),
-        healthy: conditions.ready != Some(false) && !draining,
+        healthy: ready && !draining,
         draining,
         ..v1::Endpoint::default()
     }

@@ -28,6 +28,7 @@ pub struct Report {
 #[derive(Default)]
 pub struct Pushes {
     received: Vec<Duration>,
+    first: Vec<Duration>,
     last: Vec<Duration>,
     acked: Vec<Duration>,
     bytes: usize,
@@ -57,11 +58,12 @@ impl Pushes {
     /// What the sidecars received of the change that was begun at `start`.
     pub fn add(&mut self, start: Instant, all: &[Received]) {
         let last = |times: Vec<Duration>| times.into_iter().max().unwrap_or_default();
+        self.first.extend(all.iter().map(|received| received.at - start).min());
         self.received.extend(all.iter().map(|received| received.at - start));
         self.last.push(last(all.iter().map(|received| received.at - start).collect()));
         self.acked.push(last(all.iter().map(|received| received.acked - start).collect()));
         self.bytes += all.iter().map(|received| received.bytes).sum::<usize>();
-        for times in [&mut self.received, &mut self.last, &mut self.acked] {
+        for times in [&mut self.received, &mut self.first, &mut self.last, &mut self.acked] {
             times.sort_unstable();
         }
     }
@@ -81,6 +83,7 @@ impl Report {
             let cell = |part| format!("{:.digits$} ms", at(times, part).as_secs_f64() * 1000.0);
             let _ = writeln!(text, "| {what} | {} | {} | {} |", cell(50), cell(99), cell(100));
         };
+        row("change to the first sidecar", &pushes.first, 1);
         row("change to each sidecar", &pushes.received, 1);
         row("change to the last sidecar", &pushes.last, 1);
         row("change to the last ACK", &pushes.acked, 1);
@@ -117,7 +120,7 @@ impl Report {
             "sidecars": self.clients, "services": self.services, "endpoints": self.services * 10, "cores": self.cores,
             "changes": pushes.last.len(), "through": self.through, "first_sync_ms": ms(self.first_sync),
             "push": {
-                "each_ms": spread(&pushes.received), "last_ms": spread(&pushes.last),
+                "first_ms": spread(&pushes.first), "each_ms": spread(&pushes.received), "last_ms": spread(&pushes.last),
                 "last_ack_ms": spread(&pushes.acked), "bytes_per_sidecar": self.bytes_each(),
                 "control_plane_cpu_ms": ms(pushes.cpu), "sidecars_cpu_ms": ms(pushes.clients_cpu),
                 "peak_kib": pushes.peak_kib,
