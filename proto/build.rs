@@ -22,7 +22,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(services)
         .build_transport(false)
         .include_file("weft_proto.rs")
+        // The encoded resource is one buffer, shared by every stream that it is sent on.
         .bytes(".weft")
+        .bytes(".google.protobuf.Any")
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf.Duration", "::prost_types::Duration")
         .compile_fds(descriptors)?;
     Ok(())
 }

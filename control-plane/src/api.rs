@@ -7,7 +7,9 @@ pub mod admit;
 pub mod body;
 mod columns;
 pub mod conditions;
+mod defaults;
 mod discovery;
+mod explain;
 mod history;
 pub mod kinds;
 mod mesh;
@@ -40,7 +42,7 @@ use tokio::sync::{Semaphore, watch as channel};
 
 use self::{objects::Pages, status::ApiError};
 use crate::{
-    push::{View, server::Proxies},
+    push::{View, proxies::Proxies},
     source::Problem,
     store::Store,
 };
@@ -123,6 +125,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/proxies", get(mesh::proxies))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
+        .route("/weft/v1/explain", get(explain::get))
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))
@@ -152,16 +155,4 @@ fn is_local(host: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::is_local;
-
-    #[test]
-    fn only_loopback_hosts_are_served() {
-        for host in ["127.0.0.1:15014", "localhost:15014", "localhost", "[::1]:15014"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["", "evil.example", "evil.example:15014", "127.0.0.1.evil.example", "10.0.0.1:15014"] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
-}
+mod tests;

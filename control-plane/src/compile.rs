@@ -8,6 +8,7 @@ mod services;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 use weft_proto::{ResourceType, v1};
 
@@ -28,7 +29,7 @@ pub struct Registered {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Compiled {
     /// The encoded message.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Other names under which it can be subscribed to.
     pub aliases: Vec<String>,
 }
@@ -60,7 +61,7 @@ pub fn compile(resources: &Resources, registered: &[Registered]) -> (Output, Vec
 }
 
 fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {
-    output.insert((kind, name), Compiled { bytes: message.encode_to_vec(), aliases });
+    output.insert((kind, name), Compiled { bytes: message.encode_to_vec().into(), aliases });
 }
 
 /// The inbound side: each port of the app, and the service ports that lead to it.

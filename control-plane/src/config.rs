@@ -1,6 +1,6 @@
 //! Flags of the control plane.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// Pushes configuration, discovery and trust to the sidecars.
 #[derive(Clone, Debug, clap::Args)]
@@ -14,6 +14,12 @@ pub struct ControlPlaneArgs {
     /// Discovery and certificates for sidecars
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15012")]
     pub xds_listen: SocketAddr,
+    /// New discovery streams per second; twice as many in a burst
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub xds_admission_rate: NonZeroU32,
+    /// Connections on the discovery port; one more is closed
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub xds_max_connections: usize,
     /// Mint a token with which any local workload may enrol
     #[arg(long)]
     pub dev: bool,

@@ -5,6 +5,7 @@ pub mod app;
 pub mod ca;
 pub mod compile;
 pub mod config;
+pub mod explain;
 pub mod push;
 pub mod registry;
 pub mod source;

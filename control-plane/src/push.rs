@@ -1,6 +1,10 @@
 //! The delta xDS server: what every sidecar is to hold, and the stream that gets it there. The protocol is a pure
 //! state machine in `stream`; here is the gRPC around it.
 
+pub mod admission;
+pub mod debounce;
+mod limits;
+pub mod proxies;
 pub mod server;
 pub mod stream;
 
@@ -40,7 +44,7 @@ impl View {
                 Some(old) if old.version == version && old.aliases == compiled.aliases => Arc::clone(old),
                 _ => Arc::new(Resource {
                     version,
-                    resource: Some(prost_types::Any { type_url: kind.type_url().into(), value: compiled.bytes }),
+                    resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: compiled.bytes }),
                     name: key.1.clone(),
                     aliases: compiled.aliases,
                     ttl: None,

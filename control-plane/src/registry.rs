@@ -2,6 +2,8 @@
 //! file, so that a control plane that restarts does not take a service without its sidecars for an empty one: what
 //! was registered counts until its sidecar is back or [`RESTORED`] has passed.
 
+mod limits;
+
 use std::{
     collections::BTreeMap,
     io::Write,
@@ -80,6 +82,13 @@ impl Registry {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
     }
 
+    /// How many were read from the file and have not come back.
+    #[must_use]
+    pub fn restored(&self) -> usize {
+        let entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.by_id.values().filter(|(lease, _)| *lease == NO_LEASE).count()
+    }
+
     /// Drops what was restored and has not come back.
     pub fn forget_restored(&self) {
         let mut entries = self.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,10 +110,8 @@ impl Registry {
     /// # Errors
     /// When the registration is not this peer's to make, is malformed, or a newer incarnation holds the name.
     pub fn register(&self, registration: Registration, peer: &SpiffeId) -> Result<Lease, String> {
-        let namespace = peer.namespace_and_account().map(|(namespace, _)| namespace);
-        if namespace != Some(registration.namespace.as_str()) {
-            return Err(format!("{peer} may not register a workload in namespace {:?}", registration.namespace));
-        }
+        limits::check(&registration)?;
+        authorise(&registration, peer)?;
         let id = format!("{}/{}", registration.namespace, registration.name);
         if weft_policy::model::ObjectName::parse(&id).is_none() {
             return Err(format!("workload id {id:?}: must be namespace/name in lower-case DNS labels"));
@@ -117,6 +124,10 @@ impl Registry {
             if held.registration.epoch_ms > registration.epoch_ms {
                 return Err(format!("workload {id}: a newer incarnation is registered"));
             }
+        }
+        let own = |(_, held): &&(u64, Registered)| held.spiffe_id == peer.as_str();
+        if !entries.by_id.contains_key(&id) && entries.by_id.values().filter(own).count() >= limits::PER_IDENTITY {
+            return Err(format!("{peer} has registered {} workloads, which is the limit", limits::PER_IDENTITY));
         }
         entries.last_lease += 1;
         let lease = entries.last_lease;
@@ -153,9 +164,20 @@ impl Lease {
         if format!("{}/{}", registration.namespace, registration.name) != self.id {
             return Err(format!("a stream registers one workload, {}", self.id));
         }
+        limits::check(&registration)?;
         let mut entries = self.registry.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
         match entries.by_id.get_mut(&self.id) {
-            Some((lease, held)) if *lease == self.lease => held.registration = registration,
+            Some((lease, held)) if *lease == self.lease => {
+                let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
+                authorise(&registration, &peer)?;
+                // A new certificate changes nothing that is compiled.
+                let end = held.registration.certificate_end_ms;
+                let same = Registration { certificate_end_ms: end, ..registration.clone() } == held.registration;
+                held.registration = registration;
+                if same {
+                    return Ok(());
+                }
+            }
             _ => return Err(format!("workload {}: a newer incarnation is registered", self.id)),
         }
         self.registry.publish(&entries);
@@ -163,11 +185,28 @@ impl Lease {
     }
 }
 
+/// A workload has the namespace and the service account of the identity that its sidecar proved.
+fn authorise(registration: &Registration, peer: &SpiffeId) -> Result<(), String> {
+    let (namespace, account) = peer
+        .namespace_and_account()
+        .ok_or_else(|| format!("{peer} may not register a workload: its path is not ns/<namespace>/sa/<account>"))?;
+    if registration.namespace != namespace {
+        return Err(format!("{peer} may not register a workload in namespace {:?}", registration.namespace));
+    }
+    if !registration.service_account.is_empty() && registration.service_account != account {
+        return Err(format!(
+            "{peer} may not register a workload of service account {:?}",
+            registration.service_account
+        ));
+    }
+    Ok(())
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut entries = self.registry.0.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        // An old lease never removes a newer one.
-        if entries.by_id.get(&self.id).is_some_and(|(lease, _)| *lease == self.lease) {
+        // An old lease never removes a newer one, and the end of the process removes nothing.
+        if !entries.stopping && entries.by_id.get(&self.id).is_some_and(|(lease, _)| *lease == self.lease) {
             entries.by_id.remove(&self.id);
             self.registry.publish(&entries);
         }
@@ -253,6 +292,43 @@ mod tests {
         let registry = Registry::default();
         let _new = registry.register(registration(2), &peer()).expect("valid");
         assert!(registry.register(registration(1), &peer()).is_err());
+    }
+
+    #[test]
+    fn rule_01_a_workload_has_the_service_account_of_the_identity_that_was_proved() {
+        let registry = Registry::default();
+        let of = |account: &str| Registration { service_account: account.into(), ..registration(1) };
+        assert!(registry.register(of("admin"), &peer()).is_err());
+        let lease = registry.register(of("catalog"), &peer()).expect("its own");
+        assert!(lease.update(of("admin")).is_err(), "nor later");
+        assert_eq!(registry.watch().borrow()[0].registration.service_account, "catalog");
+        let foreign = SpiffeId::parse("spiffe://weft.local/shop/catalog").expect("valid");
+        assert!(Registry::default().register(of(""), &foreign).is_err(), "an identity of another form");
+    }
+
+    #[test]
+    fn an_identity_registers_a_bounded_number_of_workloads() {
+        let registry = Registry::default();
+        let named = |count: usize| Registration { name: format!("catalog-{count}"), ..registration(1) };
+        let leases: Vec<_> =
+            (0..limits::PER_IDENTITY).map(|count| registry.register(named(count), &peer()).expect("valid")).collect();
+        assert!(registry.register(named(leases.len()), &peer()).is_err());
+        let _again = registry.register(named(0), &peer()).expect("one that it has");
+        let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
+        let other = Registration { name: "orders-1".into(), ..registration(1) };
+        let _other = registry.register(other, &colleague).expect("another identity");
+    }
+
+    #[test]
+    fn a_renewed_certificate_publishes_nothing() {
+        let registry = Registry::default();
+        let lease = registry.register(registration(1), &peer()).expect("valid");
+        let mut watch = registry.watch();
+        watch.mark_unchanged();
+        lease.update(Registration { certificate_end_ms: 5, ..registration(1) }).expect("valid");
+        assert!(!watch.has_changed().expect("open"));
+        lease.update(Registration { certificate_end_ms: 5, healthy: true, ..registration(1) }).expect("valid");
+        assert!(watch.has_changed().expect("open"));
     }
 
     #[test]

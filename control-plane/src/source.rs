@@ -5,6 +5,7 @@ mod de;
 mod load;
 pub mod policies;
 mod problem;
+pub mod stored;
 mod validate;
 mod watch;
 mod yaml;
@@ -97,6 +98,8 @@ pub struct Resources {
     pub request_authentications: BTreeMap<String, Object<Custom<RequestAuthenticationSpec>>>,
     /// `weft.dev/v1alpha1` MeshConfig.
     pub mesh_configs: BTreeMap<String, Object<Custom<MeshConfigSpec>>>,
+    /// What was left out when objects of several sources were put together.
+    pub problems: Vec<Problem>,
 }
 
 impl Resources {

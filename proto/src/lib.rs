@@ -8,7 +8,7 @@ mod generated {
 
 pub use generated::envoy::config::core::v3 as core;
 pub use generated::envoy::service::discovery::v3 as discovery;
-pub use generated::google::rpc;
+pub use generated::google::{protobuf::Any, rpc};
 pub use generated::weft::identity::v1 as identity;
 pub use generated::weft::v1;
 

@@ -19,7 +19,7 @@ use self::worker::{Listeners, WorkerContext};
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
-    discovery::{self, Builder, Discovery, state::State},
+    discovery::{self, Backoff, Builder, Discovery, LEAVE, state::State},
     drain::{Drain, Phase},
     identity::Enrolment,
     listener, probe,
@@ -114,13 +114,18 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         state,
         builder: Builder::new(telemetry.clone()),
+        drain: drain.clone(),
+        backoff: Backoff::default(),
     };
     tokio::spawn(announce_ready(args.announce, discovery.missing.subscribe(), telemetry.clone()));
-    tokio::spawn(enrolment.run(identity, svid, move |result| report(&telemetry, result)));
-    tokio::spawn(discovery.run());
+    let registered = registration.clone();
+    tokio::spawn(enrolment.run(identity, svid, move |result| report(&telemetry, &registered, result)));
+    let discovery = tokio::spawn(discovery.run());
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
+    // The control plane hears that this sidecar leaves before the process does.
+    let _ = tokio::time::timeout(LEAVE * 2, discovery).await;
     for worker in workers {
         let _ = worker.join();
     }
@@ -168,13 +173,22 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
         locality: None,
         epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
+        certificate_end_ms: 0,
+        service_account: args.account().into(),
     }
 }
 
-fn report(telemetry: &Telemetry, result: std::result::Result<SystemTime, &anyhow::Error>) {
+fn report(
+    telemetry: &Telemetry,
+    registration: &watch::Sender<Registration>,
+    result: std::result::Result<SystemTime, &anyhow::Error>,
+) {
     match result {
         Ok(not_after) => {
-            let end = not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let end = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let millis = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
+            registration.send_modify(|registration| registration.certificate_end_ms = millis);
+            let end = end.as_secs_f64();
             telemetry.gauge("weft_cert_expiry_seconds", "End of the certificate, Unix time", &[]).set(end);
             telemetry.counter("weft_cert_rotations_total", "Certificates obtained", &[]).increment(1);
             tracing::info!(?not_after, "certificate obtained");
@@ -212,4 +226,24 @@ fn say(event: &serde_json::Value) {
     let mut out = io::stdout().lock();
     // Nobody listening any more is no reason to stop.
     let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn rule_12_the_registration_says_when_each_new_certificate_ends() {
+        let (telemetry, registration) = (Telemetry::default(), watch::Sender::new(Registration::default()));
+        let mut news = registration.subscribe();
+        for seconds in [100, 200] {
+            report(&telemetry, &registration, Ok(UNIX_EPOCH + Duration::from_secs(seconds)));
+            assert!(news.has_changed().expect("open"));
+            assert_eq!(news.borrow_and_update().certificate_end_ms, seconds * 1000);
+        }
+        report(&telemetry, &registration, Err(&anyhow::anyhow!("refused")));
+        assert!(!news.has_changed().expect("open"), "the old one is kept");
+    }
 }

@@ -1,12 +1,23 @@
 //! The sidecar's side of discovery: one stream to the control plane, its state kept while the control plane is away,
 //! and the snapshot that the workers read.
 
+mod backoff;
 pub mod state;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, watch};
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Streaming, transport::Channel};
 use weft_policy::{
     balance::EndpointLoad,
     limits::Limits,
@@ -16,13 +27,18 @@ use weft_policy::{
 use weft_proto::{
     ResourceType,
     core::Node,
-    discovery::{DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
     v1::Registration,
 };
 use weft_svid::{Svid, TrustStore};
 
+pub use self::backoff::Backoff;
 use self::state::State;
 use crate::{
+    drain::Drain,
     identity,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
     telemetry::{Direction, Telemetry},
@@ -30,6 +46,12 @@ use crate::{
 
 /// Names that the app may bring up by dialling them.
 const ON_DEMAND: usize = 1024;
+/// Requests that wait for the transport.
+const OUTBOX: usize = 64;
+/// A session that the control plane closes earlier than this is no hand-over to another one.
+const SHORT: Duration = Duration::from_secs(10);
+/// The control plane has this long to hear that the sidecar leaves.
+pub const LEAVE: Duration = Duration::from_secs(1);
 
 /// Asks for a service that nobody declared.
 #[derive(Clone)]
@@ -74,77 +96,134 @@ pub struct Discovery {
     pub state: State,
     /// Builds snapshots.
     pub builder: Builder,
+    /// When to leave.
+    pub drain: Drain,
+    /// Waits between sessions.
+    pub backoff: Backoff,
+}
+
+/// Why a session with the control plane ended.
+#[derive(Debug)]
+enum Ended {
+    /// The control plane closed it in good order: it wants the sidecar to connect again, perhaps elsewhere.
+    Closed,
+    /// It failed, or never began.
+    Failed(anyhow::Error),
+    /// This sidecar stops.
+    Stopped,
 }
 
 impl Discovery {
-    /// Runs for ever: connects, follows, reconnects with jitter.
+    /// Connects, follows and reconnects until the sidecar stops.
     pub async fn run(mut self) {
-        let mut wait = Duration::from_millis(100);
+        let drain = self.drain.clone();
         loop {
-            match self.session().await {
-                Ok(()) => wait = Duration::from_millis(100),
-                Err((error, answered)) => {
-                    if answered {
-                        wait = Duration::from_millis(100);
-                    }
-                    tracing::warn!(error = format!("{error:#}"), "discovery stream ended; what is held stays");
-                }
+            let start = Instant::now();
+            let ended = match self.connect().await {
+                Ok(channel) => self.follow(channel).await,
+                Err(error) => Ended::Failed(error),
+            };
+            let Some(wait) = self.wait_after(&ended, start.elapsed(), rand::random()) else { return };
+            if let Ended::Failed(error) = &ended {
+                tracing::warn!(error = format!("{error:#}"), ?wait, "discovery stream ended; what is held stays");
             }
-            // Decorrelated jitter, 0.1 to 15 s.
-            let random = 0.1 + rand::random::<f64>() * (wait.as_secs_f64() * 3.0 - 0.1).max(0.0);
-            wait = Duration::from_secs_f64(random.min(15.0));
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = drain.stopped() => return,
+            }
         }
     }
 
-    async fn session(&mut self) -> Result<(), (anyhow::Error, bool)> {
-        let _ = self.svid.wait_for(Option::is_some).await;
-        let Some(svid) = self.svid.borrow_and_update().clone() else { return Ok(()) };
-        let early = |error: anyhow::Error| (error, false);
-        let domain = svid.identity.id.trust_domain().to_owned();
-        let channel = identity::channel(&self.xds, Some(&svid), &self.trust, &domain).await.map_err(early)?;
-        let (sender, receiver) = mpsc::channel::<DeltaDiscoveryRequest>(64);
-        for (index, mut request) in self.state.open().into_iter().enumerate() {
-            if index == 0 {
-                let id = self.state.workload().to_owned();
-                request.node = Some(Node { id, user_agent_name: "weft-sidecar".into(), ..Node::default() });
-                request.registration = Some(self.registration.borrow_and_update().clone());
-            }
-            let _ = sender.send(request).await;
+    /// How long to wait before the next session; `None`: there is none.
+    fn wait_after(&mut self, ended: &Ended, lived: Duration, random: f64) -> Option<Duration> {
+        match ended {
+            Ended::Stopped => None,
+            // A control plane that ends each session at once must not be called in a loop.
+            Ended::Closed if lived >= SHORT => Some(Duration::ZERO),
+            Ended::Closed | Ended::Failed(_) => Some(self.backoff.next(random)),
+        }
+    }
+
+    async fn connect(&mut self) -> anyhow::Result<Channel> {
+        let svid = self.svid.wait_for(Option::is_some).await.ok().and_then(|svid| svid.clone());
+        let svid = svid.context("no certificate")?;
+        identity::channel(&self.xds, Some(&svid), &self.trust, svid.identity.id.trust_domain()).await
+    }
+
+    /// One session: the whole subscription first, then responses, new wishes and news of the workload as they come.
+    async fn follow(&mut self, channel: Channel) -> Ended {
+        let drain = self.drain.clone();
+        // Most requests are tiny, and an answer to each response is all that the control plane waits for.
+        let (sender, receiver) = mpsc::channel::<DeltaDiscoveryRequest>(OUTBOX);
+        for request in self.opening() {
+            let _ = sender.try_send(request);
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
-        let stream = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
-        let mut stream = stream.map_err(|status| early(anyhow::anyhow!("{}", status.message())))?.into_inner();
-        let mut answered = false;
+        let opened = tokio::select! {
+            opened = client.delta_aggregated_resources(ReceiverStream::new(receiver)) => opened,
+            () = drain.stopped() => return Ended::Stopped,
+        };
+        let mut stream = match opened {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
+        };
+        // Responses are read also while requests wait: two peers that both only write would wait for ever.
+        let mut outbox = VecDeque::new();
+        let mut wanted = Vec::new();
         loop {
-            let requests = tokio::select! {
+            tokio::select! {
+                slot = sender.reserve(), if !outbox.is_empty() => match (slot, outbox.pop_front()) {
+                    (Ok(slot), Some(request)) => slot.send(request),
+                    _ => return Ended::Failed(anyhow::anyhow!("the control plane takes no more requests")),
+                },
                 response = stream.next() => match response {
                     Some(Ok(response)) => {
-                        answered = true;
-                        let answer = self.state.apply(response);
-                        self.count(&answer);
-                        std::iter::once(answer).chain(self.state.follow_references()).collect()
+                        self.backoff.reset();
+                        outbox.extend(self.on_response(response));
                     }
-                    Some(Err(status)) => return Err((anyhow::anyhow!("{}", status.message()), answered)),
-                    None => return Err((anyhow::anyhow!("the control plane closed the stream"), answered)),
+                    Some(Err(status)) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
+                    None => return Ended::Closed,
                 },
-                Some(name) = self.demand.recv() => {
-                    if self.state.subscribed() < ON_DEMAND { self.state.want(&name) } else { Vec::new() }
+                1.. = self.demand.recv_many(&mut wanted, OUTBOX), if outbox.len() < OUTBOX => {
+                    let room = ON_DEMAND.saturating_sub(self.state.subscribed());
+                    outbox.extend(self.state.want(wanted.drain(..).take(room)));
                 }
-                Ok(()) = self.registration.changed() => {
-                    let registration = Some(self.registration.borrow_and_update().clone());
-                    let type_url = ResourceType::WorkloadConfig.type_url().into();
-                    vec![DeltaDiscoveryRequest { type_url, registration, ..DeltaDiscoveryRequest::default() }]
-                }
-            };
-            // Applied and published before the answer: an ACK means that requests see it.
-            self.publish();
-            for request in requests {
-                if sender.send(request).await.is_err() {
-                    return Err((anyhow::anyhow!("the control plane closed the stream"), answered));
-                }
+                Ok(()) = self.registration.changed() => outbox.push_back(self.news()),
+                () = drain.stopped() => break,
             }
         }
+        outbox.push_back(self.news());
+        let _ = tokio::time::timeout(LEAVE, leave(sender, outbox, stream)).await;
+        Ended::Stopped
+    }
+
+    /// The first requests of a session.
+    fn opening(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let mut requests = self.state.open();
+        if let Some(first) = requests.first_mut() {
+            let id = self.state.workload().to_owned();
+            first.node = Some(Node { id, user_agent_name: "weft-sidecar".into(), ..Node::default() });
+            first.registration = Some(self.registration.borrow_and_update().clone());
+        }
+        requests
+    }
+
+    /// What the workload is now.
+    fn news(&mut self) -> DeltaDiscoveryRequest {
+        let registration = Some(self.registration.borrow_and_update().clone());
+        let type_url = ResourceType::WorkloadConfig.type_url().into();
+        DeltaDiscoveryRequest { type_url, registration, ..DeltaDiscoveryRequest::default() }
+    }
+
+    /// Applies and publishes before the answer: an ACK means that requests see it. What new versions refer to is asked
+    /// for first, so that the control plane does not remove anything before it has sent that (rule 7).
+    fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+        let answer = self.state.apply(response);
+        self.count(&answer);
+        let mut requests = self.state.follow_references();
+        requests.push(answer);
+        self.publish();
+        requests
     }
 
     fn count(&self, answer: &DeltaDiscoveryRequest) {
@@ -167,6 +246,25 @@ impl Discovery {
         self.publish.send_replace(Arc::new(snapshot));
         self.missing.send_replace(self.state.missing());
     }
+}
+
+/// Sends what is still to be said, the draining registration last, closes our side and waits until the control plane has
+/// taken it.
+async fn leave(
+    sender: mpsc::Sender<DeltaDiscoveryRequest>,
+    outbox: VecDeque<DeltaDiscoveryRequest>,
+    mut stream: Streaming<DeltaDiscoveryResponse>,
+) {
+    let write = async {
+        for request in outbox {
+            if sender.send(request).await.is_err() {
+                return;
+            }
+        }
+        drop(sender);
+    };
+    let read = async { while let Some(Ok(_)) = stream.next().await {} };
+    tokio::join!(write, read);
 }
 
 /// Keeps what outlives a snapshot.
@@ -239,3 +337,6 @@ impl Builder {
         Cluster { target: target.clone(), endpoints: endpoints.into(), shared: Arc::clone(shared) }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,7 +186,7 @@ impl TestMesh {
     /// The process id of a service's sidecar, with or without `weft run`.
     pub fn sidecar_pid(&self, service: &str) -> u32 {
         let process = &self.running(service).process;
-        process.below_with("sidecar").first().copied().unwrap_or_else(|| process.id())
+        process.below_with(&["sidecar"]).first().copied().unwrap_or_else(|| process.id())
     }
 
     /// The mesh listener of a service, as the client knows it.

@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,10 +14,15 @@ use std::{
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// A free port below the kernel's ephemeral range: one from inside it could be given to a sidecar's own listener
-/// before we use it.
+/// before we use it. Test runs that go on at the same time have ranges of their own, whose first port they hold.
 pub fn free() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 20_000 + u16::try_from(std::process::id() % 8_000).expect("below 8000");
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    static RANGE: OnceLock<TcpListener> = OnceLock::new();
+    let range = RANGE.get_or_init(|| {
+        let port = |n: u16| 20_000 + n * 800;
+        (0..10).find_map(|n| TcpListener::bind(("127.0.0.1", port(n))).ok()).expect("a range of ports")
+    });
+    let start = range.local_addr().expect("bound").port();
     loop {
         let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,11 +35,17 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The process ids below this one whose command line has `word` as an argument.
-    pub fn below_with(&self, word: &str) -> Vec<u32> {
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child")
+    }
+
+    /// The process ids below this one whose arguments begin with these.
+    pub fn below_with(&self, arguments: &[&str]) -> Vec<u32> {
         let has = |pid: &u32| {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+            let mut words = line.split(|byte| *byte == 0).skip(1);
+            arguments.iter().all(|argument| words.next() == Some(argument.as_bytes()))
         };
         descendants(self.child.id()).into_iter().filter(has).collect()
     }
@@ -59,7 +65,8 @@ impl Drop for Process {
     }
 }
 
-fn signal(pid: u32, signal: Signal) {
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }

@@ -240,6 +240,9 @@ mod tests {
     fn canary_fails_when_the_share_is_off_or_v2_answered_too_early() {
         breaks("canary", |f| f.canary.v2 = 0);
         breaks("canary", |f| f.canary.v2 = 600);
+        breaks("canary", |f| f.canary.v2 = 290);
+        breaks("canary", |f| f.canary.v2 = 510);
+        breaks("canary", |f| f.canary = Window::default());
         breaks("canary", |f| f.before_canary.v2 = 1);
         breaks("canary", |f| f.before_canary.requests = 0);
     }

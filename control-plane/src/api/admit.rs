@@ -5,7 +5,7 @@ use rand::Rng;
 use serde_json::{Map, Value};
 
 use super::{
-    conditions,
+    conditions, defaults,
     kinds::Kind,
     status::{ApiError, text, unknown_field},
     target::{FieldValidation, Target},
@@ -250,6 +250,7 @@ fn validate(
     duplicates: &[Problem],
     mode: FieldValidation,
 ) -> Result<Vec<String>, ApiError> {
+    defaults::fill(kind, object);
     let loaded = source::from_json(object);
     let unknown: Vec<Problem> = loaded.unknown.into_iter().chain(duplicates.iter().cloned()).collect();
     let strict = mode == FieldValidation::Strict;

@@ -1,5 +1,7 @@
 //! Request bodies to JSON trees: JSON or YAML, bounded, with repeated keys noticed.
 
+mod protobuf;
+
 use std::{cell::RefCell, fmt};
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -36,8 +38,11 @@ pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Body, ApiError> {
         "application/json" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => {
-            let hint = "Weft takes JSON and YAML: send Content-Type: application/json";
-            Err(ApiError::media_type(format!("the body is protobuf, which is not supported: {hint}")))
+            let value = protobuf::parse(bytes).map_err(|why| {
+                let hint = "send JSON instead, with Content-Type: application/json";
+                ApiError::media_type(format!("the protobuf of the body cannot be read: {why}; {hint}"))
+            })?;
+            Ok(Body { value, duplicates: Vec::new() })
         }
         other => {
             let taken = "application/json and application/yaml are taken here";

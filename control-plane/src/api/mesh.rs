@@ -1,6 +1,9 @@
 //! Reads of what the mesh does: sync state of the sidecars, endpoints, problems of the resources, metrics.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::SystemTime,
+};
 
 use axum::{
     Json,
@@ -11,21 +14,16 @@ use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
 use super::ApiState;
-use crate::push::server::{Proxy, seconds_left};
+use crate::push::{proxies::Proxy, stream::TypeStatus};
 
 /// GET `/weft/v1/proxies`.
 pub async fn proxies(State(state): State<ApiState>) -> Json<Value> {
-    let proxies = state.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-    let items: Vec<Value> = proxies.values().map(proxy).collect();
+    let items: Vec<Value> = state.proxies.rows().iter().map(proxy).collect();
     Json(json!({ "revision": state.view.borrow().revision, "items": items }))
 }
 
 fn proxy(proxy: &Proxy) -> Value {
-    let types: Vec<Value> = proxy
-        .types
-        .iter()
-        .map(|of| json!({ "type": of.kind.name(), "state": of.state, "sent": of.sent, "acked": of.acked, "error": of.error }))
-        .collect();
+    let types: Vec<Value> = proxy.types.iter().map(type_status).collect();
     json!({
         "name": proxy.registration.name,
         "namespace": proxy.registration.namespace,
@@ -35,8 +33,23 @@ fn proxy(proxy: &Proxy) -> Value {
         "sidecarVersion": proxy.registration.sidecar_version,
         "healthy": proxy.registration.healthy,
         "draining": proxy.registration.draining,
-        "certExpirySeconds": seconds_left(proxy.peer.not_after),
+        "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
         "types": types,
+    })
+}
+
+fn type_status(of: &TypeStatus) -> Value {
+    let rejection =
+        |of: &v1::Rejection| json!({ "name": of.name, "version": of.version, "field": of.field, "reason": of.reason });
+    json!({
+        "type": of.kind.name(),
+        "state": of.state.as_str(),
+        "sent": of.sent,
+        "acked": of.acked,
+        "sentRevision": of.sent_revision,
+        "ackedRevision": of.acked_revision,
+        "error": of.error,
+        "refused": of.refused.iter().map(rejection).collect::<Vec<_>>(),
     })
 }
 
@@ -51,7 +64,7 @@ pub async fn endpoints(State(state): State<ApiState>, Query(query): Query<Endpoi
     let view = Arc::clone(&state.view.borrow());
     let slices = view
         .all(ResourceType::EndpointSlice)
-        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_slice()).ok());
+        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
     let wanted = slices.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
     let items: Vec<Value> = wanted
         .flat_map(|slice| {
@@ -75,7 +88,7 @@ pub async fn errors(State(state): State<ApiState>) -> Json<Value> {
 
 /// GET `/metrics`.
 pub async fn metrics(State(state): State<ApiState>) -> String {
-    let connected = state.proxies.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let connected = state.proxies.rows().len();
     let (revision, problems) =
         (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
     format!(

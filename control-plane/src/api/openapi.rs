@@ -10,7 +10,8 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use schemars::generate::SchemaSettings;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -62,7 +63,8 @@ pub async fn all(headers: HeaderMap) -> Response {
     });
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("proto-openapi.spec.v2@v1.0+protobuf") {
-        let content_type = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        // The "@" that they ask with is no part of a media type: servers answer with a dot.
+        let content_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
         return ([(header::CONTENT_TYPE, content_type)], protobuf.clone()).into_response();
     }
     ([(header::CONTENT_TYPE, "application/json")], json.clone()).into_response()
@@ -103,18 +105,58 @@ fn schemas(group: &str, version: &str) -> Map<String, Value> {
             for name in ["$schema", "components", "title"] {
                 fields.remove(name);
             }
+            complete(fields, &mut generator);
             fields.insert("x-kubernetes-group-version-kind".into(), json!([group_version_kind(kind)]));
         }
-        // The list schemas let clients that look for them know how lists look.
         found.insert(schema_name(kind), schema);
     }
     for (name, schema) in generator.take_definitions(true) {
         found.entry(name).or_insert(schema);
     }
+    // What a kind of Weft's own is for stands with its spec.
+    for kind in kinds::of(group, version).filter(|kind| kind.group == kinds::WEFT) {
+        let about = found.get(&format!("{}Spec", kind.kind)).map(|spec| spec["description"].clone());
+        if let (Some(about), Some(schema)) = (about, found.get_mut(&schema_name(kind))) {
+            schema["description"] = about;
+        }
+    }
+    for (schema, property, key) in MERGED {
+        let wanted = |name: &str| name == schema || name.ends_with(&format!(".{schema}"));
+        let property =
+            found.iter_mut().find(|(name, _)| wanted(name)).map(|(_, schema)| &mut schema["properties"][property]);
+        let Some(fields) = property.and_then(Value::as_object_mut) else { continue };
+        fields.insert("x-kubernetes-patch-strategy".into(), "merge".into());
+        if !key.is_empty() {
+            fields.insert("x-kubernetes-patch-merge-key".into(), key.into());
+        }
+    }
     let mut all = Value::Object(found);
     plain(&mut all);
     if let Value::Object(found) = all { found } else { Map::new() }
 }
+
+/// The schemas of the Gateway API's types begin with the spec.
+fn complete(fields: &mut Map<String, Value>, generator: &mut SchemaGenerator) {
+    let properties = fields.entry("properties").or_insert_with(|| json!({}));
+    let Some(properties) = properties.as_object_mut() else { return };
+    let metadata = generator.subschema_for::<ObjectMeta>().to_value();
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    properties.entry("apiVersion").or_insert_with(|| text("Group and version."));
+    properties.entry("kind").or_insert_with(|| text("The kind."));
+    if !properties.get("metadata").is_some_and(|held| held.get("$ref").is_some() || held.get("allOf").is_some()) {
+        properties.insert("metadata".into(), metadata);
+    }
+}
+
+/// Lists that a strategic merge patch merges, with their keys: kubectl reads this to make patches. The server's side
+/// of it is in `patch`.
+const MERGED: [(&str, &str, &str); 5] = [
+    ("NamespaceStatus", "conditions", "type"),
+    ("ObjectMeta", "finalizers", ""),
+    ("ObjectMeta", "ownerReferences", "uid"),
+    ("ServiceSpec", "ports", "port"),
+    ("ServiceStatus", "conditions", "type"),
+];
 
 /// Into the dialect of Kubernetes: `default: null` says nothing, and optional fields are not nullable there.
 fn plain(value: &mut Value) {
@@ -219,6 +261,13 @@ mod tests {
     }
 
     #[test]
+    fn lists_that_are_merged_say_so() {
+        let schemas = Value::Object(schemas("", "v1"));
+        let text = schemas.to_string();
+        assert_eq!(text.matches("x-kubernetes-patch-strategy").count(), MERGED.len(), "{text}");
+    }
+
+    #[test]
     fn every_reference_leads_to_a_schema_and_every_kind_is_there() {
         for (group, version) in kinds::group_versions() {
             let document = document(group, version);
@@ -233,6 +282,8 @@ mod tests {
                 let schema = &document["components"]["schemas"][schema_name(kind)];
                 assert_eq!(schema["type"], "object", "{}", kind.kind);
                 assert!(schema["properties"]["metadata"].is_object(), "{}", kind.kind);
+                let about = schema["description"].as_str().unwrap_or_default();
+                assert!(kind.group != kinds::WEFT || !about.contains('`'), "{}", kind.kind);
             }
         }
     }

@@ -92,12 +92,12 @@ fn human(seconds: i64) -> String {
     };
     match seconds {
         ..120 => format!("{seconds}s"),
-        ..600 => with(minutes, "m", seconds % 60, "s"),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 => with(hours, "h", minutes % 60, "m"),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 => with(days, "d", hours % 24, "h"),
-        ..63_072_000 => format!("{days}d"),
+        120..600 => with(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => with(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => with(days, "d", hours % 24, "h"),
+        691_200..63_072_000 => format!("{days}d"),
         _ => with(days / 365, "y", days % 365, "d"),
     }
 }

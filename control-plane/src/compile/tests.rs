@@ -35,7 +35,7 @@ fn load(text: &str) -> Resources {
 
 fn get<M: Message + Default>(output: &Output, kind: ResourceType, name: &str) -> M {
     let found = output.get(&(kind, name.to_owned())).unwrap_or_else(|| panic!("{name} in {:?}", output.keys()));
-    M::decode(found.bytes.as_slice()).unwrap()
+    M::decode(found.bytes.as_ref()).unwrap()
 }
 
 fn texts(problems: &[Problem]) -> Vec<String> {

@@ -1,22 +1,26 @@
 //! The gRPC side of discovery: one task per stream around [`StreamState`].
 
 use std::{
-    collections::BTreeMap,
+    num::NonZeroU32,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::{
     ResourceType,
     discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_server::AggregatedDiscoveryService,
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
     },
     v1::Registration,
 };
@@ -24,50 +28,79 @@ use weft_svid::PeerIdentity;
 
 use super::{
     View,
-    stream::{StreamState, TypeStatus},
+    admission::Admission,
+    limits,
+    proxies::{Proxies, Proxy},
+    stream::StreamState,
 };
 use crate::{
     ca::service::PeerInfo,
     registry::{Lease, Registry},
 };
 
-/// A burst of changes is pushed as one when they come closer than this.
-const DEBOUNCE: Duration = Duration::from_millis(20);
-/// A stream ends after this time, so that sidecars spread over replicas.
+/// A stream ends after this time, 10 % more or less, so that sidecars spread over replicas.
 const MAX_AGE: Duration = Duration::from_secs(1800);
-/// Names that one stream may subscribe to.
-const MAX_SUBSCRIPTIONS: usize = 20_000;
-/// How long the lease of a stream that we ended is kept.
-const HAND_OVER: Duration = Duration::from_secs(5);
+/// How long the registration of a stream that we ended is kept: its sidecar comes back at once, and may have to wait
+/// to be let in.
+const HAND_OVER: Duration = Duration::from_secs(15);
+/// The same for a stream that broke: its sidecar may be gone, but a short break of the network must not empty services.
+const BROKEN: Duration = Duration::from_secs(3);
+/// A peer has this long to take the status with which its stream ends.
+const LAST_WORD: Duration = Duration::from_secs(5);
+/// Streams on one connection; a sidecar uses one.
+const STREAMS: u32 = 8;
+/// PING after this much silence, and how long its answer may take: together a dead peer is noticed within 20 s (rule 11).
+const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
-/// What is known of a connected sidecar.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// Identity and how long it lasts.
-    pub peer: PeerIdentity,
-    /// Where it connects from.
-    pub address: String,
-    /// Since when.
-    pub connected: Instant,
-    /// What it says of its workload.
-    pub registration: Registration,
-    /// Sync state by type.
-    pub types: Vec<TypeStatus>,
+/// The HTTP/2 side of the discovery port.
+#[must_use]
+pub fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(PING.0))
+        .http2_keepalive_timeout(Some(PING.1))
+        .max_concurrent_streams(STREAMS)
 }
-
-/// All connected sidecars, by stream.
-pub type Proxies = Arc<Mutex<BTreeMap<u64, Proxy>>>;
 
 /// The service.
 pub struct Discovery {
-    /// What is to be pushed.
-    pub view: watch::Receiver<Arc<View>>,
-    /// Registrations.
-    pub registry: Registry,
-    /// Sync state, for the API.
-    pub proxies: Proxies,
-    /// Numbers the streams.
-    pub streams: AtomicU64,
+    view: watch::Receiver<Arc<View>>,
+    registry: Registry,
+    proxies: Proxies,
+    admission: Admission,
+    /// Streams that make a response at the same moment. Bounded so that a change for everybody does not keep requests,
+    /// handshakes and the API waiting behind all the streams; nobody holds a turn while its peer is slow.
+    turns: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+    streams: AtomicU64,
+}
+
+impl Discovery {
+    /// Pushes `view`, lets `rate` new streams per second in and ends all of them when `stopping` becomes true.
+    #[must_use]
+    pub fn new(
+        view: watch::Receiver<Arc<View>>,
+        registry: Registry,
+        proxies: Proxies,
+        rate: NonZeroU32,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let turns = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            view,
+            registry,
+            proxies,
+            admission: Admission::new(rate),
+            turns: Arc::new(Semaphore::new(turns)),
+            stopping,
+            streams: AtomicU64::new(1),
+        }
+    }
+
+    /// As a gRPC service, with its limit on the size of requests.
+    #[must_use]
+    pub fn service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(limits::REQUEST)
+    }
 }
 
 #[tonic::async_trait]
@@ -83,21 +116,25 @@ impl AggregatedDiscoveryService for Discovery {
             Some(PeerInfo { identity: Some(identity), address }) => (identity, address.to_string()),
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
-        let (sender, receiver) = mpsc::channel(4);
+        self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;
+        // One response waits for the transport at most; its bytes are shared with all other streams.
+        let (sender, receiver) = mpsc::channel(1);
         let stream = Connected {
             id: self.streams.fetch_add(1, Relaxed),
             state: StreamState::default(),
             view: self.view.clone(),
             registry: self.registry.clone(),
-            proxies: Arc::clone(&self.proxies),
+            proxies: self.proxies.clone(),
+            turns: Arc::clone(&self.turns),
+            stopping: self.stopping.clone(),
             peer,
             address,
             lease: None,
             registration: Registration::default(),
             connected: Instant::now(),
-            sender,
+            opened: false,
         };
-        tokio::spawn(stream.run(request.into_inner()));
+        tokio::spawn(stream.run(request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -108,90 +145,139 @@ struct Connected {
     view: watch::Receiver<Arc<View>>,
     registry: Registry,
     proxies: Proxies,
+    turns: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
     peer: PeerIdentity,
     address: String,
     lease: Option<Lease>,
     registration: Registration,
     connected: Instant,
-    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    /// The first request has come.
+    opened: bool,
+}
+
+type Sender = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+type Slot = mpsc::OwnedPermit<Result<DeltaDiscoveryResponse, Status>>;
+
+/// Returns when the process is to end.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // Without a sender it never is.
+    if stopping.wait_for(|stopping| *stopping).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Why a stream ends.
+enum End {
+    /// Its time is over.
+    Aged,
+    /// The connection broke, or the peer reset the stream.
+    Broken,
+    /// The peer closed its side.
+    Left,
+    /// We end it with this.
+    Status(Status),
 }
 
 impl Connected {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) {
-        let id = self.id;
-        let proxies = Arc::clone(&self.proxies);
-        if let Err(status) = self.serve(&mut requests).await {
-            let _ = self.sender.send(Err(status)).await;
+    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>, sender: Sender) {
+        match self.serve(&mut requests, &sender).await {
+            // A clean end tells the sidecar to come back at once. Meanwhile it is still there.
+            End::Aged => {
+                drop((requests, sender));
+                tokio::time::sleep(HAND_OVER).await;
+            }
+            End::Broken => {
+                self.proxies.remove(self.id);
+                if !self.registration.draining {
+                    tokio::time::sleep(BROKEN).await;
+                }
+            }
+            End::Left => {}
+            End::Status(status) => _ = timeout(LAST_WORD, sender.send(Err(status))).await,
         }
-        proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.proxies.remove(self.id);
         tracing::info!(peer = %self.peer.id, "sidecar disconnected");
     }
 
-    async fn serve(&mut self, requests: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
-        // Not the certificate's end: a stream that ends takes the registration with it, and a short-lived certificate
-        // would make the endpoint flap. What the peer proved at the start holds for the stream's bounded life.
-        let end = tokio::time::Instant::now() + MAX_AGE;
-        let mut first = true;
+    async fn serve(&mut self, requests: &mut Streaming<DeltaDiscoveryRequest>, sender: &Sender) -> End {
+        // Not the certificate's end: what the peer proved at the start holds for the stream's bounded life, and a
+        // short-lived certificate must not make its stream short-lived.
+        let age = tokio::time::sleep(MAX_AGE.mul_f64(0.9 + 0.2 * rand::random::<f64>()));
+        tokio::pin!(age);
+        // At most one push is pending, whatever has changed (rule 9); requests are read while it waits for its slot.
+        let mut pending = false;
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Some(Ok(request)) => self.on_request(request, &mut first)?,
-                    Some(Err(_)) | None => return Ok(()),
-                },
-                changed = self.view.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
+                    Some(Ok(request)) => {
+                        if let Err(status) = self.on_request(request) {
+                            return End::Status(status);
+                        }
+                        pending = true;
                     }
-                    tokio::time::sleep(DEBOUNCE).await;
+                    Some(Err(_)) => return End::Broken,
+                    None => return End::Left,
+                },
+                changed = self.view.changed(), if !pending => {
+                    if changed.is_err() {
+                        return End::Aged;
+                    }
+                    pending = true;
                 }
-                () = tokio::time::sleep_until(end) => return self.hand_over().await,
-            }
-            let view = Arc::clone(&self.view.borrow_and_update());
-            while let Some(response) = self.state.next(&view) {
-                if self.sender.send(Ok(response)).await.is_err() {
-                    return Ok(());
+                slot = sender.clone().reserve_owned(), if pending => {
+                    let Ok(slot) = slot else { return End::Broken };
+                    pending = self.push(slot).await;
                 }
+                () = stopped(&mut self.stopping) => {
+                    return End::Status(Status::unavailable("the control plane is stopping: connect again"));
+                }
+                () = &mut age => return End::Aged,
             }
             self.report();
         }
     }
 
-    /// Ends an old stream without its endpoint flapping: the lease is kept until the sidecar is back on a new one.
-    async fn hand_over(&mut self) -> Result<(), Status> {
-        let (closed, _) = mpsc::channel(1);
-        self.sender = closed;
-        tokio::time::sleep(HAND_OVER).await;
-        Ok(())
+    /// Sends what is due by the newest view; false when nothing is.
+    async fn push(&mut self, slot: Slot) -> bool {
+        let _turn = self.turns.acquire().await;
+        let view = Arc::clone(&self.view.borrow_and_update());
+        let Some(response) = self.state.next(&view) else { return false };
+        slot.send(Ok(response));
+        true
     }
 
-    fn on_request(&mut self, request: DeltaDiscoveryRequest, first: &mut bool) -> Result<(), Status> {
-        if std::mem::take(first) && request.node.is_none() {
+    fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if !std::mem::replace(&mut self.opened, true) && request.node.is_none() {
             return Err(Status::invalid_argument("node is required on the first request of a stream"));
         }
+        limits::check(&request).map_err(Status::resource_exhausted)?;
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            return Err(Status::invalid_argument(format!("type_url {:?} is not known here", request.type_url)));
+            let type_url = limits::text(request.type_url);
+            return Err(Status::invalid_argument(format!("type_url {type_url:?} is not known here")));
         };
         if let Some(registration) = request.registration.clone() {
             self.register(registration)?;
         }
-        if self.state.subscriptions() + request.resource_names_subscribe.len() > MAX_SUBSCRIPTIONS {
-            return Err(Status::resource_exhausted(format!("more than {MAX_SUBSCRIPTIONS} subscribed names")));
+        if self.state.subscriptions() + request.resource_names_subscribe.len() > limits::SUBSCRIPTIONS {
+            return Err(Status::resource_exhausted(format!("more than {} subscribed names", limits::SUBSCRIPTIONS)));
         }
         self.state.on_request(kind, request);
         Ok(())
     }
 
     fn register(&mut self, registration: Registration) -> Result<(), Status> {
-        self.registration = registration.clone();
         let result = match &self.lease {
-            Some(lease) => lease.update(registration),
-            None => self.registry.register(registration, &self.peer.id).map(|lease| {
+            Some(lease) => lease.update(registration.clone()),
+            None => self.registry.register(registration.clone(), &self.peer.id).map(|lease| {
                 tracing::info!(peer = %self.peer.id, workload = lease.id(), "sidecar connected");
                 self.state.set_workload(lease.id());
                 self.lease = Some(lease);
             }),
         };
-        result.map_err(Status::permission_denied)
+        result.map_err(Status::permission_denied)?;
+        self.registration = registration;
+        Ok(())
     }
 
     fn report(&self) {
@@ -202,13 +288,9 @@ impl Connected {
             registration: self.registration.clone(),
             types: self.state.status(),
         };
-        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id, proxy);
+        self.proxies.set(self.id, proxy);
     }
 }
 
-/// Seconds until a certificate ends; negative when it has.
-#[must_use]
-pub fn seconds_left(not_after: SystemTime) -> i64 {
-    let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    i64::try_from(unix(not_after)).unwrap_or(i64::MAX) - i64::try_from(unix(SystemTime::now())).unwrap_or(0)
-}
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,24 @@
 //! One discovery stream as a state machine without I/O: requests and views in, responses out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use weft_proto::{
     ResourceType,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     v1::Rejection,
 };
 
-use super::View;
+use super::{View, limits};
+
+/// Bytes of resources in one response, about: the rest follows after its ACK, so that a slow consumer holds up no more
+/// than this (rule 9). A single resource may be larger.
+const RESPONSE: usize = 256 * 1024;
+/// Refused resources that a status shows.
+const SHOWN: usize = 16;
 
 /// What one stream subscribes to, holds and has refused.
 #[derive(Default)]
@@ -26,21 +35,26 @@ struct TypeState {
     names: BTreeSet<String>,
     /// Canonical name to version, as accepted by the client.
     held: BTreeMap<String, String>,
-    /// Canonical name to the version that the client refused.
-    refused: BTreeMap<String, String>,
-    /// Names to answer whatever the client holds.
+    /// Canonical name to what the client refused, and why.
+    refused: BTreeMap<String, Rejection>,
+    /// Subscribed names to answer whatever the client holds.
     answer: BTreeSet<String>,
+    /// The same by canonical name: what did not fit into the last response.
+    rest: BTreeSet<String>,
     /// Subscribed names that were answered as missing.
     missing: BTreeSet<String>,
     outstanding: Option<Outstanding>,
     seen: bool,
     sent: u64,
     acked: u64,
+    sent_revision: u64,
+    acked_revision: u64,
     error: String,
 }
 
 struct Outstanding {
     nonce: String,
+    revision: u64,
     sent: Vec<(String, String)>,
     removed: Vec<String>,
 }
@@ -50,14 +64,46 @@ struct Outstanding {
 pub struct TypeStatus {
     /// Which type.
     pub kind: ResourceType,
-    /// SYNCED, NOT_SENT, STALE or ERROR.
-    pub state: &'static str,
+    /// Whether the sidecar holds what it was sent.
+    pub state: SyncState,
     /// Responses sent.
     pub sent: u64,
     /// Responses accepted.
     pub acked: u64,
-    /// The last NACK, until the next ACK.
+    /// Revision of the view that the last response was made from; 0 before the first.
+    pub sent_revision: u64,
+    /// The same for the last response that was answered.
+    pub acked_revision: u64,
+    /// The last NACK, until what it refused has changed and was accepted, or is no longer wanted.
     pub error: String,
+    /// What is refused at the moment, field by field; the first [`SHOWN`].
+    pub refused: Vec<Rejection>,
+}
+
+/// Whether a sidecar holds what it was sent of a type.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SyncState {
+    /// Something that it was sent is refused.
+    Error,
+    /// Nothing was due so far.
+    NotSent,
+    /// Sent and not yet answered.
+    Stale,
+    /// What was sent last was accepted, or it came back with everything.
+    Synced,
+}
+
+impl SyncState {
+    /// As the API shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::NotSent => "NOT_SENT",
+            Self::Stale => "STALE",
+            Self::Synced => "SYNCED",
+        }
+    }
 }
 
 impl StreamState {
@@ -154,14 +200,16 @@ impl StreamState {
                 entry.1 |= answer;
             }
         }
-        let due: Vec<_> = wanted
-            .values()
-            .filter(|(resource, answer)| {
-                let version = Some(&resource.version);
-                *answer || (state.held.get(&resource.name) != version && state.refused.get(&resource.name) != version)
-            })
-            .map(|(resource, _)| (*resource).clone())
-            .collect();
+        state.forget_refused(|name| wanted.contains_key(name));
+        let all = wanted.values().filter(|(resource, answer)| {
+            let refused = state.refused.get(&resource.name).map(|rejection| &rejection.version);
+            let version = Some(&resource.version);
+            *answer
+                || state.rest.contains(&resource.name)
+                || (state.held.get(&resource.name) != version && refused != version)
+        });
+        let again = |name: &str, answer: bool| answer || state.rest.contains(name);
+        let (due, rest) = fitting(all.map(|(resource, answer)| ((*resource).clone(), again(&resource.name, *answer))));
         let gone: Vec<String> = state.held.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         let removed: Vec<String> =
             if removals { gone.into_iter().chain(missing.clone()).collect() } else { missing.clone() };
@@ -169,6 +217,7 @@ impl StreamState {
             return None;
         }
         state.answer.clear();
+        state.rest = rest;
         state.missing.extend(missing);
         if removals {
             state.missing.extend(gone_names);
@@ -180,8 +229,10 @@ impl StreamState {
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         state.sent += 1;
+        state.sent_revision = view.revision;
         state.outstanding = Some(Outstanding {
             nonce: nonce.clone(),
+            revision: view.revision,
             sent: due.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect(),
             removed: removed.clone(),
         });
@@ -194,28 +245,57 @@ impl StreamState {
         })
     }
 
-    /// Sync state, type by type.
+    /// Sync state of every type, also of those that the sidecar has not asked for.
     #[must_use]
     pub fn status(&self) -> Vec<TypeStatus> {
-        self.types
-            .iter()
-            .map(|(kind, state)| TypeStatus {
-                kind: *kind,
-                state: match state {
-                    state if !state.error.is_empty() => "ERROR",
-                    state if state.outstanding.is_some() => "STALE",
-                    state if state.sent == 0 && state.held.is_empty() => "NOT_SENT",
-                    _ => "SYNCED",
-                },
-                sent: state.sent,
-                acked: state.acked,
-                error: state.error.clone(),
-            })
-            .collect()
+        let none = TypeState::default();
+        ResourceType::ALL.into_iter().map(|kind| self.types.get(&kind).unwrap_or(&none).status(kind)).collect()
     }
 }
 
+/// As many resources as go into one response, and the names of those that are to be answered in a later one although
+/// the client may hold them.
+fn fitting(all: impl Iterator<Item = (Arc<Resource>, bool)>) -> (Vec<Arc<Resource>>, BTreeSet<String>) {
+    let (mut due, mut rest, mut bytes) = (Vec::new(), BTreeSet::new(), 0_usize);
+    for (resource, answer) in all {
+        if bytes < RESPONSE {
+            bytes += resource.resource.as_ref().map_or(0, |any| any.value.len());
+            due.push(resource);
+        } else if answer {
+            rest.insert(resource.name.clone());
+        }
+    }
+    (due, rest)
+}
+
 impl TypeState {
+    fn status(&self, kind: ResourceType) -> TypeStatus {
+        TypeStatus {
+            kind,
+            state: match self {
+                state if !state.error.is_empty() => SyncState::Error,
+                state if state.outstanding.is_some() => SyncState::Stale,
+                state if state.sent == 0 && state.held.is_empty() => SyncState::NotSent,
+                _ => SyncState::Synced,
+            },
+            sent: self.sent,
+            acked: self.acked,
+            sent_revision: self.sent_revision,
+            acked_revision: self.acked_revision,
+            error: self.error.clone(),
+            refused: self.refused.values().take(SHOWN).cloned().collect(),
+        }
+    }
+
+    /// What is no longer wanted is no longer wrong.
+    fn forget_refused(&mut self, wanted: impl Fn(&str) -> bool) {
+        let before = self.refused.len();
+        self.refused.retain(|name, _| wanted(name));
+        if self.refused.is_empty() && before > 0 {
+            self.error.clear();
+        }
+    }
+
     /// The client holds something under this name, canonical or alias.
     fn holds(&self, name: &str) -> bool {
         self.held
@@ -233,23 +313,19 @@ impl TypeState {
             self.held.remove(name);
             self.refused.remove(name);
         }
-        let refused: Option<BTreeSet<String>> = error.as_ref().map(|error| {
-            let details = error.details.iter().filter_map(|any| Rejection::decode(any.value.as_slice()).ok());
-            let names: BTreeSet<_> = details.map(|rejection| rejection.name).collect();
-            // Without details the whole response is refused.
-            if names.is_empty() { outstanding.sent.iter().map(|(name, _)| name.clone()).collect() } else { names }
-        });
+        self.acked_revision = outstanding.revision;
+        let mut refused = error.as_ref().map(|error| rejections(error, &outstanding.sent)).unwrap_or_default();
         for (name, version) in outstanding.sent {
-            if refused.as_ref().is_some_and(|refused| refused.contains(&name)) {
-                // The client keeps its last good version, which is no longer known here: only a change is sent.
-                self.refused.insert(name, version);
+            if let Some(rejection) = refused.remove(&name) {
+                // The client keeps its last good version: only a change is sent.
+                self.refused.insert(name, Rejection { version, ..rejection });
             } else {
                 self.refused.remove(&name);
                 self.held.insert(name, version);
             }
         }
         match error {
-            Some(error) => self.error = error.message,
+            Some(error) => self.error = limits::text(error.message),
             None => {
                 self.acked += 1;
                 if self.refused.is_empty() {
@@ -258,6 +334,26 @@ impl TypeState {
             }
         }
     }
+}
+
+/// What a NACK refuses of a response, by name; without details, all of it.
+fn rejections(error: &weft_proto::rpc::Status, sent: &[(String, String)]) -> BTreeMap<String, Rejection> {
+    let details = error.details.iter().take(sent.len());
+    let mut refused: BTreeMap<_, _> = details
+        .filter_map(|any| Rejection::decode(any.value.as_ref()).ok())
+        .map(|rejection| {
+            let (field, reason) = (limits::text(rejection.field), limits::text(rejection.reason));
+            (rejection.name.clone(), Rejection { field, reason, ..rejection })
+        })
+        .collect();
+    if refused.is_empty() {
+        let whole = |(name, _): &(String, String)| {
+            let reason = limits::text(error.message.clone());
+            (name.clone(), Rejection { name: name.clone(), reason, ..Rejection::default() })
+        };
+        refused = sent.iter().map(whole).collect();
+    }
+    refused
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::check::{Check, duration};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Custom<S> {
-    /// `weft.dev/v1alpha1`.
+    /// Group and version: weft.dev/v1alpha1.
     pub api_version: String,
     /// The kind.
     pub kind: String,

@@ -43,7 +43,7 @@ pub(super) fn encode(event: &Event) -> Vec<u8> {
 }
 
 /// Writes what `write` writes with its length before it. Lengths stay below u32: the store bounds every part.
-fn text_to(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn text_to(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0; 4]);
     write(out);

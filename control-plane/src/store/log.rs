@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
+    embedded::Embedded,
     error::{AppendError, ReadError, VerifyError},
     memory::Memory,
     model::{Batch, Event, Head, HistoryFilter, Key, Revision, Stored},
@@ -43,6 +44,7 @@ pub trait EventLog: Send + Sync {
 
 /// The engines that there are.
 pub(super) enum Engine {
+    Embedded(Embedded),
     Memory(Memory),
 }
 
@@ -50,6 +52,7 @@ pub(super) enum Engine {
 macro_rules! on {
     ($self:ident, $log:ident => $call:expr) => {
         match $self {
+            Self::Embedded($log) => $call,
             Self::Memory($log) => $call,
         }
     };

@@ -49,7 +49,7 @@ impl EventLog for Memory {
     async fn append(&self, batch: Batch) -> Result<Vec<Arc<Event>>, AppendError> {
         let mut events = self.events();
         let before = Arc::clone(&self.state.borrow());
-        let (state, proposed) = propose(&before, &batch, now_ms())?;
+        let (state, proposed) = propose(&before, batch, now_ms())?;
         let appended: Vec<_> = proposed.into_iter().map(|proposed| proposed.event).collect();
         events.extend(appended.iter().cloned());
         if !appended.is_empty() {

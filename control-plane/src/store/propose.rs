@@ -31,15 +31,16 @@ pub(super) struct Proposed {
 }
 
 /// What becomes of `state` by `batch`, and the events that do it. `state` is untouched.
-pub(super) fn propose(state: &State, batch: &Batch, time_ms: u64) -> Result<(State, Vec<Proposed>), AppendError> {
+pub(super) fn propose(state: &State, batch: Batch, time_ms: u64) -> Result<(State, Vec<Proposed>), AppendError> {
     limit(|| "a batch with writes".into(), batch.writes.len(), MAX_WRITES)?;
     limit(|| "an author".into(), batch.author.len(), MAX_REASON)?;
     limit(|| "a reason".into(), batch.reason.len(), MAX_REASON)?;
     let mut state = state.clone();
     let mut proposed = Vec::with_capacity(batch.writes.len());
     let mut size = 0;
-    for write in &batch.writes {
-        let event = next(&state, batch, write, time_ms)?;
+    let Batch { author, reason, writes } = batch;
+    for write in writes {
+        let event = next(&state, (&author, &reason), write, time_ms)?;
         size += event.record.len();
         limit(|| "a batch".into(), size, MAX_BATCH)?;
         state.apply(&event.event);
@@ -48,29 +49,29 @@ pub(super) fn propose(state: &State, batch: &Batch, time_ms: u64) -> Result<(Sta
     Ok((state, proposed))
 }
 
-fn next(state: &State, batch: &Batch, write: &Write, time_ms: u64) -> Result<Proposed, AppendError> {
+fn next(state: &State, (author, reason): (&str, &str), write: Write, time_ms: u64) -> Result<Proposed, AppendError> {
     let Key { kind, namespace, name } = &write.key;
     limit(|| format!("{}: a name", write.key), kind.len().max(namespace.len()).max(name.len()), MAX_NAME)?;
     if let Some(object) = &write.object {
         limit(|| format!("{}: a nesting", write.key), depth(object, MAX_DEPTH + 1), MAX_DEPTH)?;
     }
     let before = state.get(&write.key).cloned();
-    let action = check(write, before.as_ref().map(|stored| stored.revision))?;
+    let action = check(&write, before.as_ref().map(|stored| stored.revision))?;
     let mut event = Event {
         revision: state.revision() + 1,
         time_ms,
-        author: batch.author.clone(),
-        reason: batch.reason.clone(),
+        author: author.into(),
+        reason: reason.into(),
         action,
-        key: write.key.clone(),
+        key: write.key,
         before,
-        object: write.object.clone().map(Arc::new),
+        object: write.object.map(Arc::new),
         previous_hash: state.head().hash,
         hash: [0; 32],
     };
     let record = codec::encode(&event);
     // All that is not the object is bounded far below this.
-    limit(|| format!("{}: an event", write.key), record.len(), MAX_OBJECT + 16 * 1024)?;
+    limit(|| format!("{}: an event", event.key), record.len(), MAX_OBJECT + 16 * 1024)?;
     event.hash = codec::hash(&record);
     Ok(Proposed { event: Arc::new(event), record })
 }

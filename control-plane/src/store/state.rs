@@ -66,7 +66,6 @@ impl State {
         self.head = Head { revision: event.revision, hash: event.hash };
     }
 
-    #[allow(dead_code, reason = "only the engine on disk reads states")]
     /// A state read from elsewhere than events.
     pub(super) fn from_parts(head: Head, objects: impl Iterator<Item = Arc<Stored>>) -> Self {
         Self { head, objects: objects.map(|stored| (stored.key.clone(), stored)).collect() }

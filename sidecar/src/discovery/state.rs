@@ -65,10 +65,10 @@ impl State {
         self.workload.clone()
     }
 
-    /// Services that were answered as not existing.
+    /// Services that were answered as not existing, and that no request may reach any more.
     #[must_use]
     pub fn absent(&self) -> HashSet<ObjectName> {
-        self.absent.clone()
+        self.absent.iter().filter(|name| !self.in_use.contains_key(*name)).cloned().collect()
     }
 
     /// Subscribed services.
@@ -123,12 +123,14 @@ impl State {
         .collect()
     }
 
-    /// Subscribes to a service; the requests to send.
-    pub fn want(&mut self, name: &ObjectName) -> Vec<DeltaDiscoveryRequest> {
-        if !self.wanted.insert(name.clone()) {
+    /// Subscribes to services; the requests to send, one for each type however many names are new (rule 9).
+    pub fn want(&mut self, names: impl IntoIterator<Item = ObjectName>) -> Vec<DeltaDiscoveryRequest> {
+        let new: Vec<String> =
+            names.into_iter().filter(|name| self.wanted.insert(name.clone())).map(|name| name.to_string()).collect();
+        if new.is_empty() {
             return Vec::new();
         }
-        [ResourceType::EndpointSlice, ResourceType::Service].map(|kind| subscribe(kind, vec![name.to_string()])).into()
+        [ResourceType::EndpointSlice, ResourceType::Service].map(|kind| subscribe(kind, new.clone())).into()
     }
 
     /// Subscribes to what the held services' routes refer to.
@@ -136,7 +138,7 @@ impl State {
         let targets =
             self.services.values().flat_map(|service| service.referenced().map(|target| target.service.clone()));
         let new: BTreeSet<_> = targets.filter(|name| !self.wanted.contains(name)).collect();
-        new.iter().flat_map(|name| self.want(name)).collect()
+        self.want(new)
     }
 
     /// The services that requests may see: a new version only when everything that it refers to is held.
@@ -152,7 +154,19 @@ impl State {
                 self.in_use.insert(name.clone(), Arc::clone(service));
             }
         }
+        self.leave_unreferenced();
         self.in_use.values().cloned().collect()
+    }
+
+    /// Drops what was removed, except what a version refers to that is in use only until its successor may be.
+    fn leave_unreferenced(&mut self) {
+        let waiting = self.in_use.iter().filter(|(name, service)| {
+            self.services.get(*name).is_some_and(|successor| !Arc::ptr_eq(successor, service))
+        });
+        let referenced = waiting.flat_map(|(_, service)| service.referenced().map(|target| target.service.clone()));
+        let kept: HashSet<ObjectName> = referenced.collect();
+        self.in_use.retain(|name, _| self.services.contains_key(name) || kept.contains(name));
+        self.complete.retain(|name, _| self.slices.contains_key(name) || kept.contains(name));
     }
 
     /// Applies a response: each resource by itself, removals last. Returns the ACK or NACK.
@@ -188,9 +202,9 @@ impl State {
             message: rejections.iter().map(|r| format!("{}: {}", r.name, r.reason)).collect::<Vec<_>>().join("\n"),
             details: rejections
                 .iter()
-                .map(|rejection| prost_types::Any {
+                .map(|rejection| weft_proto::Any {
                     type_url: "type.googleapis.com/weft.v1.Rejection".into(),
-                    value: rejection.encode_to_vec(),
+                    value: rejection.encode_to_vec().into(),
                 })
                 .collect(),
         });
@@ -203,7 +217,7 @@ impl State {
     }
 
     fn accept(&mut self, kind: ResourceType, resource: &Resource) -> Result<(), Invalid> {
-        let bytes = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
         match kind {
             ResourceType::TrustBundle => {
                 self.trust_domain = Some(convert::trust_bundle(decode(bytes)?)?);
@@ -248,7 +262,6 @@ impl State {
             ResourceType::Service => {
                 if let Some(name) = ObjectName::parse(name) {
                     self.services.remove(&name);
-                    self.in_use.remove(&name);
                     self.absent.insert(name);
                 }
             }
@@ -259,7 +272,6 @@ impl State {
                     slices.remove(&index);
                     if slices.is_empty() {
                         self.slices.remove(&service);
-                        self.complete.remove(&service);
                     }
                 }
                 self.complete_set(&service);

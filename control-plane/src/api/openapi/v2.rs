@@ -39,9 +39,6 @@ pub fn document(schemas: Map<String, Value>, paths: Map<String, Value>) -> Value
 fn relocate(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            if let Some(Value::String(reference)) = fields.get_mut("$ref") {
-                *reference = reference.replace("#/components/schemas/", "#/definitions/");
-            }
             // What version 2 does not have.
             for name in ["anyOf", "oneOf", "nullable"] {
                 if fields.get(name).is_some_and(|value| value.is_array() || value.is_boolean()) {
@@ -54,6 +51,9 @@ fn relocate(value: &mut Value) {
             {
                 fields.remove("allOf");
                 fields.insert("$ref".into(), reference);
+            }
+            if let Some(Value::String(reference)) = fields.get_mut("$ref") {
+                *reference = reference.replace("#/components/schemas/", "#/definitions/");
             }
             fields.values_mut().for_each(relocate);
         }

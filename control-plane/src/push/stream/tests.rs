@@ -13,7 +13,7 @@ fn view(entries: &[(ResourceType, &str, &str)]) -> View {
         .map(|(kind, name, content)| {
             let alias = name.rsplit_once('/').map(|(alias, _)| alias.to_owned());
             let aliases = alias.filter(|_| *kind == ResourceType::EndpointSlice).into_iter().collect();
-            ((*kind, (*name).to_owned()), Compiled { bytes: content.as_bytes().to_vec(), aliases })
+            ((*kind, (*name).to_owned()), Compiled { bytes: content.as_bytes().to_vec().into(), aliases })
         })
         .collect();
     View::default().next(output)
@@ -32,9 +32,13 @@ fn ack(nonce: &str) -> DeltaDiscoveryRequest {
 
 fn nack(nonce: &str, name: &str) -> DeltaDiscoveryRequest {
     let rejection = Rejection { name: name.into(), reason: "bad".into(), ..Rejection::default() };
-    let detail = prost_types::Any { type_url: String::new(), value: rejection.encode_to_vec() };
+    let detail = weft_proto::Any { type_url: String::new(), value: rejection.encode_to_vec().into() };
     let error = rpc::Status { code: 3, message: format!("{name}: bad"), details: vec![detail] };
     DeltaDiscoveryRequest { error_detail: Some(error), ..ack(nonce) }
+}
+
+fn status(state: &StreamState) -> TypeStatus {
+    state.status().into_iter().find(|of| of.kind == SERVICE).expect("every type has a state")
 }
 
 fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
@@ -82,8 +86,11 @@ fn rule_04_one_bad_resource_refuses_only_itself() {
     state.on_request(SERVICE, subscribe(&["a/x", "a/y"]));
     let response = state.next(&old).expect("both");
     state.on_request(SERVICE, nack(&response.nonce, "a/x"));
-    let status = &state.status()[0];
-    assert_eq!((status.state, status.error.as_str()), ("ERROR", "a/x: bad"));
+    let status = status(&state);
+    assert_eq!((status.state, status.error.as_str()), (SyncState::Error, "a/x: bad"));
+    let refused = &status.refused[0];
+    assert_eq!((refused.name.as_str(), refused.reason.as_str()), ("a/x", "bad"));
+    assert_eq!(refused.version, old.named(SERVICE, "a/x")[0].version);
     let next = view(&[(SERVICE, "a/y", "1")]);
     let response = state.next(&next).expect("x is gone, whichever version the client kept");
     assert_eq!((names(&response).len(), response.removed_resources), (0, vec!["a/x".to_owned()]), "y is held");
@@ -169,15 +176,103 @@ fn rule_09_changes_while_a_response_is_under_way_are_merged_into_one() {
 }
 
 #[test]
+fn rule_09_all_streams_share_the_encoded_bytes() {
+    let view = view(&[(SERVICE, "a/x", "content")]);
+    let bytes = [(); 2].map(|()| {
+        let mut state = StreamState::default();
+        state.on_request(SERVICE, subscribe(&["a/x"]));
+        let response = state.next(&view).expect("x");
+        response.resources[0].resource.clone().expect("a message").value
+    });
+    assert_eq!(bytes[0].as_ptr(), bytes[1].as_ptr());
+}
+
+#[test]
+fn rule_09_one_response_is_bounded_and_the_rest_follows_its_ack() {
+    let content = "x".repeat(100 * 1024);
+    let names_of_all: Vec<String> = (0..7).map(|number| format!("a/{number}")).collect();
+    let entries: Vec<_> = names_of_all.iter().map(|name| (SERVICE, name.as_str(), content.as_str())).collect();
+    let view = view(&entries);
+    let mut state = StreamState::default();
+    state.on_request(SERVICE, subscribe(&["*"]));
+    // Asked for by name once more, so that each is due whatever the client holds.
+    let all: Vec<&str> = names_of_all.iter().map(String::as_str).collect();
+    for round in 0..2 {
+        let (mut got, mut sizes) = (Vec::new(), Vec::new());
+        while let Some(response) = state.next(&view) {
+            assert!(state.next(&view).is_none(), "nothing more before the ACK");
+            sizes.push(response.resources.len());
+            got.extend(names(&response).into_iter().map(str::to_owned));
+            state.on_request(SERVICE, ack(&response.nonce));
+        }
+        assert_eq!((got, sizes), (names_of_all.clone(), vec![3, 3, 1]), "round {round}");
+        state.on_request(SERVICE, subscribe(&all));
+    }
+}
+
+#[test]
 fn rule_12_sync_state_follows_sent_and_acked() {
+    let old = view(&[(SERVICE, "a/x", "1")]);
+    let mut state = StreamState::default();
+    assert_eq!(status(&state).state, SyncState::NotSent);
+    state.on_request(SERVICE, subscribe(&["a/x"]));
+    assert_eq!(status(&state).state, SyncState::NotSent);
+    let response = state.next(&old).expect("x");
+    let sent = status(&state);
+    assert_eq!((sent.state, sent.sent_revision, sent.acked_revision), (SyncState::Stale, 1, 0));
+    state.on_request(SERVICE, ack(&response.nonce));
+    let acked = status(&state);
+    assert_eq!((acked.state, acked.sent_revision, acked.acked_revision), (SyncState::Synced, 1, 1));
+    let others = state.status().into_iter().filter(|of| of.kind != SERVICE);
+    assert!(others.map(|of| of.state).eq([SyncState::NotSent; 3]), "a state for every type");
+}
+
+#[test]
+fn rule_12_a_resumed_client_that_holds_everything_is_synced() {
+    let view = view(&[(SERVICE, "a/x", "1")]);
+    let held = [("a/x".to_owned(), view.named(SERVICE, "a/x")[0].version.clone())].into();
+    let mut state = StreamState::default();
+    state.on_request(SERVICE, DeltaDiscoveryRequest { initial_resource_versions: held, ..subscribe(&["a/x"]) });
+    assert!(state.next(&view).is_none());
+    assert_eq!(status(&state).state, SyncState::Synced);
+}
+
+#[test]
+fn rule_12_an_error_lasts_until_what_was_refused_is_accepted_or_unwanted() {
+    let (old, new) = (view(&[(SERVICE, "a/x", "1")]), view(&[(SERVICE, "a/x", "2"), (SERVICE, "a/y", "1")]));
+    let refusing = || {
+        let mut state = StreamState::default();
+        state.on_request(SERVICE, subscribe(&["a/x"]));
+        let response = state.next(&old).expect("x");
+        state.on_request(SERVICE, nack(&response.nonce, "a/x"));
+        state
+    };
+    let mut state = refusing();
+    state.on_request(SERVICE, subscribe(&["a/y"]));
+    let response = state.next(&new).expect("the change and y");
+    assert_eq!(status(&state).state, SyncState::Error, "not yet accepted");
+    state.on_request(SERVICE, ack(&response.nonce));
+    let accepted = status(&state);
+    assert_eq!((accepted.state, accepted.error.as_str(), accepted.refused.len()), (SyncState::Synced, "", 0));
+
+    let mut state = refusing();
+    let unsubscribe =
+        DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["a/x".into()], ..DeltaDiscoveryRequest::default() };
+    state.on_request(SERVICE, unsubscribe);
+    assert!(state.next(&old).is_none());
+    assert_eq!(status(&state).error, "", "nobody wants it any more");
+}
+
+#[test]
+fn the_text_of_a_refusal_is_bounded() {
     let view = view(&[(SERVICE, "a/x", "1")]);
     let mut state = StreamState::default();
     state.on_request(SERVICE, subscribe(&["a/x"]));
-    assert_eq!(state.status()[0].state, "NOT_SENT");
     let response = state.next(&view).expect("x");
-    assert_eq!(state.status()[0].state, "STALE");
-    state.on_request(SERVICE, ack(&response.nonce));
-    assert_eq!(state.status()[0].state, "SYNCED");
+    let error = rpc::Status { code: 3, message: "x".repeat(1 << 20), details: Vec::new() };
+    state.on_request(SERVICE, DeltaDiscoveryRequest { error_detail: Some(error), ..ack(&response.nonce) });
+    let status = status(&state);
+    assert!(status.error.len() < 2000 && status.refused[0].reason.len() < 2000);
 }
 
 #[test]

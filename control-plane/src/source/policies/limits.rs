@@ -30,7 +30,7 @@ pub enum RateKey {
     Total,
 }
 
-/// See [`RateLimitPolicySpec`].
+/// One limit.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
@@ -88,7 +88,7 @@ pub struct FaultInjectionSpec {
     pub expires_after: Option<Span>,
 }
 
-/// See [`FaultInjectionSpec`].
+/// Wait before the request is sent on.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultDelay {
@@ -98,7 +98,7 @@ pub struct FaultDelay {
     pub percent: Option<Percent>,
 }
 
-/// See [`FaultInjectionSpec`].
+/// Answer in place of the service.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultAbort {

@@ -233,7 +233,7 @@ pub struct RequestAuthenticationSpec {
     pub required: bool,
 }
 
-/// See [`RequestAuthenticationSpec`].
+/// The tokens of one issuer.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JwtRule {

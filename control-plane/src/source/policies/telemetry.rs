@@ -21,7 +21,7 @@ pub struct TelemetryPolicySpec {
     pub access_log: Option<AccessLog>,
 }
 
-/// See [`TelemetryPolicySpec`].
+/// Spans.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Tracing {
@@ -31,7 +31,7 @@ pub struct Tracing {
     pub headers: Option<Vec<String>>,
 }
 
-/// See [`TelemetryPolicySpec`].
+/// The access log.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessLog {

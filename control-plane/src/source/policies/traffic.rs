@@ -7,7 +7,7 @@ use super::{Percent, Span, Spec, TargetRef};
 use crate::source::check::Check;
 
 /// Timeouts, retries, load balancing, limits and outlier detection of calls to its targets. What is left out comes
-/// from the next less specific policy and at last from `MeshConfig`.
+/// from the next less specific policy and at last from MeshConfig.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
@@ -30,7 +30,7 @@ pub struct TrafficPolicySpec {
     pub connection: Option<Connection>,
 }
 
-/// See [`TrafficPolicySpec`].
+/// How long calls may take.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
@@ -44,7 +44,7 @@ pub struct Timeouts {
     pub stream_idle: Option<Span>,
 }
 
-/// See [`TrafficPolicySpec`].
+/// Which calls are made again.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retries {
@@ -64,7 +64,7 @@ pub struct Retries {
     pub hedge_after: Option<Span>,
 }
 
-/// See [`Retries`].
+/// Waits between attempts.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Backoff {
@@ -74,7 +74,7 @@ pub struct Backoff {
     pub max: Option<Span>,
 }
 
-/// See [`Retries`].
+/// How many retries there may be in all.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Budget {
@@ -95,7 +95,7 @@ pub enum Algorithm {
     RoundRobin,
 }
 
-/// See [`TrafficPolicySpec`].
+/// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancing {
@@ -123,7 +123,7 @@ pub struct HashOn {
     pub source_ip: Option<bool>,
 }
 
-/// See [`TrafficPolicySpec`].
+/// How much may be in flight.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
@@ -137,7 +137,7 @@ pub struct Limits {
     pub retries: Option<u32>,
 }
 
-/// See [`TrafficPolicySpec`].
+/// When an endpoint is left out.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutlierDetection {
@@ -165,7 +165,7 @@ pub enum BreakOn {
     Never,
 }
 
-/// See [`TrafficPolicySpec`].
+/// When the service as a whole is left alone.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CircuitBreaker {
@@ -179,7 +179,7 @@ pub struct CircuitBreaker {
     pub max_open: Option<Span>,
 }
 
-/// See [`TrafficPolicySpec`].
+/// Connections to the endpoints.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {

@@ -21,7 +21,7 @@ pub struct WorkloadSpec {
     pub ports: Vec<WorkloadPort>,
 }
 
-/// See [`WorkloadSpec`].
+/// Where the app listens.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadPort {

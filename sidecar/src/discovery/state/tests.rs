@@ -14,7 +14,7 @@ fn response<M: Message>(kind: ResourceType, resources: &[(&str, M)]) -> DeltaDis
     let resource = |(name, message): &(&str, M)| Resource {
         name: (*name).into(),
         version: "v".into(),
-        resource: Some(prost_types::Any { type_url: kind.type_url().into(), value: message.encode_to_vec() }),
+        resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: message.encode_to_vec().into() }),
         ..Resource::default()
     };
     DeltaDiscoveryResponse {
@@ -73,7 +73,7 @@ fn rule_04_one_bad_resource_rejects_only_itself_and_is_not_held() {
     let bad = v1::Service { id: "a/y".into(), ..Default::default() };
     let answer = state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None)), ("a/y", bad)]));
     let details = answer.error_detail.expect("a NACK").details;
-    let rejection = v1::Rejection::decode(details[0].value.as_slice()).expect("a rejection");
+    let rejection = v1::Rejection::decode(details[0].value.as_ref()).expect("a rejection");
     assert_eq!((details.len(), rejection.name.as_str(), rejection.field.as_str()), (1, "a/y", "ports"));
     let open = state.open();
     let held = &open.iter().find(|r| r.type_url.ends_with("Service")).expect("services").initial_resource_versions;
@@ -104,6 +104,70 @@ fn rule_07_a_service_waits_for_what_its_routes_refer_to() {
 }
 
 #[test]
+fn rule_07_what_the_version_in_use_refers_to_is_kept_until_its_successor_may_be_used() {
+    let mut state = state();
+    for id in ["a/x", "a/v1"] {
+        state.apply(response(ResourceType::EndpointSlice, &[(&format!("{id}/0"), slice(id, 0, 1))]));
+    }
+    state.apply(response(ResourceType::Service, &[("a/v1", service("a/v1", None))]));
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", Some("a/v1")))]));
+    assert_eq!(services(&mut state), ["a/v1", "a/x"]);
+    // The route turns to v2 and v1 goes, but v2 has not arrived.
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", Some("a/v2")))]));
+    state.apply(removal(ResourceType::Service, "a/v1"));
+    state.apply(removal(ResourceType::EndpointSlice, "a/v1/0"));
+    assert_eq!(services(&mut state), ["a/v1", "a/x"]);
+    assert_eq!((state.endpoints(&name("a/v1")).len(), state.absent().len()), (1, 0));
+    state.apply(response(ResourceType::EndpointSlice, &[("a/v2/0", slice("a/v2", 0, 1))]));
+    state.apply(response(ResourceType::Service, &[("a/v2", service("a/v2", None))]));
+    assert_eq!(services(&mut state), ["a/v2", "a/x"]);
+    assert_eq!((state.endpoints(&name("a/v1")).len(), state.absent().len()), (0, 1));
+}
+
+#[test]
+fn rule_08_a_reconnect_empties_no_endpoint_set() {
+    let (mut state, x) = (state(), name("a/x"));
+    state.apply(response(ResourceType::EndpointSlice, &[("a/x/0", slice("a/x", 0, 1))]));
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    assert_eq!(services(&mut state), ["a/x"]);
+    assert_eq!(state.open().len(), 4, "the whole subscription again");
+    // A control plane that knows nothing new says nothing, or answers the alias as missing.
+    state.apply(response::<v1::EndpointSlice>(ResourceType::EndpointSlice, &[]));
+    state.apply(removal(ResourceType::EndpointSlice, "a/x"));
+    assert_eq!(services(&mut state), ["a/x"]);
+    assert_eq!(state.endpoints(&x).len(), 1);
+}
+
+#[test]
+fn rule_09_many_wanted_services_are_one_request_of_each_type() {
+    let mut state = state();
+    let requests = state.want((0..500).map(|number| name(&format!("a/s{number}"))));
+    let counts: Vec<_> = requests.iter().map(|request| request.resource_names_subscribe.len()).collect();
+    assert_eq!(counts, [500, 500]);
+    assert!(state.want([name("a/s1")]).is_empty(), "asked for already");
+}
+
+#[test]
+fn rule_12_every_response_is_answered_once_with_its_nonce() {
+    let mut state = state();
+    let good = state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    assert_eq!((good.response_nonce.as_str(), good.error_detail.is_some()), ("n", false));
+    let bad = v1::Service { id: "a/x".into(), ..Default::default() };
+    let bad = state.apply(response(ResourceType::Service, &[("a/x", bad)]));
+    assert_eq!((bad.response_nonce.as_str(), bad.error_detail.is_some()), ("n", true));
+    let version = v1::Rejection::decode(bad.error_detail.expect("a NACK").details[0].value.as_ref()).map(|r| r.version);
+    assert_eq!(version, Ok("v".to_owned()));
+}
+
+#[test]
+fn rule_02_a_subscription_carries_no_nonce() {
+    let mut state = state();
+    state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
+    let requests = state.want([name("b/y")]);
+    assert!(requests.iter().all(|request| request.response_nonce.is_empty() && request.error_detail.is_none()));
+}
+
+#[test]
 fn rule_08_an_endpoint_set_changes_only_when_it_is_complete() {
     let (mut state, x) = (state(), name("a/x"));
     let kind = ResourceType::EndpointSlice;
@@ -122,7 +186,7 @@ fn rule_08_an_endpoint_set_changes_only_when_it_is_complete() {
 fn rule_10_a_reconnect_carries_the_whole_subscription_and_what_is_held() {
     let mut state = state();
     state.apply(response(ResourceType::Service, &[("a/x", service("a/x", None))]));
-    state.want(&name("b/y"));
+    state.want([name("b/y")]);
     let open = state.open();
     let services = open.iter().find(|r| r.type_url.ends_with("weft.v1.Service")).expect("services");
     assert_eq!(services.resource_names_subscribe, ["a/x", "b/y"]);

@@ -1,0 +1,79 @@
+//! `GET /weft/v1/explain?method=GET&url=http://catalog/items&from=NAMESPACE[/WORKLOAD]&header=NAME:VALUE...`
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri},
+};
+use serde_json::{Value, json};
+
+use super::ApiState;
+use crate::explain::{self, ExplainError, Question};
+
+/// Answers which rule a request would follow.
+pub async fn get(
+    State(state): State<ApiState>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
+    let refuse = |status: StatusCode, message: String| (status, Json(json!({ "message": message })));
+    let question =
+        question(query.as_deref().unwrap_or_default()).map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
+    let view = state.view.borrow().clone();
+    explain::explain(&view, &question).map(Json).map_err(|error| {
+        let status = match error {
+            ExplainError::BadRequest(_) => StatusCode::BAD_REQUEST,
+            ExplainError::NoService { .. } | ExplainError::NoPort { .. } => StatusCode::NOT_FOUND,
+        };
+        refuse(status, error.to_string())
+    })
+}
+
+fn question(query: &str) -> Result<Question, String> {
+    let mut question = Question {
+        method: Method::GET,
+        url: Uri::default(),
+        namespace: "default".to_owned(),
+        headers: HeaderMap::new(),
+    };
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let wrong = |why: &str| format!("{name}={value}: {why}");
+        match &*name {
+            "method" => question.method = value.parse().map_err(|_| wrong("is no HTTP method"))?,
+            "url" => question.url = value.parse().map_err(|error| wrong(&format!("is no URL: {error}")))?,
+            "from" => question.namespace = value.split('/').next().unwrap_or_default().to_owned(),
+            "header" => {
+                let (key, text) = value.split_once(':').ok_or_else(|| wrong("expected NAME:VALUE"))?;
+                let key = HeaderName::try_from(key.trim()).map_err(|_| wrong("is no header name"))?;
+                let text = HeaderValue::from_str(text.trim()).map_err(|_| wrong("is no header value"))?;
+                question.headers.append(key, text);
+            }
+            _ => return Err(wrong("unknown parameter; known: method, url, from, header")),
+        }
+    }
+    Ok(question)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_read_from_the_query() {
+        let question =
+            question("method=POST&url=http%3A%2F%2Fcatalog%2Fitems%3Fa%3Db&from=shop%2Fweb-1&header=x-user%3A%20beta")
+                .expect("a question");
+        assert_eq!((question.method, question.namespace.as_str()), (Method::POST, "shop"));
+        assert_eq!(question.url, "http://catalog/items?a=b");
+        assert_eq!(question.headers["x-user"], "beta");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (query, part) in
+            [("methud=GET", "methud"), ("url=%20", "url"), ("header=x", "NAME:VALUE"), ("method=%20", "method")]
+        {
+            let error = question(query).expect_err(query);
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The task between resources and streams: compiles whenever resources or registrations have changed and their burst is
+//! over, and publishes what is different.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prost::Message;
+use tokio::{sync::watch, time::Instant};
+use weft_proto::{ResourceType, v1::TrustBundle};
+
+use crate::{
+    ca::Ca,
+    compile::{self, Compiled, Registered},
+    push::{
+        View,
+        debounce::{Changes, Debounce},
+    },
+    source::{Problem, Resources, Source},
+};
+
+/// What is compiled, and where the result goes.
+pub struct Compiling {
+    /// The resources as they change.
+    pub resources: watch::Receiver<Arc<Resources>>,
+    /// They change no more.
+    pub resources_ended: bool,
+    /// Where their problems are; `None` without a directory.
+    pub source: Option<Arc<Source>>,
+    /// The registrations as they change.
+    pub registered: watch::Receiver<Arc<Vec<Registered>>>,
+    /// Its roots are pushed too.
+    pub ca: Arc<Ca>,
+    /// What the streams push.
+    pub view: watch::Sender<Arc<View>>,
+    /// Problems of the last compile, for the API.
+    pub problems: Arc<Mutex<Vec<Problem>>>,
+}
+
+impl Compiling {
+    /// Runs for as long as there are registrations to come.
+    pub async fn run(mut self) {
+        let bundle = TrustBundle {
+            trust_domain: self.ca.trust_domain().into(),
+            roots: self.ca.roots().into_iter().map(Into::into).collect(),
+        };
+        let bundle = Compiled { bytes: bundle.encode_to_vec().into(), aliases: Vec::new() };
+        let mut debounce = Debounce::default();
+        loop {
+            self.publish(&bundle);
+            debounce.pushed(Instant::now());
+            if !debounce.settled(&mut self).await {
+                return;
+            }
+        }
+    }
+
+    fn publish(&mut self, bundle: &Compiled) {
+        let resources = Arc::clone(&self.resources.borrow_and_update());
+        let registered = Arc::clone(&self.registered.borrow_and_update());
+        let (mut output, found) = compile::compile(&resources, &registered);
+        output.insert((ResourceType::TrustBundle, self.ca.trust_domain().to_owned()), bundle.clone());
+        let mut all = self.source.as_ref().map(|source| source.problems()).unwrap_or_default();
+        all.extend(resources.problems.iter().cloned().chain(found));
+        for problem in &all {
+            tracing::debug!(%problem, "resource problem");
+        }
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        self.view.send_if_modified(|current| {
+            let next = current.next(output);
+            let changed = !next.same_content(current);
+            if changed {
+                *current = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
+
+impl Changes for Compiling {
+    async fn changed(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                changed = self.resources.changed(), if !self.resources_ended => match changed {
+                    Ok(()) => return true,
+                    Err(_) => self.resources_ended = true,
+                },
+                changed = self.registered.changed() => return changed.is_ok(),
+            }
+        }
+    }
+}

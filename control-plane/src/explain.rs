@@ -1,0 +1,231 @@
+//! Which rule a request would follow and why, computed from what is pushed with the code that the sidecar runs.
+
+use http::{HeaderMap, Method, Uri};
+use prost::Message as _;
+use serde_json::{Value, json};
+use weft_policy::{
+    canonical, convert,
+    model::{ObjectName, PathMatch, RouteMatch, RouteRule, Routing, Service, ServicePort},
+    routing::RequestView,
+};
+use weft_proto::{ResourceType, v1};
+
+use crate::{push::View, source::did_you_mean};
+
+/// A request to explain.
+#[derive(Debug)]
+pub struct Question {
+    /// Method.
+    pub method: Method,
+    /// With a host, which names the service.
+    pub url: Uri,
+    /// Namespace of the caller: what a host name without one means.
+    pub namespace: String,
+    /// Header fields.
+    pub headers: HeaderMap,
+}
+
+/// Why there is nothing to explain.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The URL has no host, or a path that no sidecar forwards.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No such service.
+    #[error("no service {name} in the mesh{}{hint}", if hint.is_empty() { "" } else { "; " })]
+    NoService {
+        /// What the host names.
+        name: String,
+        /// A name that is close.
+        hint: String,
+    },
+    /// The service has no such port.
+    #[error("service {service} has no port {port}; it has {known}")]
+    NoPort {
+        /// The service.
+        service: String,
+        /// What was asked for.
+        port: u16,
+        /// What there is.
+        known: String,
+    },
+}
+
+/// Answers the question as JSON: the service and port, the rule that wins, why each match lost or won, the shares of
+/// the backends, and what is in force for the request.
+///
+/// # Errors
+/// When the URL leads nowhere.
+pub fn explain(view: &View, question: &Question) -> Result<Value, ExplainError> {
+    let bad = |why: &str| ExplainError::BadRequest(format!("{}: {why}", question.url));
+    let host = question.url.host().ok_or_else(|| bad("a URL with a host is needed, such as http://catalog/items"))?;
+    canonical::path(question.url.path()).map_err(|violation| bad(&violation.detail))?;
+    let service = service(view, host, &question.namespace)?;
+    let port = port(&service, question)?;
+    let request = RequestView {
+        method: &question.method,
+        path: question.url.path(),
+        query: question.url.query(),
+        headers: &question.headers,
+    };
+    let mut answer = json!({
+        "service": service.id.as_str(),
+        "port": port.port,
+        "protocol": port.protocol.as_str(),
+        "healthyEndpoints": healthy(view, &service.id),
+    });
+    let Some(routing) = &port.routing else {
+        answer["decision"] = "service".into();
+        answer["because"] = "no route is attached to this port: requests go to the service's own endpoints".into();
+        answer["backends"] = json!([{ "service": service.id.as_str(), "port": port.port, "weight": 1, "share": 1.0 }]);
+        answer["effective"] = effective(None);
+        return Ok(answer);
+    };
+    let winner = routing.matches.iter().position(|found| found.matches(&request));
+    let rule = winner.and_then(|index| routing.rules.get(routing.matches[index].rule));
+    answer["why"] = why(routing, &request, winner);
+    match rule {
+        None => {
+            answer["decision"] = "no_route".into();
+            answer["status"] = 404.into();
+            answer["because"] = "routes are attached to this port and none of them matches".into();
+        }
+        Some(rule) => {
+            let (route, name) = rule.name.rsplit_once('#').unwrap_or((&rule.name, ""));
+            answer["decision"] = "route".into();
+            answer["route"] = route.into();
+            answer["rule"] = name.into();
+            if rule.total_weight == 0 {
+                answer["status"] = 500.into();
+                answer["because"] = "the rule has no valid backend with a weight".into();
+            }
+            answer["backends"] = backends(rule);
+            answer["effective"] = effective(Some(rule));
+        }
+    }
+    Ok(answer)
+}
+
+/// The service that a host names: one of its host names, or the short form in the caller's namespace.
+fn service(view: &View, host: &str, namespace: &str) -> Result<Service, ExplainError> {
+    let host = host.to_ascii_lowercase();
+    let held =
+        || view.all(ResourceType::Service).filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()));
+    let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(&host);
+    let (name, namespace) = stem.split_once('.').unwrap_or((stem, namespace));
+    let wanted = format!("{namespace}/{name}");
+    let found = held().find(|service| service.hostnames.iter().any(|known| **known == *host));
+    found.or_else(|| held().find(|service| service.id.as_str() == wanted)).ok_or_else(|| {
+        let known: Vec<String> = held().map(|service| service.id.as_str().to_owned()).collect();
+        let hint = did_you_mean(&wanted, known.iter().map(String::as_str));
+        ExplainError::NoService { name: wanted, hint }
+    })
+}
+
+fn decode(bytes: &[u8]) -> Option<Service> {
+    convert::service(v1::Service::decode(bytes).ok()?).ok()
+}
+
+fn port<'a>(service: &'a Service, question: &Question) -> Result<&'a ServicePort, ExplainError> {
+    let named = question.url.port_u16();
+    let wanted = named.unwrap_or(80);
+    service.port(wanted).or_else(|| named.is_none().then(|| service.ports.first())?).ok_or_else(|| {
+        let known: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+        ExplainError::NoPort { service: service.id.to_string(), port: wanted, known: known.join(", ") }
+    })
+}
+
+/// Endpoints that may take requests.
+fn healthy(view: &View, service: &ObjectName) -> usize {
+    let slices = view.named(ResourceType::EndpointSlice, service.as_str());
+    let slices = slices.into_iter().filter_map(|resource| {
+        let any = resource.resource.as_ref()?;
+        v1::EndpointSlice::decode(any.value.as_ref()).ok()
+    });
+    slices.flat_map(|slice| slice.endpoints).filter(|endpoint| endpoint.healthy && !endpoint.draining).count()
+}
+
+/// Each match in order of precedence, and why it won or lost.
+fn why(routing: &Routing, request: &RequestView<'_>, winner: Option<usize>) -> Value {
+    let lines = routing.matches.iter().enumerate().map(|(index, found)| {
+        let rule = routing.rules.get(found.rule).map_or("", |rule| &rule.name);
+        let because = match (mismatch(found, request), winner) {
+            (Some(why), _) => why,
+            (None, Some(first)) if first < index => "matches, but an earlier match takes precedence".to_owned(),
+            (None, _) => "the first match in order of precedence".to_owned(),
+        };
+        json!({ "rule": rule, "conditions": conditions(found), "matched": found.matches(request),
+                "wins": winner == Some(index), "because": because })
+    });
+    lines.collect()
+}
+
+/// The first condition that does not hold.
+fn mismatch(found: &RouteMatch, request: &RequestView<'_>) -> Option<String> {
+    if !found.path.matches(request.path) {
+        let condition = path(&found.path);
+        return Some(format!("path {} is not {condition}", request.path));
+    }
+    if let Some(method) = found.method.as_ref().filter(|method| *method != request.method) {
+        return Some(format!("method is {} and not {method}", request.method));
+    }
+    for (name, value) in &found.headers {
+        let lines: Vec<_> =
+            request.headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+        if !lines.iter().any(|line| **line == **value) {
+            let is = lines.first().map_or_else(|| "missing".to_owned(), |line| format!("{line:?}"));
+            return Some(format!("header {name} is {is} and not {value:?}"));
+        }
+    }
+    let without_query = RouteMatch { query: Vec::new(), ..found.clone() };
+    let (name, value) = found.query.first().filter(|_| without_query.matches(request) && !found.matches(request))?;
+    Some(format!("query parameter {name} is not {value:?}, or another one differs"))
+}
+
+fn conditions(found: &RouteMatch) -> String {
+    let mut parts = vec![path(&found.path)];
+    parts.extend(found.method.as_ref().map(|method| format!("method {method}")));
+    parts.extend(found.headers.iter().map(|(name, value)| format!("header {name}: {value}")));
+    parts.extend(found.query.iter().map(|(name, value)| format!("query {name}={value}")));
+    parts.join(", ")
+}
+
+fn path(condition: &PathMatch) -> String {
+    match condition {
+        PathMatch::Any => "any path".to_owned(),
+        PathMatch::Exact(path) => format!("exactly {path}"),
+        PathMatch::Prefix(prefix) => format!("under {prefix}"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn backends(rule: &RouteRule) -> Value {
+    let of = |weight: u32| if rule.total_weight == 0 { 0.0 } else { f64::from(weight) / rule.total_weight as f64 };
+    let lines = rule.backends.iter().map(|backend| match &backend.target {
+        Some(target) => json!({ "service": target.service.as_str(), "port": target.port, "weight": backend.weight,
+                                "share": of(backend.weight) }),
+        None => json!({ "invalid": true, "weight": backend.weight, "share": of(backend.weight), "status": 500 }),
+    });
+    lines.collect()
+}
+
+/// What is in force, each value with the object that it comes from.
+fn effective(rule: Option<&RouteRule>) -> Value {
+    let origin = |set: bool| match rule {
+        Some(rule) if set => format!("HTTPRoute {}", rule.name),
+        _ => "default".to_owned(),
+    };
+    let timeout = rule.and_then(|rule| rule.timeout);
+    let backend = rule.and_then(|rule| rule.backend_timeout);
+    let text =
+        |value: Option<std::time::Duration>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
+    json!({
+        "timeouts.request": { "value": text(timeout), "origin": origin(timeout.is_some()) },
+        "timeouts.backendRequest": { "value": text(backend), "origin": origin(backend.is_some()) },
+        "retry.attempts": { "value": "2", "origin": "default" },
+        "loadBalancing": { "value": "two choices, peak EWMA", "origin": "default" },
+    })
+}
+
+#[cfg(test)]
+mod tests;
