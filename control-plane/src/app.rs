@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, connects them, serves until told to stop.
 
 mod compiling;
+mod conditions;
 pub(crate) mod incoming;
 
 use std::{
@@ -62,8 +63,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         registered: registry.watch(),
         ca: Arc::clone(&ca),
         view,
+        conditions: watch::Sender::new(conditions::Conditions::default()),
         problems: Arc::clone(&problems),
     };
+    tokio::spawn(conditions::write(store.clone(), compiling.conditions.subscribe()));
     tokio::spawn(compiling.run());
 
     // Nobody is served before the first compile: an empty view would look like an empty mesh.
