@@ -83,7 +83,8 @@ impl ControlPlane {
         let mut command = Command::new(CURL);
         command.args(["-sS", "--config", "-", "--cacert", &self.file("root.pem"), "-w", "\n%{http_code}"]);
         let url = format!("{}{path}", self.url);
-        let config = if token.is_empty() { String::new() } else { format!("header = \"Authorization: Bearer {token}\"\n") };
+        let config =
+            if token.is_empty() { String::new() } else { format!("header = \"Authorization: Bearer {token}\"\n") };
         let said = fed(command.args(arguments).arg(url), &config);
         let (body, code) = said.out.rsplit_once('\n').unwrap_or_else(|| panic!("{said:?}"));
         (code.parse().unwrap_or_else(|_| panic!("{said:?}")), body.to_owned())
@@ -155,7 +156,10 @@ fn curl_needs_https_and_a_token_and_the_log_keeps_the_secret() {
     let said = fed(plain.arg("-sS").arg(control_plane.url.replace("https", "http")), "");
     assert!(said.out.contains("this port speaks TLS"), "{said:?}");
     let mut unknown = Command::new(CURL);
-    assert!(!fed(unknown.args(["-sS", "--config", "-"]).arg(&control_plane.url), "").ok, "no other root vouches for it");
+    assert!(
+        !fed(unknown.args(["-sS", "--config", "-"]).arg(&control_plane.url), "").ok,
+        "no other root vouches for it"
+    );
 
     let (code, made) = control_plane.curl(&admin, &["-d", r#"{"name":"ci","role":"viewer"}"#], "/weft/v1/tokens");
     assert_eq!(code, 201, "{made}");

@@ -49,8 +49,7 @@ impl Server {
     ) -> io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]);
-        let mut config =
-            config.expect("a version").with_root_certificates(self.roots.clone()).with_no_client_auth();
+        let mut config = config.expect("a version").with_root_certificates(self.roots.clone()).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, self.connect().await).await
