@@ -47,6 +47,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).of(kind, name)
     }
 
+    /// Nobody said who the caller is: a handler that is reached without the check of access serves nobody.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "it is not known who asks")
+    }
+
     /// The caller may not do this.
     #[must_use]
     pub fn forbidden(caller: &Caller, asked: &Asked) -> Self {

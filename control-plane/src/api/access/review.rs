@@ -1,5 +1,7 @@
 //! `kubectl auth whoami` and `kubectl auth can-i`: who the caller is, and whether it may do something.
 
+mod binary;
+
 use axum::{Json, extract::Extension, http::StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,13 +84,22 @@ pub async fn can(
     Extension(caller): Extension<Caller>,
     body: axum::body::Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let mut sent: Value = serde_json::from_slice(&body)
-        .map_err(|error| ApiError::bad_request(format!("the body is no SelfSubjectAccessReview: {error}")))?;
-    let review = Review::deserialize(&sent)
-        .map_err(|error| ApiError::bad_request(format!("the body is no SelfSubjectAccessReview: {error}")))?;
-    let asked = review.spec.asked().ok_or_else(|| {
-        ApiError::bad_request("spec: exactly one of resourceAttributes and nonResourceAttributes is needed")
-    })?;
+    let wrong = |why: &str| ApiError::bad_request(format!("the body is no SelfSubjectAccessReview: {why}"));
+    let (spec, mut sent) = match binary::spec(&body) {
+        Some(spec) => (spec, json!({ "spec": {} })),
+        None => {
+            let sent: Value = serde_json::from_slice(&body).map_err(|error| wrong(&error.to_string()))?;
+            // A list would pass for a structure.
+            if !sent.is_object() {
+                return Err(wrong("it is no object"));
+            }
+            (Review::deserialize(&sent).map_err(|error| wrong(&error.to_string()))?.spec, sent)
+        }
+    };
+    let needed = "spec has exactly one of resourceAttributes and nonResourceAttributes";
+    let asked = spec.asked().ok_or_else(|| wrong(needed))?;
+    sent["kind"] = "SelfSubjectAccessReview".into();
+    sent["apiVersion"] = "authorization.k8s.io/v1".into();
     sent["status"] = match asked.allowed(&caller) {
         Ok(()) => json!({ "allowed": true, "reason": format!("the role is {}", caller.role) }),
         Err(Forbidden::Role) => json!({ "allowed": false, "reason": format!("the role is {}", caller.role) }),

@@ -246,7 +246,10 @@ async fn who_am_i_and_may_i_are_answered() {
         let reply = api.send(&editor, "POST", review::CAN, &json!({ "spec": spec })).await;
         assert_eq!((reply.code.as_u16(), &reply.body["status"]["allowed"]), (201, &json!(allowed)), "{reply:?}");
     }
-    api.send(&editor, "POST", review::CAN, &json!({ "spec": {} })).await.failed(400, "BadRequest");
+    let path = json!({ "nonResourceAttributes": { "verb": "get", "path": "/version" } });
+    for bad in [json!({ "spec": {} }), json!([path]), json!({ "spec": [path, path] }), json!(1), Value::Null] {
+        api.send(&editor, "POST", review::CAN, &bad).await.failed(400, "BadRequest");
+    }
 }
 
 #[tokio::test]

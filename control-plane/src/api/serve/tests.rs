@@ -89,13 +89,25 @@ async fn plain_http_on_the_tls_port_is_told_to_use_https() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_says_nothing_is_closed_before_and_after_the_handshake() {
+async fn whoever_begins_no_session_is_closed() {
     let server = Server::new(10).await;
     // Time is paused: the runtime moves it on when nothing else is to be done, so nobody waits.
     assert_eq!(said(&mut server.connect().await).await, "");
     let mut half = server.connect().await;
     half.write_all(&[22, 3, 1]).await.expect("sent");
     assert_eq!(said(&mut half).await, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_sends_no_request_or_half_of_one_is_closed() {
+    for part in ["", "GET / HTTP/1.1\r\nhost:"] {
+        let (mut ours, theirs) = tokio::io::duplex(1024);
+        let task = tokio::spawn(http(theirs, "127.0.0.1:1".parse().expect("an address"), Router::new()));
+        ours.write_all(part.as_bytes()).await.expect("sent");
+        let answer = said(&mut ours).await;
+        assert!(!answer.contains("200"), "{answer}");
+        task.await.expect("no panic").expect_err("too late");
+    }
 }
 
 #[tokio::test]
