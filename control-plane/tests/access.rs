@@ -213,7 +213,13 @@ fn a_restart_keeps_tokens_and_root_and_dev_is_refused_on_an_address_that_others_
     assert_eq!(again.admin(), admin);
     assert_eq!(again.curl(&admin, &[], "/api/v1/services").0, 200);
 
-    let refused = command(again.directory.path(), "0.0.0.0:0", &["--dev"]).output().expect("it ends");
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("loopback only; leave out --dev"), "{said}");
+    let mut refused = command(again.directory.path(), "0.0.0.0:0", &["--dev"]).spawn().expect("it starts");
+    let (sender, said) = mpsc::channel();
+    let stderr = refused.stderr.take().expect("piped");
+    std::thread::spawn(move || sender.send(std::io::read_to_string(stderr)));
+    let said = said.recv_timeout(LIMIT);
+    let _ = refused.kill();
+    let status = refused.wait().expect("ended");
+    let said = said.expect("it gave up by itself").expect("text");
+    assert!(!status.success() && said.contains("loopback only; leave out --dev"), "{said}");
 }
