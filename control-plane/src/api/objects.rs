@@ -64,7 +64,7 @@ async fn route(state: &ApiState, parts: Parts, body: Body) -> Result<Response, A
     }
     let options = Options::parse(&parts.uri)?;
     let form = Form::accepted(&parts.headers)?;
-    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::local);
+    let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(ApiError::nobody)?;
     let call = Call { method, target, options, headers: parts.headers, form, caller };
     if call.method == Method::GET {
         return read(state, call);
