@@ -1,5 +1,6 @@
 //! Resources and registrations to the messages that sidecars get: pure, deterministic, no I/O.
 
+pub mod again;
 pub mod conditions;
 mod endpoints;
 mod instances;
@@ -53,10 +54,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     for view in views.values() {
         let message = view.message(&mut routings);
         put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
-        for slice in endpoints::slices(view, &objects, &instances) {
-            let name = format!("{}/{}", view.id, slice.index);
-            put(&mut output, ResourceType::EndpointSlice, name, &slice, vec![view.id.clone()]);
-        }
+        put_slices(&mut output, view, &objects, &instances);
     }
     let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
     for view in views.values() {
@@ -68,6 +66,18 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
+}
+
+fn put_slices(
+    output: &mut Output,
+    view: &ServiceView<'_>,
+    objects: &endpoints::ByService<'_>,
+    instances: &BTreeMap<String, Instance>,
+) {
+    for slice in endpoints::slices(view, objects, instances) {
+        let name = format!("{}/{}", view.id, slice.index);
+        put(output, ResourceType::EndpointSlice, name, &slice, vec![view.id.clone()]);
+    }
 }
 
 fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {

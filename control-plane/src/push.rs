@@ -39,15 +39,15 @@ struct Kind {
 impl View {
     /// Makes the next view: versions are hashes of the content, unchanged resources are shared with `self`.
     #[must_use]
-    pub fn next(&self, output: Output) -> Self {
+    pub fn next(&self, output: &Output) -> Self {
         let mut kinds: BTreeMap<ResourceType, Kind> = BTreeMap::new();
         for ((kind, name), compiled) in output {
-            let next = kinds.entry(kind).or_default();
-            let old = self.kinds.get(&kind).and_then(|old| old.resources.get(&name));
+            let next = kinds.entry(*kind).or_default();
+            let old = self.kinds.get(kind).and_then(|old| old.resources.get(name));
             let resource = match old {
-                Some(old) if same(old, &compiled) => Arc::clone(old),
+                Some(old) if same(old, compiled) => Arc::clone(old),
                 _ => {
-                    let new = Arc::new(resource(kind, &name, compiled));
+                    let new = Arc::new(resource(*kind, name, compiled));
                     next.changed.extend(old.cloned());
                     next.changed.push(Arc::clone(&new));
                     new
@@ -56,7 +56,7 @@ impl View {
             for alias in &resource.aliases {
                 next.aliases.entry(alias.clone()).or_default().push(Arc::clone(&resource));
             }
-            next.resources.insert(name, resource);
+            next.resources.insert(name.clone(), resource);
         }
         for (kind, old) in &self.kinds {
             let next = kinds.entry(*kind).or_default();
@@ -99,12 +99,12 @@ fn same(old: &Resource, compiled: &Compiled) -> bool {
     old.aliases == compiled.aliases && old.resource.as_ref().is_some_and(|any| any.value == compiled.bytes)
 }
 
-fn resource(kind: ResourceType, name: &str, compiled: Compiled) -> Resource {
+fn resource(kind: ResourceType, name: &str, compiled: &Compiled) -> Resource {
     Resource {
         version: version(&compiled.bytes),
-        resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: compiled.bytes }),
+        resource: Some(weft_proto::Any { type_url: kind.type_url().into(), value: compiled.bytes.clone() }),
         name: name.to_owned(),
-        aliases: compiled.aliases,
+        aliases: compiled.aliases.clone(),
         ttl: None,
     }
 }

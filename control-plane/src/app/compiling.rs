@@ -10,7 +10,7 @@ use weft_proto::{ResourceType, v1::TrustBundle};
 use super::conditions::Conditions;
 use crate::{
     ca::Ca,
-    compile::{self, Compiled, conditions},
+    compile::{Compiled, again::Compiler, conditions},
     push::{
         View,
         debounce::{Changes, Debounce},
@@ -47,9 +47,11 @@ impl Compiling {
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
         };
         let bundle = Compiled { bytes: bundle.encode_to_vec().into(), aliases: Vec::new() };
+        let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
+        let mut compiler = Compiler::new((key, bundle));
         let mut debounce = Debounce::default();
         loop {
-            self.publish(&bundle);
+            self.publish(&mut compiler);
             debounce.pushed(Instant::now());
             if !debounce.settled(&mut self).await {
                 return;
@@ -57,14 +59,13 @@ impl Compiling {
         }
     }
 
-    fn publish(&mut self, bundle: &Compiled) {
+    fn publish(&mut self, compiler: &mut Compiler) {
         let resources = Arc::clone(&self.resources.borrow_and_update());
         let registered = Arc::clone(&self.registered.borrow_and_update());
-        let (mut output, found) = compile::compile(&resources, &registered);
-        self.conditions.send_replace(Arc::new(conditions::of_routes(&resources, &found)));
-        output.insert((ResourceType::TrustBundle, self.ca.trust_domain().to_owned()), bundle.clone());
+        let (output, found) = compiler.compile(&resources, &registered);
+        self.conditions.send_replace(Arc::new(conditions::of_routes(&resources, found)));
         let mut all = self.source.as_ref().map(|source| source.problems()).unwrap_or_default();
-        all.extend(resources.problems.iter().cloned().chain(found));
+        all.extend(resources.problems.iter().chain(found).cloned());
         for problem in &all {
             tracing::debug!(%problem, "resource problem");
         }

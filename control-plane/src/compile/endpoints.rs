@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use k8s_openapi::api::discovery::v1 as discovery;
 use weft_proto::v1;
 
-use crate::source::Resources;
+use crate::source::{Object, Resources};
 
 use super::{instances::Instance, services::ServiceView};
 
@@ -19,12 +19,16 @@ pub type ByService<'a> = HashMap<(&'a str, &'a str), Vec<&'a discovery::Endpoint
 pub fn by_service(resources: &Resources) -> ByService<'_> {
     let mut found = ByService::new();
     for slice in resources.endpoint_slices.values() {
-        let labels = slice.value.metadata.labels.as_ref();
-        if let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) {
+        if let Some(service) = service_of(slice) {
             found.entry((&slice.namespace, service)).or_default().push(&slice.value);
         }
     }
     found
+}
+
+/// The name of the service that a slice belongs to.
+pub fn service_of(slice: &Object<discovery::EndpointSlice>) -> Option<&str> {
+    slice.value.metadata.labels.as_ref()?.get("kubernetes.io/service-name").map(String::as_str)
 }
 
 /// The slices of a service: at least slice 0, which says how many there are.

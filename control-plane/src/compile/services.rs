@@ -107,7 +107,7 @@ pub fn collect<'a>(
 }
 
 /// Instances by namespace, label and value: asking each service about each instance takes longest of all.
-type Labelled<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Instance>>;
+pub type Labelled<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Instance>>;
 
 fn labelled(instances: &BTreeMap<String, Instance>) -> Labelled<'_> {
     let mut found = Labelled::new();
@@ -127,7 +127,8 @@ fn selected(object: &Object<core::Service>, labelled: &Labelled<'_>) -> BTreeSet
     first.into_iter().flatten().filter(all).map(|instance| instance.id.clone()).collect()
 }
 
-fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) -> ServiceView<'a> {
+/// The service of an object, with the instances that it selects of these.
+pub fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) -> ServiceView<'a> {
     let ports = object.value.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).filter_map(|port| {
         let number = u32::try_from(port.port).ok()?;
         let name = port.name.clone().unwrap_or_default();

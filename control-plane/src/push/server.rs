@@ -218,6 +218,10 @@ impl Connected {
                             return End::Status(status);
                         }
                         pending = true;
+                        // The push is next, unless the peer is slow.
+                        if sender.capacity() > 0 {
+                            continue;
+                        }
                     }
                     Some(Err(_)) => return End::Broken,
                     None => return End::Left,
