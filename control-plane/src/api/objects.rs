@@ -1,6 +1,6 @@
 //! Requests for resources: which handler serves them. Reads are here, writes in `write`, watches in `watch`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -22,6 +22,8 @@ use crate::store::{Key, Revision, State as Objects, Stored};
 
 /// Snapshots that lists in pages go on from.
 const PAGED: usize = 32;
+/// Time for a body to arrive: it holds one of the places for writes.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// One request, taken apart.
 pub struct Call {
@@ -84,7 +86,11 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError>
     if length.is_some_and(|length| length > MAX_BODY) {
         return Err(too_large());
     }
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| {
+    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY)).await.map_err(|_| {
+        let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "Timeout", message)
+    })?;
+    let bytes = read.map_err(|error| {
         use std::error::Error;
         let limited = error.source().is_some_and(|source| source.to_string().contains("length limit"));
         if limited { too_large() } else { ApiError::bad_request(format!("the body cannot be read: {error}")) }

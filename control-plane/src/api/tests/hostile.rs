@@ -113,6 +113,15 @@ fn collection(kind: &Kind) -> String {
     format!("{base}{inside}/{}", kind.plural)
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_gives_its_place_back() {
+    let api = Api::new();
+    let never = tokio_stream::pending::<Result<axum::body::Bytes, std::convert::Infallible>>();
+    let body = axum::body::Body::from_stream(never);
+    let reply = api.send("POST", "/api/v1/namespaces/shop/services", "application/json", body).await;
+    assert_eq!(reply.failed(408, "Timeout"), "the body did not arrive within 30 s");
+}
+
 #[tokio::test]
 async fn ten_thousand_random_objects_get_a_4xx_with_a_text() {
     let api = Api::new();
