@@ -245,10 +245,9 @@ async fn from_kubeconfig(file: &std::path::Path) -> anyhow::Result<Config> {
 
 fn refusal(code: u16, body: Value, otherwise: String) -> Refusal {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let is_status = body["kind"] == "Status" && body["message"].is_string();
     let causes = body["details"]["causes"].as_array().into_iter().flatten();
     let causes = causes.map(|cause| (text(&cause["field"]), text(&cause["message"]))).collect();
-    let message = if is_status { text(&body["message"]) } else { otherwise };
+    let message = if body["message"].is_string() { text(&body["message"]) } else { otherwise };
     Refusal { code, message, causes, body }
 }
 
