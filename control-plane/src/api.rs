@@ -3,6 +3,7 @@
 //! `objects` takes requests for resources apart and serves reads; `write`, `watch` and `history` do the rest. `kinds`
 //! is the table of what is served. Nothing here knows how the control plane is composed.
 
+pub mod access;
 pub mod admit;
 pub mod body;
 mod columns;
@@ -18,6 +19,7 @@ mod openapi;
 pub mod patch;
 mod respond;
 pub mod selectors;
+pub mod serve;
 mod status;
 pub mod table;
 mod target;
@@ -25,22 +27,18 @@ mod warnings;
 mod watch;
 mod write;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use axum::{
     Router,
     extract::Request,
-    http::{StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::{any, get, post},
+    middleware,
+    routing::{any, delete, get, post},
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-use self::{objects::Pages, status::ApiError};
+pub use self::access::Caller;
+use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
     push::{View, proxies::Proxies},
     source::Problem,
@@ -62,6 +60,8 @@ pub struct ApiState {
     pub view: channel::Receiver<Arc<View>>,
     /// Problems of the resources, as of the last compile.
     pub problems: Arc<Mutex<Vec<Problem>>>,
+    /// Who is let in.
+    pub access: Access,
     writes: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     pages: Pages,
@@ -75,35 +75,20 @@ impl ApiState {
         proxies: Proxies,
         view: channel::Receiver<Arc<View>>,
         problems: Arc<Mutex<Vec<Problem>>>,
+        access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        Self { store, proxies, view, problems, writes, watches, pages: Pages::default() }
+        Self { store, proxies, view, problems, access, writes, watches, pages: Pages::default() }
     }
 
     /// The API of a store without a mesh; for tests.
     #[must_use]
-    pub fn of(store: Store) -> Self {
-        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default())
+    pub fn of(store: Store, access: Access) -> Self {
+        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default(), access)
     }
 }
 
-/// Who makes a request: an extension of it, set by what authenticates. Without one it is the local user.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Caller {
-    /// Name in the history.
-    pub name: String,
-}
-
-impl Caller {
-    /// The user that runs this process: only loopback is served without authentication.
-    #[must_use]
-    pub fn local() -> Self {
-        let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-        Self { name: user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())) }
-    }
-}
-
-/// The routes, with the check that keeps web pages out.
+/// The routes, behind the check of who asks.
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -129,29 +114,16 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))
+        .route("/weft/v1/tokens", get(access::handlers::list).post(access::handlers::create))
+        .route("/weft/v1/tokens/{id}", delete(access::handlers::revoke))
+        .route(access::review::WHO, post(access::review::who))
+        .route(access::review::CAN, post(access::review::can))
         .fallback(|request: Request| async move { ApiError::no_path(request.uri().path()) })
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::method(request.method(), "told by the documentation of this path")
         })
-        .layer(middleware::from_fn(local_only))
+        .layer(middleware::from_fn_with_state(state.access.clone(), access::check))
         .with_state(state)
-}
-
-/// A page in a browser on this machine can reach loopback: its Host or Origin gives it away.
-async fn local_only(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if is_local(host) && !request.headers().contains_key(header::ORIGIN) {
-        return next.run(request).await;
-    }
-    let text = format!("host {host:?} is not served here: use 127.0.0.1 or localhost, and no browser\n");
-    (StatusCode::FORBIDDEN, text).into_response()
-}
-
-fn is_local(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "localhost"
-        || host.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback())
-        || name == "127.0.0.1"
 }
 
 #[cfg(test)]

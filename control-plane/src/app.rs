@@ -1,7 +1,9 @@
 //! The composition root: builds the parts, connects them, serves until told to stop.
 
 mod compiling;
+mod conditions;
 pub(crate) mod incoming;
+mod operators;
 
 use std::{
     io,
@@ -9,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
 use weft_proto::identity::identity_server::IdentityServer;
 
@@ -38,15 +40,14 @@ const STOP: Duration = Duration::from_secs(5);
 pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log))?;
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
-    if !args.api_listen.ip().is_loopback() {
-        bail!("--api-listen {}: the API has no access control yet, so it listens on loopback only", args.api_listen);
-    }
+    operators::check(&args)?;
     let data_dir = args.data_dir();
     crate::ca::private_dir(&data_dir)?;
     let ca = Arc::new(Ca::open(&data_dir, &args.trust_domain, args.svid_lifetime)?);
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let token = if args.dev { Some(ca.dev_token(&data_dir, xds.local_addr()?.port())?) } else { None };
+    let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
@@ -62,8 +63,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         registered: registry.watch(),
         ca: Arc::clone(&ca),
         view,
+        conditions: watch::Sender::new(conditions::Conditions::default()),
         problems: Arc::clone(&problems),
     };
+    tokio::spawn(conditions::write(store.clone(), compiling.conditions.subscribe()));
     tokio::spawn(compiling.run());
 
     // Nobody is served before the first compile: an empty view would look like an empty mesh.
@@ -77,7 +80,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(store, proxies, reading, problems));
+    let router = api::router(ApiState::new(store, proxies, reading, problems, access));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()
@@ -89,7 +92,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     );
     tokio::select! {
         result = &mut grpc => result?.context("discovery server"),
-        result = axum::serve(api, router) => result.context("API server"),
+        never = api::serve::serve(api, router, https, args.api_max_connections) => match never {},
         result = stop() => {
             // What is registered stays in the file for the next process; then the streams end.
             registry.stop();

@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
@@ -86,12 +86,9 @@ impl Ca {
     }
 
     fn sign(&self, key: &impl PublicKeyData, id: &SpiffeId, lifetime: Duration) -> Result<CertificateDer<'static>> {
-        let mut serial = [0; 16];
-        rand::rng().fill_bytes(&mut serial);
-        serial[0] &= 0x7f;
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.serial_number = Some(serial());
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -109,6 +106,38 @@ impl Ca {
         let key = KeyPair::generate()?;
         let leaf = self.sign(&key, &id, lifetime)?;
         Ok(Svid::new(vec![leaf], Zeroizing::new(key.serialize_der()))?)
+    }
+
+    /// A certificate for HTTPS with these names and addresses, and its key. It is no SVID: it has no SPIFFE id, so it
+    /// proves nothing inside the mesh.
+    ///
+    /// # Errors
+    /// When a name is no DNS name.
+    pub fn https(&self, names: &[String], lifetime: Duration) -> Result<(CertificateDer<'static>, Zeroizing<Vec<u8>>)> {
+        let key = KeyPair::generate()?;
+        let now = OffsetDateTime::now_utc();
+        // An entry that is an address becomes one.
+        let mut params = CertificateParams::new(names.to_vec()).context("names of the API's certificate")?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "weft control plane");
+        params.serial_number = Some(serial());
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = now - BACKDATE;
+        params.not_after = now + lifetime;
+        let certificate = params.signed_by(&key, &self.issuer)?.der().clone();
+        Ok((certificate, Zeroizing::new(key.serialize_der())))
+    }
+
+    /// Writes the root certificate to `root.pem` in `data_dir`, for clients; gives the file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_root(&self, data_dir: &Path) -> Result<PathBuf> {
+        let file = data_dir.join("root.pem");
+        write_private(&file, self.root_pem.as_bytes())?;
+        Ok(file)
     }
 
     /// The development token, kept in `data_dir` so that it survives a restart, and where `weft run` looks for it.
@@ -130,6 +159,14 @@ impl Ca {
         write_private(&runtime_dir()?.join(format!("dev-{xds_port}.token")), text.as_bytes())?;
         Ok(Zeroizing::new(token))
     }
+}
+
+/// Random, and positive.
+fn serial() -> SerialNumber {
+    let mut serial = [0; 16];
+    rand::rng().fill_bytes(&mut serial);
+    serial[0] &= 0x7f;
+    SerialNumber::from_slice(&serial)
 }
 
 fn root_params(trust_domain: &str) -> Result<CertificateParams> {
@@ -179,7 +216,7 @@ pub fn private_dir(directory: &Path) -> Result<()> {
 }
 
 /// Writes a file with mode 0600: new, synced, renamed into place, the directory synced.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let _ = std::fs::remove_file(&new);

@@ -1,5 +1,6 @@
 //! Resources and registrations to the messages that sidecars get: pure, deterministic, no I/O.
 
+pub mod conditions;
 mod endpoints;
 mod instances;
 mod protocol;

@@ -8,9 +8,21 @@ pub struct ControlPlaneArgs {
     /// Where the certificate authority lives [default: $XDG_DATA_HOME/weft or ~/.local/share/weft]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Operator API; loopback only
+    /// Operator API: TLS and tokens; with --dev plain HTTP, loopback only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15014")]
     pub api_listen: SocketAddr,
+    /// Certificate chain of the operator API, PEM, read again when it changes [default: by the mesh's own authority]
+    #[arg(long, value_name = "FILE", requires = "api_tls_key", conflicts_with = "dev")]
+    pub api_tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "api_tls_cert", conflicts_with = "dev")]
+    pub api_tls_key: Option<PathBuf>,
+    /// One more name or address in the certificate of the operator API; may be repeated
+    #[arg(long, value_name = "NAME", conflicts_with = "api_tls_cert")]
+    pub api_name: Vec<String>,
+    /// Connections to the operator API; one more is closed
+    #[arg(long, value_name = "N", default_value = "4096")]
+    pub api_max_connections: usize,
     /// Discovery and certificates for sidecars
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:15012")]
     pub xds_listen: SocketAddr,
@@ -20,7 +32,7 @@ pub struct ControlPlaneArgs {
     /// Connections on the discovery port; one more is closed
     #[arg(long, value_name = "N", default_value = "10000")]
     pub xds_max_connections: usize,
-    /// Mint a token with which any local workload may enrol
+    /// Let any local workload enrol, and the local user use the API without TLS and token
     #[arg(long)]
     pub dev: bool,
     /// Directory of resource files, watched

@@ -34,7 +34,7 @@ use self::policies::{
     traffic::TrafficPolicySpec,
     workload::WorkloadSpec,
 };
-pub use self::problem::{Origin, Problem, did_you_mean};
+pub use self::problem::{Origin, Problem, Reason, did_you_mean};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";

@@ -9,7 +9,7 @@ use std::{
 };
 
 use weft_control_plane::{
-    api::{self, ApiState},
+    api::{self, ApiState, access::Access},
     store::Store,
 };
 
@@ -69,7 +69,7 @@ impl Cluster {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        let router = api::router(ApiState::of(Store::memory()));
+        let router = api::router(ApiState::of(Store::memory(), Access::dev()));
         runtime.spawn(async move { axum::serve(listener, router).await });
         let home = std::env::temp_dir().join(format!("weft-kubectl-{test}-{}", std::process::id()));
         std::fs::create_dir_all(&home).expect("a directory");

@@ -81,7 +81,7 @@ pub enum Blame {
 }
 
 /// A failure: the reason, and for people what exactly happened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProxyError {
     /// Which reason.
     pub reason: Reason,

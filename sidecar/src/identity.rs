@@ -179,9 +179,11 @@ impl Enrolment {
                 Err(error) => {
                     failures += 1;
                     report(Err(&error));
-                    let ceiling =
-                        Duration::from_millis(100).saturating_mul(1 << failures.min(7)).min(Duration::from_secs(10));
-                    tokio::time::sleep(ceiling.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+                    let left = current
+                        .as_ref()
+                        .and_then(|svid| svid.identity.not_after.duration_since(SystemTime::now()).ok())
+                        .unwrap_or(Duration::MAX);
+                    tokio::time::sleep(retry_after(failures, left, rand::random())).await;
                 }
             }
         }
@@ -202,6 +204,14 @@ impl Enrolment {
             generation,
         })
     }
+}
+
+/// How long to wait after a failure: doubling to 10 s with jitter, and never more than a quarter of what is `left` of the
+/// certificate, so that a control plane that comes back in its last moments still finds somebody who asks.
+fn retry_after(failures: u32, left: Duration, random: f64) -> Duration {
+    const FIRST: Duration = Duration::from_millis(100);
+    let doubled = FIRST.saturating_mul(1 << failures.min(7)).min(Duration::from_secs(10));
+    doubled.min((left / 4).max(FIRST)).mul_f64(0.5 + 0.5 * random)
 }
 
 /// Waits by the wall clock, looked at every few seconds: the monotonic one stops while a laptop sleeps.
@@ -262,4 +272,20 @@ async fn dial(
         return Err(std::io::Error::other(format!("expected {expected}, got {}", peer.id)));
     }
     Ok(TokioIo::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_back_off_and_come_closer_as_the_certificate_ends() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(retry_after(1, hour, 1.0), Duration::from_millis(200));
+        assert_eq!(retry_after(40, hour, 1.0), Duration::from_secs(10));
+        assert_eq!(retry_after(40, hour, 0.0), Duration::from_secs(5));
+        // Of a certificate with two seconds left: four tries at least, and never a storm.
+        assert_eq!(retry_after(40, Duration::from_secs(2), 1.0), Duration::from_millis(500));
+        assert_eq!(retry_after(40, Duration::ZERO, 1.0), Duration::from_millis(100));
+    }
 }

@@ -35,6 +35,8 @@ use crate::{
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const DETECT: Duration = Duration::from_secs(5);
+/// Longer than load balancers and HTTP clients keep an idle connection (60 to 90 s), so that it is theirs to close.
+const IDLE: Duration = Duration::from_secs(120);
 
 /// What is known of an inbound connection.
 pub struct Connection {
@@ -73,6 +75,10 @@ impl Connection {
         let Some(workload) = snapshot.load().workload.as_ref() else {
             return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
         };
+        // The mode may have become strict since the connection was accepted.
+        if self.peer.is_none() && workload.tls_mode == TlsMode::Strict {
+            return Err(ProxyError::unsent(Reason::PlaintextDenied, "this workload takes mutual TLS only"));
+        }
         let mut cached = self.app.borrow_mut();
         if let Some((of, app)) = &*cached
             && Arc::ptr_eq(of, workload)
@@ -145,8 +151,10 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let io = Rewind::new(io, detected.prefix);
     let drain = worker.context.drain.clone();
     let connection = Rc::new(Connection::new(&worker, None, LeadsTo::Port(port)));
-    let opaque = !matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
-    if opaque {
+    // Where HTTP is declared, bytes that do not look like it are refused as bad HTTP: passed on unread, they could carry
+    // a request with an identity or a framing of the caller's own making.
+    let http = matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
+    if !http && protocol == Protocol::Undeclared {
         return Box::pin(opaque_plaintext(&worker, port, io)).await;
     }
     let http2 = detected.protocol == detect::Protocol::Http2;
@@ -158,7 +166,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let result = if http2 {
         serve::http2(io, drain, end, identity::MAX_AGE, handle).await
     } else {
-        serve::http1(io, drain, end, handle).await
+        serve::http1(io, drain, end, IDLE, handle).await
     };
     if let Err(error) = result {
         tracing::debug!(error = chain(&error), "plaintext connection ended");

@@ -45,7 +45,8 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Options of every connection: no delay, and dead peers are noticed.
+/// Options of every connection: no delay, and dead peers are noticed. On loopback there are none; the user timeout would
+/// reset a connection whose reader pauses for that time, since it counts a closed window too (tcp(7)).
 ///
 /// # Errors
 /// When the socket refuses an option.
@@ -54,7 +55,9 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    if !stream.peer_addr()?.ip().is_loopback() {
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
     Ok(())
 }
 
@@ -127,6 +130,15 @@ mod tests {
         assert_eq!(backoff(&out, 1), Duration::from_millis(20));
         assert_eq!(backoff(&out, 1000), Duration::from_secs(1));
         assert_eq!(backoff(&io::ErrorKind::ConnectionAborted.into(), 5), Duration::ZERO);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_reader_on_this_machine_may_pause_for_as_long_as_it_likes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("free");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("listening");
+        tune(&stream).expect("open");
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().expect("open"), None);
     }
 
     #[tokio::test]

@@ -192,4 +192,19 @@ mod tests {
         assert!(matches!(copy(near, far, |_| {}, |_| {}).await, Err(Failure::Idle)));
         assert!(start.elapsed() < IDLE);
     }
+
+    #[tokio::test]
+    async fn small_reads_that_wait_to_be_sent_hold_little_memory() {
+        let (mut peer, near) = tokio::io::duplex(1024);
+        let (mut source, _sink) = near.split();
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            peer.write_all(b"x").await.expect("open");
+            waiting.push(source.next().await.expect("open").expect("bytes"));
+        }
+        drop(source);
+        let held: usize =
+            waiting.into_iter().map(|bytes| bytes.try_into_mut().map_or(0, |bytes| bytes.capacity())).sum();
+        assert!(held <= 400, "100 bytes hold {held}");
+    }
 }

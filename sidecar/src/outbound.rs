@@ -26,6 +26,8 @@ use crate::{
 const DISCOVERY: Duration = Duration::from_secs(2);
 /// How long the first bytes of a connection may take.
 const DETECT: Duration = Duration::from_secs(5);
+/// An app keeps an HTTP/1.1 connection for this time between two requests: closing it sooner races with its next one.
+const IDLE: Duration = Duration::from_secs(3600);
 /// An app keeps its HTTP/2 connection as long as it likes.
 const MAX_AGE: Duration = Duration::from_secs(365 * 86_400);
 
@@ -81,7 +83,7 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
     let result = if http2 {
         serve::http2(io, drain, end, MAX_AGE, handle).await
     } else {
-        serve::http1(io, drain, end, handle).await
+        serve::http1(io, drain, end, IDLE, handle).await
     };
     if let Err(error) = result {
         tracing::debug!(error = crate::upstream::chain(&error), "connection from the app ended");

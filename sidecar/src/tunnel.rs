@@ -11,10 +11,13 @@ use crate::opaque::{Side, Sink, Source};
 
 /// Name in ALPN.
 pub const ALPN: &[u8] = b"weft-tunnel";
-/// Bytes in flight on one stream and on one connection.
-pub const STREAM_WINDOW: u32 = 1024 * 1024;
-/// See [`STREAM_WINDOW`].
-pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Tunnels on one connection.
+pub const STREAMS: u32 = 100;
+/// Bytes in flight on one stream.
+pub const STREAM_WINDOW: u32 = 512 * 1024;
+/// Bytes in flight on one connection: room for a whole window of every stream, so that readers that have stopped never
+/// stop the others. Memory is used only by what they have not read.
+pub const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// Bytes waiting to be sent on one stream.
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// A CONNECT has few fields.

@@ -92,6 +92,8 @@ pub struct Pool {
     carriers: RefCell<Vec<Carrier>>,
     /// One dial at a time on HTTP/2, so that a burst makes one connection.
     dialing: tokio::sync::Mutex<()>,
+    /// How many dials have failed, and why the last one did.
+    failures: RefCell<(u64, Option<ProxyError>)>,
 }
 
 /// The pools of one worker.
@@ -154,11 +156,12 @@ impl Pools {
             let sender = self.counted(key, connect::http1(key).await)?;
             return Ok(Lease::Http1(pool, sender));
         }
-        let _turn = pool.dialing.lock().await;
+        let _turn = pool.turn().await?;
         if let Some(lease) = pool.stream() {
             return Ok(lease);
         }
-        let (sender, life) = self.counted(key, connect::http2(key, &self.identity).await)?;
+        let dialled = self.counted(key, connect::http2(key, &self.identity).await);
+        let (sender, life) = dialled.inspect_err(|error| pool.failed(error))?;
         let streams = Rc::new(Cell::new(0));
         let until = Instant::now() + life;
         pool.shared.borrow_mut().push(Shared { sender: sender.clone(), streams: Rc::clone(&streams), until });
@@ -179,11 +182,13 @@ impl Pools {
         if let Some(carrier) = pool.carrier() {
             return carrier.open(target).await;
         }
-        let turn = pool.dialing.lock().await;
+        let turn = pool.turn().await?;
         if let Some(carrier) = pool.carrier() {
+            drop(turn);
             return carrier.open(target).await;
         }
-        let carrier = self.counted(&key, connect::carrier(mesh, target, &self.identity).await)?;
+        let dialled = self.counted(&key, connect::carrier(mesh, target, &self.identity).await);
+        let carrier = dialled.inspect_err(|error| pool.failed(error))?;
         pool.carriers.borrow_mut().push(carrier.clone());
         drop(turn);
         carrier.open(target).await
@@ -223,12 +228,27 @@ impl Pool {
             return self.stream();
         }
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { sender, since }) = idle.pop() {
-            if since.elapsed() < IDLE && !sender.is_closed() {
-                return Some(Lease::Http1(Rc::clone(self), sender));
-            }
+        // Not ready is one that has ended, or on which a request is still being sent whose answer came early: the next
+        // one would wait for the body of another caller. `sweep` drops them.
+        let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        let Idle { sender, since } = idle.remove(newest);
+        (since.elapsed() < IDLE).then(|| Lease::Http1(Rc::clone(self), sender))
+    }
+
+    /// The turn to dial. When a dial fails, all who waited for it fail with it: one after the other they would wait for
+    /// as many connect timeouts as there are of them.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ProxyError> {
+        let before = self.failures.borrow().0;
+        let turn = self.dialing.lock().await;
+        match &*self.failures.borrow() {
+            (now, Some(error)) if *now != before => Err(error.clone()),
+            _ => Ok(turn),
         }
-        None
+    }
+
+    fn failed(&self, error: &ProxyError) {
+        let mut failures = self.failures.borrow_mut();
+        *failures = (failures.0 + 1, Some(error.clone()));
     }
 
     fn stream(&self) -> Option<Lease> {

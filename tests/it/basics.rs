@@ -8,7 +8,7 @@ use std::{
 use crate::{
     apps::recorder,
     mesh::{TestMesh, Workload},
-    net::{LIMIT, call, connect, eventually, get, metric, ok},
+    net::{LIMIT, call, connect, eventually, free, get, metric, ok},
 };
 
 #[test]
@@ -53,6 +53,44 @@ fn the_app_gets_no_identity_that_the_caller_did_not_prove() {
     for field in ["x-forwarded-client-cert", "x-weft-"] {
         assert!(!head.contains(field), "{field} in {head}");
     }
+}
+
+#[test]
+fn a_plaintext_front_of_a_declared_http_port_passes_nothing_on_unread() {
+    let (app, heads) = recorder(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    let front = free();
+    let workload = Workload::beside("recorder", app, "http").front(front);
+    let mesh = TestMesh::builder("front").workload(workload).calls("recorder").start();
+    // A method in lower case is one that detection does not know.
+    let request =
+        "get /one HTTP/1.1\r\nHost: recorder\r\nX-Forwarded-Client-Cert: By=admin\r\nConnection: close\r\n\r\n";
+    let _ = call(front, request);
+    eventually("a call", || {
+        ok(call(mesh.local("recorder"), "GET /two HTTP/1.1\r\nHost: recorder\r\nConnection: close\r\n\r\n"))
+    });
+    loop {
+        let head = heads.recv_timeout(LIMIT).expect("the app was called");
+        assert!(!head.contains("x-forwarded-client-cert"), "{head}");
+        if head.contains("/two") {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_websocket_handshake_that_the_app_answers_with_a_page_switches_nothing() {
+    let (app, _) =
+        recorder(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+    let mesh = TestMesh::builder("page").workload(Workload::beside("recorder", app, "http")).calls("recorder").start();
+    let local = mesh.local("recorder");
+    eventually("a call", || ok(get(local, "recorder", "/")));
+    let request = "GET / HTTP/1.1\r\nHost: recorder\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let mut stream = connect(local).expect("the sidecar listens");
+    stream.write_all(request.as_bytes()).expect("open");
+    let mut bytes = [0; 12];
+    stream.read_exact(&mut bytes).expect("an answer");
+    assert_eq!(&bytes, b"HTTP/1.1 502");
 }
 
 #[test]

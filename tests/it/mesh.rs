@@ -45,6 +45,7 @@ pub struct Workload {
     declared: String,
     /// `None`: the app is somebody else's, the sidecar stands alone.
     command: Option<Vec<OsString>>,
+    front: Option<SocketAddr>,
 }
 
 struct Running {
@@ -63,7 +64,12 @@ impl Workload {
     pub fn beside(service: &str, address: SocketAddr, protocol: &str) -> Self {
         let number = address.port();
         let declared = if protocol.is_empty() { number.to_string() } else { format!("main:{number}/{protocol}") };
-        Self { service: service.into(), port: address, declared, command: None }
+        Self { service: service.into(), port: address, declared, command: None, front: None }
+    }
+
+    /// A plaintext front of the app at this address; only beside an app that runs already.
+    pub fn front(self, address: SocketAddr) -> Self {
+        Self { front: Some(address), ..self }
     }
 
     /// An app that `weft run` starts; it is to listen at `address`.
@@ -217,6 +223,9 @@ impl TestMesh {
                 .args(["--port", &workload.declared, "--xds", &self.xds.to_string()])
                 .args(["--admin-listen", &admin.to_string()]),
         };
+        if let Some(front) = workload.front {
+            command.args(["--inbound-listen", &format!("{front}={number}")]);
+        }
         let process = start(command, &self.dir, &workload.service);
         eventually(&format!("the configuration of {}", workload.service), || {
             let dump = ok(get(admin, "localhost", "/config_dump"))

@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ApiState, Caller, admit,
+    ApiState, Caller,
+    access::Peer,
+    admit,
     kinds::{self, KINDS},
     status::ApiError,
 };
@@ -131,34 +133,44 @@ pub async fn verify(State(state): State<ApiState>) -> Response {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rollback {
     to_revision: u64,
+    /// Only what is in this namespace.
+    namespace: Option<String>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
     dry_run: bool,
 }
 
-/// POST `/weft/v1/rollback`: new events that make the objects what they were right after `toRevision`.
+/// POST `/weft/v1/rollback`: new events that make the objects what they were right after `toRevision`; with
+/// `namespace`, those in it.
 pub async fn rollback(
     State(state): State<ApiState>,
-    caller: Option<Extension<Caller>>,
+    Extension(caller): Extension<Caller>,
+    peer: Option<Extension<Peer>>,
     body: axum::body::Bytes,
 ) -> Response {
-    let caller = caller.map_or_else(Caller::local, |Extension(caller)| caller);
-    match rolled_back(&state, caller, &body).await {
+    match rolled_back(&state, caller, peer.map(|Extension(peer)| peer), &body).await {
         Ok(body) => Json(body).into_response(),
         Err(error) => error.into_response(),
     }
 }
 
-async fn rolled_back(state: &ApiState, caller: Caller, body: &[u8]) -> Result<Value, ApiError> {
+async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body: &[u8]) -> Result<Value, ApiError> {
     let wanted: Rollback = serde_json::from_slice(body).map_err(|error| {
-        ApiError::bad_request(format!("the body is not {{\"toRevision\": N, \"reason\": \"...\"}}: {error}"))
+        ApiError::bad_request(format!(
+            "the body is not {{\"toRevision\": N, \"reason\": \"...\", \"namespace\": \"...\"}}: {error}"
+        ))
     })?;
+    if caller.namespace.is_some() && caller.namespace != wanted.namespace {
+        return Err(state.access.refuse_rollback(&caller, peer, wanted.namespace));
+    }
+    let within = |key: &Key| wanted.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace);
     let revision = wanted.to_revision;
-    let past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
+    let mut past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
+    past.retain(|key, _| within(key));
     let present = state.store.snapshot();
     let now = Timestamp::now();
-    let writes = changes(&past, present.iter(), now);
+    let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), now);
     let items: Vec<Value> = writes
         .iter()
         .map(|write| {

@@ -7,18 +7,19 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Query, State},
+    extract::{Extension, Query, State},
 };
 use prost::Message;
 use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
-use super::ApiState;
+use super::{ApiState, Caller};
 use crate::push::{proxies::Proxy, stream::TypeStatus};
 
 /// GET `/weft/v1/proxies`.
-pub async fn proxies(State(state): State<ApiState>) -> Json<Value> {
-    let items: Vec<Value> = state.proxies.rows().iter().map(proxy).collect();
+pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    let rows = state.proxies.rows();
+    let items: Vec<Value> = rows.iter().filter(|row| caller.sees(&row.registration.namespace)).map(proxy).collect();
     Json(json!({ "revision": state.view.borrow().revision, "items": items }))
 }
 
@@ -60,12 +61,17 @@ pub struct EndpointsQuery {
 }
 
 /// GET `/weft/v1/endpoints`.
-pub async fn endpoints(State(state): State<ApiState>, Query(query): Query<EndpointsQuery>) -> Json<Value> {
+pub async fn endpoints(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Query(query): Query<EndpointsQuery>,
+) -> Json<Value> {
     let view = Arc::clone(&state.view.borrow());
     let slices = view
         .all(ResourceType::EndpointSlice)
         .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
-    let wanted = slices.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
+    let seen = slices.filter(|slice| caller.sees(slice.service.split('/').next().unwrap_or_default()));
+    let wanted = seen.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
     let items: Vec<Value> = wanted
         .flat_map(|slice| {
             slice.endpoints.into_iter().map(move |endpoint| {
@@ -91,9 +97,11 @@ pub async fn metrics(State(state): State<ApiState>) -> String {
     let connected = state.proxies.rows().len();
     let (revision, problems) =
         (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
-    format!(
+    let mut text = format!(
         "# HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
          # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\
          # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
-    )
+    );
+    text.push_str(&state.access.metrics());
+    text
 }

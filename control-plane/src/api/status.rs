@@ -7,7 +7,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::kinds::Kind;
+use super::{
+    access::{Caller, rules::Asked},
+    kinds::Kind,
+};
 use crate::{source::Problem, store::AppendError};
 
 /// A request that was not served.
@@ -42,6 +45,26 @@ impl ApiError {
     pub fn not_found(kind: &Kind, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", kind.resource());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).of(kind, name)
+    }
+
+    /// The caller may not do this.
+    #[must_use]
+    pub fn forbidden(caller: &Caller, asked: &Asked) -> Self {
+        let mut role = format!("role {}", caller.role);
+        if let Some(namespace) = &caller.namespace {
+            role.push_str(&format!(" in namespace {namespace:?}"));
+        }
+        let message = format!("User {:?} ({role}) cannot {asked}", caller.name);
+        let mut error = Self::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        if let Asked::Resource { resource, name, .. } = asked {
+            let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
+            for (field, value) in [("name", name.as_deref().unwrap_or_default()), ("group", group), ("kind", plural)] {
+                if !value.is_empty() {
+                    error.0.details.insert(field.into(), value.into());
+                }
+            }
+        }
+        error
     }
 
     /// There is no such path.

@@ -1,6 +1,6 @@
 //! The API over a store in memory, request by request.
 
-mod common;
+pub mod common;
 mod hostile;
 mod lists;
 mod writes;

@@ -7,9 +7,10 @@ use prost::Message;
 use tokio::{sync::watch, time::Instant};
 use weft_proto::{ResourceType, v1::TrustBundle};
 
+use super::conditions::Conditions;
 use crate::{
     ca::Ca,
-    compile::{self, Compiled, Registered},
+    compile::{self, Compiled, Registered, conditions},
     push::{
         View,
         debounce::{Changes, Debounce},
@@ -31,6 +32,8 @@ pub struct Compiling {
     pub ca: Arc<Ca>,
     /// What the streams push.
     pub view: watch::Sender<Arc<View>>,
+    /// What the statuses of the store's routes should say.
+    pub conditions: watch::Sender<Conditions>,
     /// Problems of the last compile, for the API.
     pub problems: Arc<Mutex<Vec<Problem>>>,
 }
@@ -57,6 +60,7 @@ impl Compiling {
         let resources = Arc::clone(&self.resources.borrow_and_update());
         let registered = Arc::clone(&self.registered.borrow_and_update());
         let (mut output, found) = compile::compile(&resources, &registered);
+        self.conditions.send_replace(Arc::new(conditions::of_routes(&resources, &found)));
         output.insert((ResourceType::TrustBundle, self.ca.trust_domain().to_owned()), bundle.clone());
         let mut all = self.source.as_ref().map(|source| source.problems()).unwrap_or_default();
         all.extend(resources.problems.iter().cloned().chain(found));

@@ -9,7 +9,7 @@ use gateway_api::apis::standard::httproutes::{
 use serde::Serialize;
 use weft_proto::v1;
 
-use crate::source::{Object, Problem, Resources, did_you_mean, duration};
+use crate::source::{Object, Problem, Reason, Resources, did_you_mean, duration};
 
 use super::services::{PortView, ServiceView};
 
@@ -39,7 +39,7 @@ pub fn compile(
             let base = u32::try_from(routing.rules.len()).unwrap_or(u32::MAX);
             if routing.matches.len() + rules.iter().map(|(_, matches)| matches.len()).sum::<usize>() > MAX_MATCHES {
                 let message = format!("more than {MAX_MATCHES} matches at one Service port: this route is left out");
-                problems.push(route.origin.problem("spec.rules", message, ""));
+                problems.push(route.origin.problem("spec.rules", message, "").because(Reason::UnsupportedValue));
                 continue;
             }
             for (offset, (rule, matches)) in (0..).zip(&rules) {
@@ -90,17 +90,23 @@ fn parent_ports(
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     if kind != "Service" || !matches!(parent.group.as_deref(), None | Some("" | "core")) {
         let message = format!("a parent of kind {kind} is not supported: this attachment is ignored");
-        return Err(route.origin.problem(&format!("{path}.kind"), message, "use kind Service with group \"\""));
+        return Err(route
+            .origin
+            .problem(&format!("{path}.kind"), message, "use kind Service with group \"\"")
+            .because(Reason::UnsupportedValue));
     }
     let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
     let id = format!("{namespace}/{}", parent.name);
     if namespace != route.namespace {
         let message = "a route for clients of its own namespace only is not supported: this attachment is ignored";
         let hint = format!("move the route to namespace {namespace}");
-        return Err(route.origin.problem(&format!("{path}.namespace"), message, hint));
+        return Err(route
+            .origin
+            .problem(&format!("{path}.namespace"), message, hint)
+            .because(Reason::UnsupportedValue));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::NoMatchingParent));
     };
     let matches = |port: &&PortView| {
         parent.port.is_none_or(|wanted| u32::try_from(wanted) == Ok(port.port))
@@ -109,12 +115,13 @@ fn parent_ports(
     let ports: Vec<&PortView> = view.ports.iter().filter(matches).collect();
     if ports.is_empty() {
         let field = if parent.port.is_some() { "port" } else { "sectionName" };
-        return Err(missing_port(route, &format!("{path}.{field}"), view));
+        return Err(missing_port(route, &format!("{path}.{field}"), view).because(Reason::NoMatchingParent));
     }
     let opaque = |port: &PortView| matches!(port.protocol, v1::Protocol::Tcp | v1::Protocol::Tls);
     if ports.iter().all(|port| opaque(port)) {
         let message = format!("Service {id} does not speak HTTP there: this attachment is ignored");
-        return Err(route.origin.problem(path, message, "set appProtocol: http at the Service's port"));
+        let hint = "set appProtocol: http at the Service's port";
+        return Err(route.origin.problem(path, message, hint).because(Reason::UnsupportedValue));
     }
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(|port| (id.clone(), port.port)).collect())
 }
@@ -154,7 +161,7 @@ fn compile_rule(
     let mut unsupported = Vec::new();
     let mut filters = |path: &str, word: String| {
         let message = format!("filter {word} is not supported: the rule answers 500");
-        unsupported.push(route.origin.problem(path, message, "remove the filter"));
+        unsupported.push(route.origin.problem(path, message, "remove the filter").because(Reason::UnsupportedValue));
     };
     for (place, filter) in rule.filters.iter().flatten().enumerate() {
         filters(&format!("{path}.filters[{place}].type"), word(&filter.r#type));
@@ -222,7 +229,8 @@ fn compile_match(
 ) -> v1::RouteMatch {
     let mut refuse = |path: String| {
         let message = "RegularExpression is not supported: the rule answers 500";
-        unsupported.push(route.origin.problem(&path, message, "use Exact or PathPrefix"));
+        unsupported
+            .push(route.origin.problem(&path, message, "use Exact or PathPrefix").because(Reason::UnsupportedValue));
     };
     let mut compiled = v1::RouteMatch { path: Some(prefix("/")), ..v1::RouteMatch::default() };
     if let Some(condition) = &found.path {
@@ -270,22 +278,27 @@ fn backend_of(
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if kind != "Service" || !matches!(backend.group.as_deref(), None | Some("" | "core")) {
         let message = format!("a backend of kind {kind} is not supported: its share answers 500");
-        return Err(route.origin.problem(&format!("{path}.kind"), message, "use kind Service"));
+        return Err(route
+            .origin
+            .problem(&format!("{path}.kind"), message, "use kind Service")
+            .because(Reason::InvalidKind));
     }
     let namespace = backend.namespace.as_deref().unwrap_or(&route.namespace);
     let id = format!("{namespace}/{}", backend.name);
     if namespace != route.namespace {
         let message = "a backend in another namespace needs a ReferenceGrant: its share answers 500";
-        return Err(route.origin.problem(&format!("{path}.namespace"), message, "ReferenceGrant is not supported yet"));
+        let hint = "ReferenceGrant is not supported yet";
+        return Err(route.origin.problem(&format!("{path}.namespace"), message, hint).because(Reason::RefNotPermitted));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::BackendNotFound));
     };
     let Some(port) = backend.port else {
-        return Err(route.origin.problem(&format!("{path}.port"), "port is missing: its share answers 500", ""));
+        let message = "port is missing: its share answers 500";
+        return Err(route.origin.problem(&format!("{path}.port"), message, "").because(Reason::BackendNotFound));
     };
     match view.ports.iter().find(|known| u32::try_from(port) == Ok(known.port)) {
         Some(known) => Ok((id, known.port)),
-        None => Err(missing_port(route, &format!("{path}.port"), view)),
+        None => Err(missing_port(route, &format!("{path}.port"), view).because(Reason::BackendNotFound)),
     }
 }

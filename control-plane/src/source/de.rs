@@ -90,7 +90,7 @@ impl Failure {
         let quoted = self.message.contains("expected a string")
             && ["integer", "floating", "boolean"].iter().any(|kind| self.message.contains(kind));
         let hint = if quoted { "put the value in quotes".to_owned() } else { String::new() };
-        Problem { file: file.to_string(), line, column, path, message: self.message, hint }
+        Problem { file: file.to_string(), line, column, path, message: self.message, hint, ..Problem::default() }
     }
 }
 
@@ -138,6 +138,7 @@ impl<'de> At<'de, '_> {
                 path: join(&self.path, &key.name),
                 message: "unknown field".to_owned(),
                 hint: suggestion(&key.name, fields),
+                ..Problem::default()
             };
             // A second pass sees it again.
             let mut unknown = self.context.unknown.borrow_mut();

@@ -19,6 +19,51 @@ pub struct Problem {
     pub message: String,
     /// What to do about it. May be empty.
     pub hint: String,
+    /// What a status condition says of it.
+    #[serde(skip)]
+    pub reason: Reason,
+}
+
+/// The reason words of Gateway API that a route's conditions need.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Reason {
+    /// None of the others.
+    #[default]
+    Invalid,
+    /// A backend does not exist.
+    BackendNotFound,
+    /// A backend of a kind that we do not know.
+    InvalidKind,
+    /// The parent does not exist, or has no such port.
+    NoMatchingParent,
+    /// A reference to another namespace that nobody allows.
+    RefNotPermitted,
+    /// A value that we cannot act on.
+    UnsupportedValue,
+}
+
+impl Reason {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::InvalidKind => "InvalidKind",
+            Self::NoMatchingParent => "NoMatchingParent",
+            Self::RefNotPermitted => "RefNotPermitted",
+            Self::UnsupportedValue => "UnsupportedValue",
+        }
+    }
+}
+
+impl Problem {
+    /// Gives the problem its reason.
+    #[must_use]
+    pub const fn because(mut self, reason: Reason) -> Self {
+        self.reason = reason;
+        self
+    }
 }
 
 impl fmt::Display for Problem {
@@ -59,6 +104,7 @@ impl Origin {
             path: path.to_owned(),
             message: message.into(),
             hint: hint.into(),
+            reason: Reason::Invalid,
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// Latency of an endpoint that has not answered yet.
+/// Latency of an endpoint that has not answered yet, while its first request is under way.
 const DEFAULT_RTT: f64 = 30e6;
 /// Time after which an observation counts for 1/e.
 const DECAY: f64 = 10e9;
@@ -72,9 +72,14 @@ impl EndpointLoad {
     }
 
     /// What the next request would cost here: decayed peak latency times requests in flight, itself included.
+    /// Nothing for the first request to an endpoint, which would otherwise lose to every fast one for ever.
     #[must_use]
     pub fn cost(&self, now: Nanos) -> f64 {
-        self.rtt(now) * (f64::from(self.in_flight()) + 1.0)
+        let in_flight = self.in_flight();
+        if in_flight == 0 && self.ewma.load(Relaxed) == 0 {
+            return 0.0;
+        }
+        self.rtt(now) * (f64::from(in_flight) + 1.0)
     }
 
     fn rtt(&self, now: Nanos) -> f64 {
@@ -260,5 +265,27 @@ mod tests {
         assert_eq!(load.in_flight(), 0);
         load.end(Nanos(0), None, false);
         assert_eq!(load.in_flight(), 0, "an end too many does not wrap");
+    }
+
+    /// Picks one after the other, each answered after `latency` before the next begins; how many went to each.
+    fn in_turn(all: &[Endpoint], latency: Duration, count: u64) -> Vec<u64> {
+        let mut random = generator(11);
+        let mut counts = vec![0; all.len()];
+        for n in 0..count {
+            let now = Nanos(n * 2_000_000);
+            let picked = pick(all, |_| false, now, &mut random).expect("a candidate");
+            let index = all.iter().position(|endpoint| std::ptr::eq(endpoint, picked)).expect("one of them");
+            counts[index] += 1;
+            picked.load.begin();
+            picked.load.end(Nanos(now.0 + 1_000_000), Some(latency), false);
+        }
+        counts
+    }
+
+    #[test]
+    fn an_endpoint_that_has_not_answered_yet_gets_a_request() {
+        let all = endpoints(&[1, 1]);
+        let counts = in_turn(&all, Duration::from_millis(1), 10_000);
+        assert!(counts.iter().all(|&count| count > 1000), "equally fast, so both: {counts:?}");
     }
 }

@@ -60,6 +60,10 @@ fn discovery() -> (Discovery, watch::Sender<Registration>, Demand) {
     let registration = watch::Sender::new(Registration { name: "me".into(), ..Registration::default() });
     let (demand, demands) = demand();
     let telemetry = Telemetry::default();
+    // It has failed before.
+    let mut backoff = Backoff::default();
+    backoff.next(1.0);
+    backoff.next(1.0);
     let discovery = Discovery {
         xds: "memory:1".into(),
         namespace: "a".into(),
@@ -73,7 +77,7 @@ fn discovery() -> (Discovery, watch::Sender<Registration>, Demand) {
         state: State::new("a/me", ObjectName::parse("a/x")),
         builder: Builder::new(telemetry),
         drain: Drain::default(),
-        backoff: Backoff::default(),
+        backoff,
     };
     (discovery, registration, demand)
 }

@@ -195,7 +195,8 @@ impl http_body::Body for Body {
         };
         match &frame {
             None => this.ended(),
-            Some(Ok(_)) if this.kind.is_end_stream() => this.ended(),
+            // With a length the last byte is the end, even where END_STREAM comes in a frame of its own.
+            Some(Ok(_)) if this.kind.is_end_stream() || this.size_hint().exact() == Some(0) => this.ended(),
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(finish) = &mut this.finish {

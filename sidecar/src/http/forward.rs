@@ -157,6 +157,12 @@ impl Received {
             finish.metrics = None;
             return Err(ProxyError::new(Reason::ProtocolError, "101 without an upgrade request"));
         }
+        // To a caller in extended CONNECT every 2xx says that the switch was made (RFC 8441 section 5).
+        if self.upgrade.is_some() && self.version == Version::HTTP_2 && response.status().is_success() {
+            finish.metrics = None;
+            let detail = format!("the app answered {} to a WebSocket handshake", response.status());
+            return Err(ProxyError::new(Reason::UpgradeRefused, detail));
+        }
         let version = response.version();
         let (mut parts, body) = response.into_parts();
         let framing = match canonical::response(&mut parts, &self.method, version) {

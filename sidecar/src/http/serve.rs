@@ -13,7 +13,6 @@ use crate::drain::{Drain, Phase};
 
 const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_BYTES_H2: u32 = 64 * 1024;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 250;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -37,8 +36,9 @@ where
     }
 }
 
-/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`.
-pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, handle: S) -> hyper::Result<()>
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`. `idle` is the time
+/// between two requests: hyper has one timer for it and for the head that follows.
+pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
@@ -46,10 +46,12 @@ where
 {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(idle)
         .max_buf_size(HEAD_BYTES)
         .max_headers(FIELDS)
-        .half_close(true)
+        // With it on, hyper does not look whether the caller is still there: a request that nobody waits for any more
+        // would hold its permit and its connection until the app answers.
+        .half_close(false)
         .keep_alive(true)
         .pipeline_flush(false)
         .serve_connection(TokioIo::new(io), service_fn(handle))
@@ -90,3 +92,6 @@ where
     }
     connection.await
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,6 @@ use crate::{
     upstream::{chain, connect_tcp},
 };
 
-/// Tunnels on one connection.
-const STREAMS: u32 = 250;
 /// Streams that a peer may open and reset before the connection is ended.
 const RESETS: usize = 20;
 
@@ -35,7 +33,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
         .initial_connection_window_size(tunnel::CONNECTION_WINDOW)
         .max_send_buffer_size(tunnel::SEND_BUFFER)
         .max_header_list_size(tunnel::HEAD_BYTES)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(tunnel::STREAMS)
         .max_pending_accept_reset_streams(RESETS)
         .handshake(io);
     let mut connection: Connection<_, Bytes> = match tokio::time::timeout(HANDSHAKE, handshake).await {
@@ -66,6 +64,10 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
         match accepted {
             None => return,
             Some(Err(error)) => return tracing::debug!(error = chain(&error), "tunnel connection ended"),
+            // A stream that is reset frees its place for HTTP/2 while we may still be dialling for it.
+            Some(Ok((_, mut respond))) if open.get() >= tunnel::STREAMS => {
+                respond.send_reset(h2::Reason::REFUSED_STREAM)
+            }
             Some(Ok((request, respond))) => {
                 let (worker, open) = (Rc::clone(&worker), Rc::clone(&open));
                 open.set(open.get() + 1);

@@ -102,7 +102,13 @@ impl<IO: Stream> Source for Reader<IO> {
         if length >= SIZES[self.step] && self.step + 1 < SIZES.len() {
             self.step += 1;
         }
-        Ok((length > 0).then(|| self.buffer.split().freeze()))
+        if length < SIZES[self.step] / 4 {
+            // Passed on, these few bytes would keep all of the buffer while they wait to be sent.
+            let bytes = Bytes::copy_from_slice(&self.buffer);
+            self.buffer.clear();
+            return Ok((length > 0).then_some(bytes));
+        }
+        Ok(Some(self.buffer.split().freeze()))
     }
 
     fn passed(&mut self, _: usize) {}

@@ -313,6 +313,8 @@ impl Tries<'_> {
                 };
                 Ok((response, finish))
             }
+            // A pooled connection that had ended says nothing of the endpoint.
+            Err(error) if request.is_some() && error.reason == Reason::ConnectionTerminated => Err(error),
             Err(error) => {
                 load.observe(begun.elapsed(), true);
                 self.failed.push(endpoint);

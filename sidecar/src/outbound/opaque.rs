@@ -34,9 +34,8 @@ pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO)
         cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
         return;
     };
-    let started = Instant::now();
     match dial_any(worker, &cluster).await {
-        Ok((remote, load)) => copy(&cluster, io, remote, load, started).await,
+        Ok((remote, load)) => copy(&cluster, io, remote, load).await,
         Err(error) => {
             tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
             cluster.shared.tcp[0].refused(error.reason);
@@ -44,8 +43,7 @@ pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO)
     }
 }
 
-async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, mut load: LoadGuard, started: Instant) {
-    load.observe(started.elapsed(), false);
+async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _load: LoadGuard) {
     let mtls = matches!(remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
     let open = metrics.opened();
@@ -71,12 +69,16 @@ async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGua
         let picked = balance::pick(&cluster.endpoints, excluded, worker.clock.now(), || worker.random());
         let Some(endpoint) = picked else { break };
         let mut load = LoadGuard::new(Arc::clone(endpoint), worker.clock);
+        let begun = Instant::now();
         match dial(worker, cluster, endpoint).await {
-            Ok(remote) => return Ok((remote, load)),
+            Ok(remote) => {
+                load.observe(begun.elapsed(), false);
+                return Ok((remote, load));
+            }
             Err(error) => {
-                load.observe(std::time::Duration::ZERO, true);
                 // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
                 if error.reason != Reason::ConnectionTerminated {
+                    load.observe(begun.elapsed(), true);
                     failed.push(Arc::clone(endpoint));
                 }
                 last = error;

@@ -68,3 +68,49 @@ async fn a_peer_that_does_not_answer_is_dead_within_fifteen_seconds() {
     dead(ping, || true).await;
     assert_eq!(start.elapsed(), PING_INTERVAL + PING_TIMEOUT);
 }
+
+/// PROOF: slow readers of a few tunnels must not stop the others of the connection.
+#[tokio::test(start_paused = true)]
+async fn proof_slow_readers_do_not_stop_the_other_tunnels() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let client = h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(near);
+    let server = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(far);
+    let (client, server) = tokio::join!(client, server);
+    let ((mut sender, connection), mut server) = (client.expect("a handshake"), server.expect("a handshake"));
+    tokio::spawn(connection);
+    let (to_test, mut streams) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            let send = respond.send_response(Response::new(()), false).expect("sent");
+            let _ = to_test.send((send, request.into_body()));
+        }
+    });
+    let mut held = Vec::new();
+    for n in 0..5 {
+        let request = Request::builder().method(Method::CONNECT).uri("ledger.shop:5432").body(()).expect("a request");
+        let (response, mut send) = sender.send_request(request, false).expect("sent");
+        let body = response.await.expect("a response").into_body();
+        let (_far_send, mut far) = streams.recv().await.expect("a stream");
+        if n < 4 {
+            // Nobody reads this one.
+            let fill = Sink::send(&mut send, Bytes::from(vec![0; 2 * 1024 * 1024]));
+            assert!(tokio::time::timeout(Duration::from_secs(5), fill).await.is_err());
+            held.push((send, body, _far_send, far));
+        } else {
+            let fifth = async {
+                Sink::send(&mut send, Bytes::from_static(b"hello")).await.expect("open");
+                far.next().await
+            };
+            let got = tokio::time::timeout(Duration::from_secs(60), fifth).await;
+            assert!(got.is_ok(), "the fifth tunnel is stuck behind four slow readers");
+        }
+    }
+}

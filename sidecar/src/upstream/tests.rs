@@ -113,3 +113,73 @@ async fn mesh_connections_end_with_their_endpoint() {
     pools.keep_live(|_| false);
     assert!(pools.pools.borrow().contains_key(&plain) && pools.pools.borrow().len() == 1);
 }
+
+#[tokio::test]
+async fn a_connection_whose_request_is_still_being_sent_is_not_used_for_another() {
+    local(async {
+        let (address, count) = server().await;
+        let (pools, key) = (pools(), Key::Plain { address, http2: false });
+        // The caller has announced more than it sends; the server answers without waiting for it.
+        let body = unfinished_body().await;
+        let mut lease = pools.lease(&key).await.expect("a connection");
+        let request = Request::builder().method("POST").uri("/").header("host", "app").header("content-length", "9");
+        let mut request = Some(request.body(body).expect("a request"));
+        let response = lease.send(&mut request).await.expect("a response");
+        assert_eq!(response.status(), 200);
+        drop(response);
+        lease.give_back();
+        let next = tokio::time::timeout(std::time::Duration::from_secs(2), exchange(&pools, &key)).await;
+        assert!(next.is_ok(), "the next request waits for the body of another caller");
+        assert_eq!(count.get(), 2);
+    })
+    .await;
+}
+
+/// The body of a request of which one byte of nine came.
+async fn unfinished_body() -> Body {
+    use hyper_util::rt::TokioIo;
+    let (mut caller, near) = tokio::io::duplex(1024);
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let send = RefCell::new(Some(send));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let send = send.borrow_mut().take().expect("one request");
+        let _ = send.send(request.into_body());
+        std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
+    });
+    tokio::task::spawn_local(async move {
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(near), service).await;
+    });
+    caller.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n1").await.expect("open");
+    tokio::task::spawn_local(async move {
+        std::future::pending::<()>().await;
+        drop(caller);
+    });
+    let body = receive.await.expect("a request");
+    Body::incoming(body, crate::http::body::Ends::Framed, false)
+}
+
+/// An address at which nobody answers, not even with a refusal, and what keeps it so.
+fn black_hole() -> (SocketAddr, Vec<std::net::TcpStream>, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    socket.listen(0).expect("listens");
+    let address = socket.local_addr().expect("bound").as_socket().expect("an address");
+    let mut held = Vec::new();
+    while let Ok(io) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        held.push(io);
+    }
+    (address, held, socket)
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_a_dial_that_fails_fail_with_it() {
+    let (address, _held, _socket) = black_hole();
+    local(async {
+        let (pools, key) = (pools(), Key::Plain { address, http2: true });
+        let start = tokio::time::Instant::now();
+        let all = futures_util::future::join_all((0..10).map(|_| pools.lease(&key))).await;
+        assert!(all.into_iter().all(|result| result.err().is_some_and(|error| error.unsent)));
+        assert_eq!(start.elapsed().as_secs(), 2, "one after the other");
+    })
+    .await;
+}

@@ -1,4 +1,4 @@
-//! Connections for CONNECT streams: made, shared by up to [`STREAMS`] tunnels, watched.
+//! Connections for CONNECT streams: made, shared by up to [`tunnel::STREAMS`] tunnels, watched.
 
 use std::{
     cell::Cell,
@@ -14,11 +14,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use weft_policy::model::Target;
 
-use super::{STREAMS, StreamGuard, chain};
+use super::{StreamGuard, chain};
 use crate::{
     error::{ProxyError, Reason},
     tunnel::{self, Tunnel},
 };
+
+/// How long the far side may take to reach its app: longer than its own connect timeout.
+const OPEN: Duration = Duration::from_secs(5);
 
 /// One connection of tunnels.
 #[derive(Clone)]
@@ -66,7 +69,7 @@ impl Carrier {
 
     /// Takes another tunnel.
     pub fn is_free(&self) -> bool {
-        !self.closed.get() && self.streams.get() < STREAMS && Instant::now() < self.until
+        !self.closed.get() && self.streams.get() < tunnel::STREAMS && Instant::now() < self.until
     }
 
     /// Worth keeping.
@@ -89,13 +92,19 @@ impl Carrier {
             .body(())
             .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
         let ended = |error: h2::Error| {
-            closed.set(true);
+            // A stream that was reset says nothing of the others.
+            if !error.is_reset() {
+                closed.set(true);
+            }
             ProxyError::unsent(Reason::ConnectionTerminated, format!("{address}: {}", chain(&error)))
         };
         let mut sender = sender.ready().await.map_err(ended)?;
         let (response, send) = sender.send_request(request, false).map_err(ended)?;
         // Of the bytes of the app nothing is sent before the far side has its connection.
-        let response = response.await.map_err(ended)?;
+        let response = tokio::time::timeout(OPEN, response).await.map_err(|_| {
+            ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: CONNECT was not answered within {OPEN:?}"))
+        })?;
+        let response = response.map_err(ended)?;
         if !response.status().is_success() {
             let why =
                 response.headers().get("proxy-status").and_then(|value| value.to_str().ok()).unwrap_or("no reason");

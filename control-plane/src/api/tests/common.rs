@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, access::Access},
     store::Store,
 };
 
@@ -36,7 +36,7 @@ pub struct Reply {
 impl Api {
     pub fn new() -> Self {
         let store = Store::memory();
-        Self { router: api::router(ApiState::of(store.clone())), store }
+        Self { router: api::router(ApiState::of(store.clone(), Access::dev())), store }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Response {
@@ -46,13 +46,7 @@ impl Api {
     pub async fn send(&self, method: &str, path: &str, content_type: &str, body: impl Into<Body>) -> Reply {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "127.0.0.1:1");
         let request = request.header(header::CONTENT_TYPE, content_type).body(body.into()).expect("a request");
-        let response = self.raw(request).await;
-        let code = response.status();
-        let warnings = response.headers().get_all("warning").iter();
-        let warnings = warnings.map(|value| value.to_str().expect("text").to_owned()).collect();
-        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Reply { code, body: serde_json::from_str(&text).unwrap_or_default(), warnings, text }
+        Reply::read(self.raw(request).await).await
     }
 
     pub async fn json(&self, method: &str, path: &str, body: &Value) -> Reply {
@@ -80,6 +74,15 @@ impl Api {
 }
 
 impl Reply {
+    pub async fn read(response: Response) -> Self {
+        let code = response.status();
+        let warnings = response.headers().get_all("warning").iter();
+        let warnings = warnings.map(|value| value.to_str().expect("text").to_owned()).collect();
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Self { code, body: serde_json::from_str(&text).unwrap_or_default(), warnings, text }
+    }
+
     /// Asserts that it is a `Status` with this code and reason, and gives its message.
     pub fn failed(&self, code: u16, reason: &str) -> &str {
         assert_eq!(self.code, code, "{self:?}");

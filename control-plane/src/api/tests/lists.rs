@@ -96,10 +96,10 @@ async fn a_web_page_cannot_reach_the_api() {
 #[test]
 fn only_loopback_hosts_are_served() {
     for host in ["127.0.0.1:15014", "localhost:15014", "localhost", "[::1]:15014"] {
-        assert!(crate::api::is_local(host), "{host}");
+        assert!(crate::api::access::is_local(host), "{host}");
     }
     for host in ["", "evil.example", "evil.example:15014", "127.0.0.1.evil.example", "10.0.0.1:15014"] {
-        assert!(!crate::api::is_local(host), "{host}");
+        assert!(!crate::api::access::is_local(host), "{host}");
     }
 }
 

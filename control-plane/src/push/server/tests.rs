@@ -16,6 +16,8 @@ use crate::{
 };
 
 const SERVICE: ResourceType = ResourceType::Service;
+/// What takes longer, in the tests' own time, does not happen at all.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What happens to all connections.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -87,7 +89,8 @@ impl Server {
     /// Waits until a registration is there, or none.
     async fn registered(&self, any: bool) {
         let mut watch = self.registry.watch();
-        watch.wait_for(|all| all.is_empty() != any).await.expect("open");
+        let registered = timeout(LIMIT, watch.wait_for(|all| all.is_empty() != any)).await;
+        registered.expect("in time").expect("open");
     }
 
     fn sent(&self) -> u64 {
@@ -170,19 +173,14 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
 async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let server = Server::new(100);
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
-    let big = || Compiled { bytes: "x".repeat(1 << 20).into(), aliases: Vec::new() };
+    let big = || Compiled { bytes: "x".repeat(1 << 22).into(), aliases: Vec::new() };
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
     server.view.send_modify(|view| *view = Arc::new(view.next(output)));
     let sidecar = server.open(1).await.expect("let in");
     server.registered(true).await;
-    // One response of a megabyte is in the transport, which nobody reads, one waits for it, and one is due.
+    // One response of four megabytes is in the transport, which nobody reads, one waits for it, and one is due.
     for kind in kinds {
         let request = DeltaDiscoveryRequest { type_url: kind.type_url().into(), ..subscribe("a/x") };
-        sidecar.requests.send(request).await.expect("open");
-    }
-    // More than the transport buffers.
-    for count in 0..2000 {
-        let request = subscribe(&format!("a/{count:0>200}"));
         sidecar.requests.send(request).await.expect("open");
     }
     let registration = Registration {
@@ -192,13 +190,17 @@ async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
         draining: true,
         ..Registration::default()
     };
-    sidecar
-        .requests
-        .send(DeltaDiscoveryRequest { registration: Some(registration), ..subscribe("a/y") })
-        .await
-        .expect("open");
-    let mut watch = server.registry.watch();
-    watch.wait_for(|all| all.iter().any(|of| of.registration.draining)).await.expect("open");
+    let write = async {
+        // More than the transport buffers.
+        for count in 0..2000 {
+            sidecar.requests.send(subscribe(&format!("a/{count:0>200}"))).await.expect("open");
+        }
+        let request = DeltaDiscoveryRequest { registration: Some(registration), ..subscribe("a/y") };
+        sidecar.requests.send(request).await.expect("open");
+        let mut watch = server.registry.watch();
+        watch.wait_for(|all| all.iter().any(|of| of.registration.draining)).await.expect("open");
+    };
+    timeout(LIMIT, write).await.expect("the last request is read");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,21 +13,25 @@ use std::{
 use redb::{BackendError, StorageBackend, backends::FileBackend};
 
 /// What is done to the file.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(in crate::store) enum Operation {
-    Grow,
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests look at what is written"))]
+pub(in crate::store) enum Operation<'a> {
     Read,
+    /// The new length.
+    Resize(u64),
     Sync,
-    Write,
+    /// The offset, and the bytes.
+    Write(u64, &'a [u8]),
 }
 
-/// Asked before every operation: tests make it fail as a disk would.
-pub(in crate::store) type Fault = Arc<dyn Fn(Operation) -> io::Result<()> + Send + Sync>;
+/// Asked before every operation: tests make it fail as a disk would, or write down what a power loss may take away.
+pub(in crate::store) type Fault = Arc<dyn Fn(Operation<'_>) -> io::Result<()> + Send + Sync>;
 
 /// The first failure of a file.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    operation: Operation,
+    /// Whether it was data that could not be put there.
+    was_write: bool,
     pub(super) error: Arc<io::Error>,
 }
 
@@ -36,8 +40,7 @@ impl Failure {
     /// lost what was written, whatever it says.
     pub(super) fn is_full(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        matches!(self.operation, Operation::Grow | Operation::Write)
-            && matches!(self.error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+        self.was_write && matches!(self.error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
     }
 }
 
@@ -56,12 +59,13 @@ impl Disk {
         Ok(Self { file: FileBackend::new(file)?, fault, failed: Arc::clone(failed) })
     }
 
-    fn run<T>(&self, operation: Operation, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn run<T>(&self, operation: Operation<'_>, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         (self.fault)(operation).and_then(|()| run()).inspect_err(|error| {
+            let was_write = matches!(operation, Operation::Resize(_) | Operation::Write(..));
             let copy = error
                 .raw_os_error()
                 .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error);
-            let _ = self.failed.set(Failure { operation, error: Arc::new(copy) });
+            let _ = self.failed.set(Failure { was_write, error: Arc::new(copy) });
         })
     }
 }
@@ -82,7 +86,7 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.run(Operation::Grow, || self.file.set_len(len))
+        self.run(Operation::Resize(len), || self.file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -90,7 +94,7 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.run(Operation::Write, || self.file.write(offset, data))
+        self.run(Operation::Write(offset, data), || self.file.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, Database, ReadableDatabase};
+use redb::{Builder, Database, ReadableDatabase, backends::FileBackend};
 
 use super::{
     chain::Chain,
@@ -22,6 +22,8 @@ use crate::store::{
 
 /// The name of the file in its data directory.
 pub(super) const NAME: &str = "weft.redb";
+/// Its name while it is made.
+const NEW: &str = "weft.redb.new";
 
 /// redb would take 1 GiB. What is hot is in memory in our own form already.
 const CACHE: usize = 16 * 1024 * 1024;
@@ -32,13 +34,15 @@ fn builder() -> Builder {
     builder
 }
 
-/// Makes the directory (0700), the file (0600) and its tables where they are missing.
+/// Opens the file of a data directory; makes the directory (0700), the file (0600) and its tables where they are
+/// missing.
 pub(super) fn create(directory: &Path, fault: disk::Fault, failed: &Failed) -> Result<Database, OpenError> {
     let path = directory.join(NAME);
-    let io = |what| move |source| OpenError::Io { path: directory.into(), what, source };
     let missing = directory.ancestors().take_while(|path| !path.exists()).count();
+    let io = |what| move |source| OpenError::Io { path: directory.into(), what, source };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("making the directory"))?;
     let database = guarded(|| {
+        create_file(directory)?;
         check_format(&path)?;
         open(&path, fault, failed)
     });
@@ -51,25 +55,43 @@ pub(super) fn create(directory: &Path, fault: disk::Fault, failed: &Failed) -> R
     Ok(database)
 }
 
-/// Refuses a file of another format before anything is changed in it, if it can be read like that.
-fn check_format(path: &Path) -> Result<(), Fault> {
-    if path.metadata().map_or(0, |file| file.len()) == 0 {
+/// Makes the file where it is missing or empty: under another name first, because a power loss while redb makes its
+/// file leaves one that it does not open.
+fn create_file(directory: &Path) -> Result<(), Fault> {
+    let (path, new) = (directory.join(NAME), directory.join(NEW));
+    let is_missing = || path.metadata().map_or(true, |file| file.len() == 0);
+    if !is_missing() {
         return Ok(());
     }
+    // Held until the end: of two that start at once, one makes the file.
+    let lock = File::open(directory)?;
+    lock.lock()?;
+    if !is_missing() {
+        return Ok(());
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let database = builder().create_with_backend(FileBackend::new(file.try_clone()?)?)?;
+    tables::initialise(&database)?;
+    database.close()?;
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    Ok(lock.sync_all()?)
+}
+
+/// Refuses a file of another format before anything is changed in it, if it can be read like that.
+fn check_format(path: &Path) -> Result<(), Fault> {
     match builder().open_read_only(path) {
-        Ok(database) => tables::format(&database.begin_read()?).map(|_| ()),
+        Ok(database) => tables::check_format(&database.begin_read()?),
         Err(redb::DatabaseError::RepairAborted) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Opens the file, recovering from an interrupted commit. Makes it when it is missing.
+/// Opens the file, recovering from an interrupted commit.
 pub(super) fn open(path: &Path, fault: disk::Fault, failed: &Failed) -> Result<Database, Fault> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
     let database = builder().create_with_backend(Disk::new(file, fault, failed)?)?;
-    if tables::format(&database.begin_read()?)?.is_none() {
-        tables::initialise(&database)?;
-    }
+    tables::check_format(&database.begin_read()?)?;
     Ok(database)
 }
 
@@ -87,8 +109,8 @@ pub fn verify(path: &Path) -> Result<Head, VerifyError> {
     let path = if path.is_dir() { path.join(NAME) } else { path.to_path_buf() };
     let result = guarded(|| {
         let follow = |txn: &redb::ReadTransaction| {
-            tables::format(txn)?
-                .map_or(Ok(Head::default()), |_| tables::follow(txn, Chain::default(), None).map(|chain| chain.head))
+            tables::check_format(txn)?;
+            tables::follow(txn, Chain::default(), None).map(|chain| chain.head)
         };
         match builder().open_read_only(&path) {
             Ok(database) => follow(&database.begin_read()?),

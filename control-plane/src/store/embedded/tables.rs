@@ -58,20 +58,15 @@ fn damaged(revision: Revision, why: &str) -> Fault {
 
 type Events = ReadOnlyTable<Revision, &'static [u8]>;
 
-/// Checks the format of the file; none for a file without tables.
-pub(super) fn format(txn: &ReadTransaction) -> Result<Option<u64>, Fault> {
+/// Checks that the file is ours and of the format that we know.
+pub(super) fn check_format(txn: &ReadTransaction) -> Result<(), Fault> {
     let meta = match txn.open_table(META) {
         Ok(meta) => meta,
-        Err(TableError::TableDoesNotExist(_)) => {
-            return match txn.list_tables()?.next() {
-                None => Ok(None),
-                Some(_) => Err(Fault::Format(None)),
-            };
-        }
+        Err(TableError::TableDoesNotExist(_)) => return Err(Fault::Format(None)),
         Err(error) => return Err(error.into()),
     };
     match meta.get(FORMAT_KEY)?.map(|format| format.value()) {
-        Some(FORMAT) => Ok(Some(FORMAT)),
+        Some(FORMAT) => Ok(()),
         other => Err(Fault::Format(other)),
     }
 }

@@ -27,7 +27,6 @@ fn write_of(writer: u64, round: u64, n: u64) -> Write {
 
 /// Runs in the process that is killed: four writers, each says what it tries and what was acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the test that kills it"]
 async fn crashing_process() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let round: u64 = std::env::var(ROUND).unwrap().parse().unwrap();
@@ -53,7 +52,7 @@ async fn crashing_process() {
 
 fn start(directory: &Path, round: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "store::embedded::tests::crash::crashing_process", "--ignored", "--nocapture"])
+        .args(["--exact", "store::embedded::tests::crash::crashing_process", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(ROUND, round.to_string())
         .stdout(Stdio::piped())

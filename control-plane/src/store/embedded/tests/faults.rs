@@ -30,9 +30,9 @@ const FULL_ON_SYNC: u8 = 4;
 fn faulty(directory: &Path) -> (Store, Arc<AtomicU8>) {
     let mode = Arc::new(AtomicU8::new(NONE));
     let switch = Arc::clone(&mode);
-    let fault = Arc::new(move |operation| match (switch.load(Ordering::SeqCst), operation) {
-        (SYNC_FAILS, Operation::Sync) | (WRITE_FAILS, Operation::Write) => Err(io::Error::from_raw_os_error(5)),
-        (FULL, Operation::Write | Operation::Grow) | (FULL_ON_SYNC, Operation::Sync) => {
+    let fault = Arc::new(move |operation: Operation<'_>| match (switch.load(Ordering::SeqCst), operation) {
+        (SYNC_FAILS, Operation::Sync) | (WRITE_FAILS, Operation::Write(..)) => Err(io::Error::from_raw_os_error(5)),
+        (FULL, Operation::Write(..) | Operation::Resize(_)) | (FULL_ON_SYNC, Operation::Sync) => {
             Err(io::Error::from_raw_os_error(28))
         }
         _ => Ok(()),
@@ -133,7 +133,6 @@ const LIMITED: &str = "WEFT_TEST_FILE_LIMIT";
 
 /// Runs in the processes that the two tests below start.
 #[tokio::test]
-#[ignore = "run by the tests of a full disk"]
 async fn full_disk_process() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let (data, ballast) = (Path::new(&directory).join("data"), Path::new(&directory).join("ballast"));
@@ -165,7 +164,7 @@ async fn full_disk_process() {
 fn run_under(script: &str, directory: &Path, limited: bool) {
     let mut command = Command::new("sh");
     command.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", "store::embedded::tests::faults::full_disk_process", "--ignored", "--nocapture"]);
+    command.args(["--exact", "store::embedded::tests::faults::full_disk_process", "--nocapture"]);
     command.env(DIRECTORY, directory);
     if limited {
         command.env(LIMITED, "1");

@@ -1,0 +1,68 @@
+//! Connections of callers over a pipe in memory.
+
+use std::{cell::Cell, rc::Rc};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Says when it is dropped.
+struct Dropped(Rc<Cell<bool>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_may_be_idle_between_two_requests() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let answer = |_| async { Ok(Response::new(Body::full("ok"))) };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, answer);
+    let calls = async {
+        for _ in 0..2 {
+            caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+            let mut bytes = [0; 1024];
+            let length = caller.read(&mut bytes).await.expect("open");
+            assert!(bytes[..length].starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&bytes[..length]));
+            tokio::time::sleep(IDLE / 2).await;
+        }
+    };
+    tokio::select! {
+        result = serving => panic!("the connection ended: {result:?}"),
+        () = calls => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_caller_has_gone_is_given_up() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let dropped = Rc::new(Cell::new(false));
+    let flag = Rc::clone(&dropped);
+    let never = move |_| {
+        let held = Dropped(Rc::clone(&flag));
+        async move {
+            std::future::pending::<()>().await;
+            drop(held);
+            Ok(Response::new(Body::empty()))
+        }
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, never);
+    let gone = async {
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(caller);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(dropped.get(), "nobody waits for the answer any more, and the request still holds its permit");
+    };
+    tokio::select! {
+        () = gone => {}
+        () = async {
+            let _ = serving.await;
+            std::future::pending::<()>().await;
+        } => {}
+    }
+}
