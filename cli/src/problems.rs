@@ -52,6 +52,7 @@ mod tests {
             path: "spec.prots".into(),
             message: "unknown field".into(),
             hint: "did you mean \"ports\"?".into(),
+            ..Problem::default()
         };
         let shown = render(&problem, Severity::Error, Some("spec:\n  prots: []\n"));
         let plain = anstream::adapter::strip_str(&shown).to_string();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser as _;
 use serde_json::Value;
 use weft_control_plane::{
-    api::{ApiState, router},
+    api::{ApiState, access::Access, router},
     store::{HistoryFilter, Key, Store},
 };
 
@@ -28,7 +28,7 @@ impl Api {
         let store = Store::memory();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = router(ApiState::of(store.clone()));
+        let routes = router(ApiState::of(store.clone(), Access::dev()));
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let directory = std::env::temp_dir().join(format!("weft-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
