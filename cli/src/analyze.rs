@@ -18,7 +18,7 @@ use weft_control_plane::{
 
 use crate::{
     conflicts::{self, Item},
-    listing::{self, Output},
+    listing::{self, Output, number},
     objects::{self, Source},
     problems::{Severity, render},
     style::{self, GOOD},
@@ -77,10 +77,6 @@ pub fn run(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
         (0, _) => 3,
         _ => 1,
     }))
-}
-
-fn number(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// All problems by place, and how many objects were read. What makes an object unusable is an error; what becomes of

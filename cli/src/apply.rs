@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
 use http::Method;
 use serde_json::Value;
@@ -93,31 +92,44 @@ pub fn refused(manifest: &Manifest, error: &CallError) -> String {
 }
 
 async fn apply(server: &Server, manifest: &Manifest, args: &ApplyArgs) -> Result<Applied, CallError> {
+    let live = live(server, manifest).await?;
+    let made = send(server, manifest, live.as_ref(), args.dry_run, args.reason.as_deref()).await?;
+    let Some(live) = live else { return Ok(Applied { done: "created", revision: revision(&made) }) };
+    // What the server fills in may make a patch that changes nothing.
+    let same = if args.dry_run {
+        objects::as_written(&made) == objects::as_written(&live)
+    } else {
+        made["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
+    };
+    let done = if same { "unchanged" } else { "configured" };
+    Ok(Applied { done, revision: revision(&made).filter(|_| !same) })
+}
+
+/// Creates the object, or patches `live`; answers what it is then, or would be.
+async fn send(
+    server: &Server,
+    manifest: &Manifest,
+    live: Option<&Value>,
+    dry_run: bool,
+    reason: Option<&str>,
+) -> Result<Value, CallError> {
     let query = [
         ("fieldManager", Some("weft")),
         ("fieldValidation", Some("Strict")),
-        ("dryRun", args.dry_run.then_some("All")),
-        ("reason", args.reason.as_deref()),
+        ("dryRun", dry_run.then_some("All")),
+        ("reason", reason),
     ];
     let wanted = merge::annotated(&manifest.object);
-    let live = match live(server, manifest).await? {
-        Some(live) => live,
-        None => {
-            let path = with_query(&manifest.collection(), &query);
-            let made = server.call(Call::new(Method::POST, path).body(&wanted)).await?;
-            return Ok(Applied { done: "created", revision: revision(&made) });
-        }
+    let Some(live) = live else {
+        let path = with_query(&manifest.collection(), &query);
+        return server.call(Call::new(Method::POST, path).body(&wanted)).await;
     };
-    let patch = merge::patch(&merge::last_applied(&live), &live, &wanted);
+    let patch = merge::patch(&merge::last_applied(live), live, &wanted);
     if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-        return Ok(Applied { done: "unchanged", revision: None });
+        return Ok(live.clone());
     }
     let path = with_query(&manifest.path(), &query);
-    let made = server.call(Call::new(Method::PATCH, path).merge_patch(&patch)).await?;
-    // What the server fills in may make a patch that changes nothing.
-    let same = made["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"] && !args.dry_run;
-    let done = if same { "unchanged" } else { "configured" };
-    Ok(Applied { done, revision: revision(&made).filter(|_| !same) })
+    server.call(Call::new(Method::PATCH, path).merge_patch(&patch)).await
 }
 
 /// The object as it is, if it is.
@@ -129,17 +141,12 @@ pub async fn live(server: &Server, manifest: &Manifest) -> Result<Option<Value>,
     }
 }
 
-/// What the object would be after applying, and what it is.
+/// What the object would be after applying, as the server says, and what it is; null when it is not.
 pub async fn preview(server: &Server, manifest: &Manifest) -> anyhow::Result<(Value, Value)> {
-    let live = live(server, manifest).await.with_context(|| manifest.shown())?;
-    let wanted = merge::annotated(&manifest.object);
-    Ok(match live {
-        Some(live) => {
-            let patch = merge::patch(&merge::last_applied(&live), &live, &wanted);
-            (merge::apply(&live, &patch), live)
-        }
-        None => (wanted, Value::Null),
-    })
+    let told = |error: CallError| anyhow::anyhow!(refused(manifest, &error));
+    let live = live(server, manifest).await.map_err(told)?;
+    let after = send(server, manifest, live.as_ref(), true, None).await.map_err(told)?;
+    Ok((after, live.unwrap_or_default()))
 }
 
 fn revision(object: &Value) -> Option<u64> {

@@ -73,7 +73,7 @@ pub enum Command {
     Config(ConfigArgs),
     /// Look for what is wrong with the mesh, or with this machine before there is one
     Check(CheckArgs),
-    /// Tokens with which workloads enrol
+    /// Tokens with which operators use the API
     Token(TokenArgs),
     /// Print a completion script
     Completions {

@@ -139,7 +139,8 @@ fn sidecars(proxies: &Proxies) -> Vec<Check> {
         let left = proxy.cert_expiry_seconds.filter(|left| *left <= CERTIFICATE)?;
         Some(format!("{}: the certificate ends in {}: it was not renewed", proxy.id(), listing::duration(left)))
     });
-    let mut checks = Check::each("configuration", format!("{count} sidecars hold what they should"), behind);
+    let mut checks =
+        Check::each("configuration", format!("as it should be in {}", listing::number(count, "sidecar")), behind);
     checks.extend(Check::each("apps", format!("{count} healthy"), unhealthy));
     checks.extend(Check::each("certificates", "all valid".to_owned(), ending.collect()));
     checks

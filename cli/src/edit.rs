@@ -64,7 +64,8 @@ pub async fn run(args: EditArgs) -> anyhow::Result<ExitCode> {
     loop {
         let shown = format!("{}{text}", commented(&comment));
         let edited = file.edit(&shown)?;
-        if edited == shown && comment != INTRODUCTION {
+        // The reason was read, and nothing was done about it.
+        if uncommented(&edited) == text && comment != INTRODUCTION {
             file.keep();
             bail!("{}: not saved: {comment}\nthe text is kept in {}", kind.shown(&name), file.path.display());
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     listing::{self, Output, text},
     server::{Server, ServerArgs, with_query},
-    style::{self, GOOD, STRONG},
+    style::{self, BAD, GOOD, STRONG},
     table::Table,
 };
 
@@ -26,6 +26,9 @@ pub struct ExplainArgs {
     /// Workload that would send it, as NAME or NAMESPACE/NAME
     #[arg(long, value_name = "WORKLOAD")]
     pub from: Option<String>,
+    /// Namespace of the caller: what a host without one means
+    #[arg(long, short, value_name = "NS", default_value = "default")]
+    pub namespace: String,
     /// A header of the request, as NAME:VALUE; may be repeated
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = header)]
     pub headers: Vec<String>,
@@ -36,7 +39,7 @@ pub struct ExplainArgs {
     pub server: ServerArgs,
 }
 
-/// Prints the answer: exit code 3 when no rule takes the request.
+/// Prints the answer: exit code 3 when the request would not be sent anywhere.
 pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
     let answer = server.get(&path(&args)).await;
@@ -46,14 +49,19 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
         Output::Table | Output::Wide => anstream::print!("{}", render(&answer, style::width())),
         output => listing::print(output, &answer, &names, &Table::default(), ""),
     }
-    let missed = list(&answer, "backends").is_empty();
+    let missed = list(&answer, "backends").is_empty() || answer["status"].is_number();
     Ok(if missed { ExitCode::from(3) } else { server.exit_code() })
 }
 
 fn path(args: &ExplainArgs) -> String {
     let url = args.url.to_string();
     let mut pairs = vec![("method", Some(args.method.as_str())), ("url", Some(url.as_str()))];
-    pairs.push(("from", args.from.as_deref()));
+    let from = match &args.from {
+        Some(from) if from.contains('/') => from.clone(),
+        Some(from) => format!("{}/{from}", args.namespace),
+        None => args.namespace.clone(),
+    };
+    pairs.push(("from", Some(&from)));
     pairs.extend(args.headers.iter().map(|header| ("header", Some(header.as_str()))));
     with_query("/weft/v1/explain", &pairs)
 }
@@ -64,27 +72,35 @@ fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 
 fn render(answer: &Value, width: Option<usize>) -> String {
     let mut shown = String::new();
-    for (name, field) in [("Service", "service"), ("Port", "port"), ("Route", "route"), ("Rule", "rule")] {
-        let value = Some(text(answer, field)).filter(|value| !value.is_empty()).unwrap_or_else(|| "none".to_owned());
-        shown.push_str(&format!("{STRONG}{:<9}{STRONG:#}{value}\n", format!("{name}:")));
-    }
-    let mut why = Table::new(&["", "ROUTE", "RULE", "BECAUSE"]);
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            shown.push_str(&format!("{STRONG}{:<11}{STRONG:#}{value}\n", format!("{name}:")));
+        }
+    };
+    let or_none = |value: String| if value.is_empty() { "none".to_owned() } else { value };
+    line("Service", or_none(text(answer, "service")));
+    line("Port", [text(answer, "port"), text(answer, "protocol")].join(" ").trim().to_owned());
+    line("Route", or_none(text(answer, "route")));
+    line("Rule", text(answer, "rule"));
+    line("Because", text(answer, "because"));
+    let status = text(answer, "status");
+    line("Answer", if status.is_empty() { status } else { style::paint(BAD, &format!("{status} from the sidecar")) });
+    line("Endpoints", answer["healthyEndpoints"].as_u64().map_or(String::new(), |count| format!("{count} healthy")));
+    let mut why = Table::new(&["", "RULE", "MATCH", "BECAUSE"]);
     for step in list(answer, "why") {
-        let mark = if step["matched"] == true { style::paint(GOOD, "✓") } else { "-".to_owned() };
-        why.row([mark, text(step, "route"), text(step, "rule"), text(step, "because")]);
+        let wins = step["wins"].as_bool().unwrap_or(step["matched"] == true);
+        let mark = if wins { style::paint(GOOD, "✓") } else { "-".to_owned() };
+        let rule = [text(step, "route"), text(step, "rule")].join(" ").trim().to_owned();
+        why.row([mark, rule, text(step, "conditions"), text(step, "because")]);
     }
     let mut backends = Table::new(&["BACKEND", "PORT", "WEIGHT", "SHARE"]);
     for backend in list(answer, "backends") {
-        backends.row([
-            text(backend, "service"),
-            text(backend, "port"),
-            text(backend, "weight"),
-            share(&backend["share"]),
-        ]);
+        let service = if backend["invalid"] == true { "invalid: 500".to_owned() } else { text(backend, "service") };
+        backends.row([service, text(backend, "port"), text(backend, "weight"), share(&backend["share"])]);
     }
     let mut settings = Table::new(&["SETTING", "VALUE", "FROM"]);
-    for section in ["timeouts", "retries", "policies"] {
-        rows(section.trim_end_matches("policies"), &answer[section], &mut settings);
+    for section in ["effective", "timeouts", "retries"] {
+        rows(section.trim_start_matches("effective"), &answer[section], &mut settings);
     }
     for (name, table) in [("Why", why), ("Backends", backends), ("Settings", settings)] {
         if !table.is_empty() {
@@ -167,26 +183,48 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_without_a_namespace_is_in_the_one_of_the_flag() {
+        for (flags, expected) in
+            [(vec![], "default"), (vec!["-n", "s"], "s"), (vec!["-n", "s", "--from", "w"], "s%2Fw")]
+        {
+            let line = ["weft", "explain", "GET", "http://a/"].into_iter().chain(flags);
+            let Command::Explain(args) = Cli::try_parse_from(line).unwrap().command else { panic!("not explain") };
+            assert!(path(&args).ends_with(&format!("&from={expected}")), "{}", path(&args));
+        }
+    }
+
+    #[test]
     fn an_answer_is_told_with_its_reasons_and_shares() {
-        let answer = json!({"service": "shop/catalog", "port": 80, "route": "shop/canary", "rule": "v2", "why": [
-            {"route": "shop/canary", "rule": "v1", "matched": false, "because": "header x is missing"},
-            {"route": "shop/canary", "rule": "v2", "matched": true, "because": "path / matches"}],
-            "backends": [{"service": "shop/catalog-v2", "port": 80, "weight": 1, "share": 0.25}],
-            "timeouts": {"request": {"value": "1s", "origin": "HTTPRoute shop/canary"}, "idle": "5m"}});
+        let answer = json!({"service": "shop/catalog", "port": 80, "protocol": "http", "decision": "route",
+            "route": "shop/canary", "rule": "v2", "healthyEndpoints": 2, "why": [
+            {"rule": "shop/canary#v1", "conditions": "under /a", "matched": false, "wins": false, "because": "path"},
+            {"rule": "shop/canary#v2", "conditions": "any path", "matched": true, "wins": true, "because": "first"},
+            {"rule": "shop/canary#v3", "conditions": "any path", "matched": true, "wins": false, "because": "later"}],
+            "backends": [{"service": "shop/catalog-v2", "port": 80, "weight": 1, "share": 0.25},
+                {"invalid": true, "weight": 3, "share": 0.75}],
+            "effective": {"timeouts.request": {"value": "1s", "origin": "HTTPRoute shop/canary"}}});
         let shown = anstream::adapter::strip_str(&render(&answer, None)).to_string();
         assert!(
-            shown.starts_with("Service: shop/catalog\nPort:    80\nRoute:   shop/canary\nRule:    v2\n"),
+            shown.starts_with("Service:   shop/catalog\nPort:      80 http\nRoute:     shop/canary\nRule:      v2\n"),
             "{shown}"
         );
-        assert!(shown.contains("-  shop/canary  v1    header x is missing\n"), "{shown}");
-        assert!(shown.contains("shop/catalog-v2  80    1       25 %\n"), "{shown}");
-        assert!(shown.contains("timeouts.idle     5m\n"), "{shown}");
+        assert!(
+            shown.contains("\n✓  shop/canary#v2  any path  first\n-  shop/canary#v3  any path  later\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("shop/catalog-v2  80    1       25 %\ninvalid: 500           3       75 %\n"),
+            "{shown}"
+        );
         assert!(shown.contains("timeouts.request  1s     HTTPRoute shop/canary\n"), "{shown}");
+        let settings = json!({"timeouts": {"idle": "5m", "request": {"value": "1s", "origin": "x"}}});
+        let shown = anstream::adapter::strip_str(&render(&settings, None)).to_string();
+        assert!(shown.contains("timeouts.idle     5m\ntimeouts.request  1s     x\n"), "{shown}");
     }
 
     #[test]
     fn an_answer_that_lacks_fields_is_still_told() {
         let shown = anstream::adapter::strip_str(&render(&json!({}), None)).to_string();
-        assert_eq!(shown, "Service: none\nPort:    none\nRoute:   none\nRule:    none\n");
+        assert_eq!(shown, "Service:   none\nRoute:     none\n");
     }
 }

@@ -70,7 +70,12 @@ async fn tables(server: &Server, args: &GetArgs, targets: &[Target]) -> anyhow::
         }
     }
     if !printed {
-        let place = args.scope.namespace().map_or(String::new(), |namespace| format!(" in namespace {namespace:?}"));
+        let namespaced = targets.iter().any(|target| target.kind.namespaced);
+        let place = args
+            .scope
+            .namespace()
+            .filter(|_| namespaced)
+            .map_or(String::new(), |namespace| format!(" in namespace {namespace:?}"));
         anstream::eprintln!("nothing found{place}");
     }
     Ok(())

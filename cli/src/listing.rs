@@ -45,6 +45,11 @@ pub fn items(value: &Value) -> &[Value] {
     value["items"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
+/// `1 file`, `2 files`.
+pub fn number(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Seconds for people: `45s`, `12m`, `5h10m`, `3d4h`; negative ones are over.
 pub fn duration(seconds: i64) -> String {
     let sign = if seconds < 0 { "-" } else { "" };

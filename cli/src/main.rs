@@ -40,6 +40,9 @@ mod yaml;
 
 use args::{Cli, Command};
 
+#[cfg(test)]
+mod tests;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

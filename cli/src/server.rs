@@ -230,8 +230,15 @@ fn direct(args: &ServerArgs) -> anyhow::Result<Config> {
         config.root_cert_file = Some(file.clone());
     }
     if let Some(file) = &args.token_file {
-        std::fs::metadata(file).with_context(|| format!("--token-file: {}: cannot be read", file.display()))?;
-        config.auth_info.token_file = Some(file.display().to_string());
+        let text = std::fs::read_to_string(file);
+        let text = text.with_context(|| format!("--token-file: {}: cannot be read", file.display()))?;
+        let token = text.lines().next().unwrap_or_default().trim();
+        anyhow::ensure!(!token.is_empty(), "--token-file: {}: its first line is empty", file.display());
+        let host = config.cluster_url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        let clear = config.cluster_url.scheme_str() == Some("http") && !local;
+        anyhow::ensure!(!clear, "--token-file: it would be sent in the clear to {}: use https", args.server);
+        config.auth_info.token = Some(token.to_owned().into());
     }
     Ok(config)
 }
@@ -245,10 +252,12 @@ async fn from_kubeconfig(file: &std::path::Path) -> anyhow::Result<Config> {
 
 fn refusal(code: u16, body: Value, otherwise: String) -> Refusal {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let is_status = body["kind"] == "Status" && body["message"].is_string();
     let causes = body["details"]["causes"].as_array().into_iter().flatten();
     let causes = causes.map(|cause| (text(&cause["field"]), text(&cause["message"]))).collect();
-    let message = if is_status { text(&body["message"]) } else { otherwise };
+    let mut message = if body["message"].is_string() { text(&body["message"]) } else { otherwise };
+    if code == 401 {
+        message.push_str("; --token-file (WEFT_API_TOKEN_FILE) names the file of yours");
+    }
     Refusal { code, message, causes, body }
 }
 
@@ -326,6 +335,26 @@ mod tests {
         for server in ["", "ftp://h:1", "http://", "/path"] {
             assert!(direct(&args(server)).is_err(), "{server}");
         }
+    }
+
+    #[test]
+    fn a_token_is_the_first_line_of_its_file_and_is_not_sent_in_the_clear() {
+        let file = std::env::temp_dir().join(format!("weft-token-{}", std::process::id()));
+        std::fs::write(&file, "secret\nmore\n").unwrap();
+        let config = |server: &str| direct(&ServerArgs { token_file: Some(file.clone()), ..args(server) });
+        for (server, sent) in [
+            ("https://example.org:1", true),
+            ("http://127.0.0.1:1", true),
+            ("http://[::1]:1", true),
+            ("localhost:1", true),
+            ("http://example.org:1", false),
+            ("http://127.0.0.1.example.org:1", false),
+        ] {
+            assert_eq!(config(server).is_ok(), sent, "{server}");
+        }
+        std::fs::write(&file, "\n").unwrap();
+        assert!(config("https://h").is_err());
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[tokio::test]

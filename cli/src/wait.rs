@@ -6,6 +6,7 @@ use anyhow::bail;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    listing::number,
     server::Server,
     status::{Proxies, Proxy},
     style,
@@ -40,7 +41,7 @@ impl Wait {
             let behind = behind(&proxies);
             steady = if compiled && behind.is_empty() { steady + 1 } else { 0 };
             if steady == STEADY {
-                anstream::eprintln!("{} sidecars have acknowledged", proxies.items.len());
+                anstream::eprintln!("acknowledged by {}", number(proxies.items.len(), "sidecar"));
                 return Ok(());
             }
             if start.elapsed() >= limit {

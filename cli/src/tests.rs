@@ -1,0 +1,153 @@
+//! The commands against the control plane's own API, in this process, over a store in memory.
+
+use std::path::PathBuf;
+
+use clap::Parser as _;
+use serde_json::Value;
+use weft_control_plane::{
+    api::{ApiState, access::Access, router},
+    store::{HistoryFilter, Key, Store},
+};
+
+use crate::{args::Cli, served};
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: {x: y}}\n\
+    spec: {ports: [{port: 80}]}\n";
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec:\n  \
+    parentRefs: [{group: '', kind: Service, name: a}]\n  rules:\n  - backendRefs:\n    - {name: a, port: 80}\n";
+
+/// An API, a directory for files, and what is in the store.
+struct Api {
+    store: Store,
+    url: String,
+    directory: PathBuf,
+}
+
+impl Api {
+    async fn start(name: &str) -> Self {
+        let store = Store::memory();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let routes = router(ApiState::of(store.clone(), Access::dev()));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let directory = std::env::temp_dir().join(format!("weft-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        Self { store, url, directory }
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// The exit code of a command line.
+    async fn weft(&self, line: &[&str]) -> u8 {
+        let server = ["--server", self.url.as_str()];
+        let words = ["weft"].iter().chain(line).chain(&server);
+        let cli = Cli::try_parse_from(words).unwrap();
+        let code = Box::pin(served(cli.command)).await.unwrap_or(1.into());
+        (0..=3).find(|known| format!("{code:?}") == format!("{:?}", std::process::ExitCode::from(*known))).unwrap()
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Option<Value> {
+        Some((*self.store.get(&Key::new(kind, "default", name))?.object).clone())
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+#[tokio::test]
+async fn applying_creates_then_changes_nothing_then_removes_what_left_the_file() {
+    let api = Api::start("apply").await;
+    let file = api.write("a.yaml", &format!("{ROUTE}---\n{SERVICE}"));
+    assert_eq!(api.weft(&["apply", "-f", &file, "--dry-run"]).await, 3, "the service is not there for a dry run");
+    assert!(api.object("Service", "a").is_none());
+    assert_eq!(api.weft(&["apply", "-f", &file, "--reason", "first é"]).await, 0, "services come before routes");
+    assert_eq!(api.object("Service", "a").unwrap()["metadata"]["labels"]["x"], "y");
+    let revision = api.store.revision();
+    assert_eq!(api.weft(&["apply", "-f", &file]).await, 0);
+    assert_eq!(api.store.revision(), revision, "applied again, nothing is written");
+    let file = api.write("a.yaml", &SERVICE.replace(", labels: {x: y}", ""));
+    assert_eq!(api.weft(&["diff", "-f", &file]).await, 1);
+    assert_eq!(api.weft(&["apply", "-f", &file]).await, 0);
+    assert_eq!(api.object("Service", "a").unwrap()["metadata"]["labels"]["x"], Value::Null);
+    assert_eq!(api.weft(&["diff", "-f", &file]).await, 0, "what the server fills in is no difference");
+    let events = api.store.history(HistoryFilter::default()).await.unwrap();
+    assert_eq!(events.last().unwrap().reason, "first é");
+}
+
+#[tokio::test]
+async fn a_warning_of_the_server_is_exit_code_3_and_a_refusal_1() {
+    let api = Api::start("warn").await;
+    let route = api.write("r.yaml", ROUTE);
+    assert_eq!(api.weft(&["apply", "-f", &route]).await, 3);
+    let wrong = api.write("w.yaml", &SERVICE.replace("port: 80", "prot: 80"));
+    assert_eq!(api.weft(&["apply", "-f", &wrong]).await, 1);
+    assert!(api.object("Service", "a").is_none());
+}
+
+#[tokio::test]
+async fn objects_are_listed_described_and_deleted_by_every_name() {
+    let api = Api::start("get").await;
+    let directory = api.directory.display().to_string();
+    api.write("a.json", &weft_control_plane::api::body::yaml(SERVICE.as_bytes()).unwrap().value.to_string());
+    api.write("r.yml", ROUTE);
+    assert_eq!(api.weft(&["apply", "-f", &directory]).await, 0);
+    for output in ["table", "wide", "json", "yaml", "name"] {
+        for what in ["svc", "services/a", "svc,httproutes", "all"] {
+            assert_eq!(api.weft(&["get", what, "-o", output]).await, 0, "{what} {output}");
+        }
+        assert_eq!(api.weft(&["get", "svc", "-A", "-l", "x=y", "-o", output]).await, 0, "{output}");
+        assert_eq!(api.weft(&["history", "-o", output]).await, 0, "{output}");
+    }
+    for line in [vec!["get", "svc", "b"], vec!["get", "svcs"], vec!["describe", "svc", "b"], vec!["delete", "svc", "b"]]
+    {
+        assert_eq!(api.weft(&line).await, 1, "{line:?}");
+    }
+    assert_eq!(api.weft(&["describe", "svc/a"]).await, 0);
+    assert_eq!(api.weft(&["delete", "svc"]).await, 1, "not all without being told so");
+    assert_eq!(api.weft(&["delete", "svc", "-l", "x=z"]).await, 0);
+    assert!(api.object("Service", "a").is_some());
+    assert_eq!(api.weft(&["delete", "-f", &directory]).await, 0);
+    assert!(api.object("Service", "a").is_none() && api.object("HTTPRoute", "r").is_none());
+    assert_eq!(api.weft(&["delete", "svc", "a", "--ignore-not-found"]).await, 0);
+}
+
+#[tokio::test]
+async fn a_rollback_brings_back_what_was_and_the_log_stays_whole() {
+    let api = Api::start("rollback").await;
+    let file = api.write("a.yaml", SERVICE);
+    assert_eq!(api.weft(&["apply", "-f", &file]).await, 0);
+    let revision = api.store.revision().to_string();
+    assert_eq!(api.weft(&["delete", "svc/a"]).await, 0);
+    assert_eq!(api.weft(&["rollback", "--to-revision", &revision, "--dry-run"]).await, 0);
+    assert!(api.object("Service", "a").is_none());
+    assert_eq!(api.weft(&["rollback", "--to-revision", &revision]).await, 0);
+    assert!(api.object("Service", "a").is_some());
+    assert_eq!(api.weft(&["rollback", "--to-revision", "99"]).await, 1);
+    assert_eq!(api.weft(&["history", "verify"]).await, 0);
+    assert_eq!(api.weft(&["history", "svc/a", "--diff"]).await, 0);
+}
+
+#[tokio::test]
+async fn the_mesh_is_asked_about_while_no_sidecar_is_connected() {
+    let api = Api::start("mesh").await;
+    for (line, code) in [
+        (vec!["status"], 0),
+        (vec!["certs"], 0),
+        (vec!["endpoints"], 0),
+        (vec!["endpoints", "a"], 3),
+        (vec!["config", "a"], 1),
+        (vec!["check"], 3),
+        (vec!["explain", "GET", "http://a/"], 1),
+    ] {
+        assert_eq!(api.weft(&line).await, code, "{line:?}");
+    }
+    let file = api.write("a.yaml", SERVICE);
+    assert_eq!(api.weft(&["apply", "-f", &file, "--wait", "--timeout", "20s"]).await, 0);
+}
