@@ -89,7 +89,7 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::Workl
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
-        .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, services: Vec::new() }))
+        .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, ..Default::default() }))
         .collect();
     for view in views {
         for port in &view.ports {

@@ -61,7 +61,7 @@ fn precedence(found: &v1::RouteMatch) -> impl Ord + use<> {
     let (exact, length) = match found.path.as_ref().and_then(|path| path.kind.as_ref()) {
         Some(v1::path_match::Kind::Exact(path)) => (true, path.len()),
         Some(v1::path_match::Kind::Prefix(path)) => (false, path.len()),
-        None => (false, 0),
+        Some(v1::path_match::Kind::Regex(_)) | None => (false, 0),
     };
     Reverse((exact, length, !found.method.is_empty(), found.headers.len(), found.query.len()))
 }
@@ -183,7 +183,7 @@ fn compile_rule(
     for (place, backend) in rule.backend_refs.iter().flatten().enumerate() {
         let weight = backend.weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
         backends.push(match backend_of(route, backend, &format!("{path}.backendRefs[{place}]"), views) {
-            Ok((service, port)) => v1::WeightedBackend { service, port, weight },
+            Ok((service, port)) => v1::WeightedBackend { service, port, weight, ..Default::default() },
             Err(problem) => {
                 problems.push(problem);
                 v1::WeightedBackend { weight, ..v1::WeightedBackend::default() }
@@ -202,8 +202,12 @@ fn compile_rule(
     let compiled = v1::RouteRule {
         name: format!("{}#{}", route.id(), rule.name.clone().unwrap_or_else(|| index.to_string())),
         backends,
-        timeout: time(timeouts.and_then(|timeouts| timeouts.request.as_ref())),
-        backend_timeout: time(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref())),
+        requests: Some(v1::RequestPolicy {
+            timeout: time(timeouts.and_then(|timeouts| timeouts.request.as_ref())),
+            backend_timeout: time(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref())),
+            ..v1::RequestPolicy::default()
+        }),
+        ..v1::RouteRule::default()
     };
     (compiled, matches)
 }
@@ -247,7 +251,7 @@ fn compile_match(
     // Of conditions with the same name the first counts, as Gateway API says.
     let add = |list: &mut Vec<v1::KeyMatch>, name: String, value: &str| {
         if !list.iter().any(|known| known.name == name) {
-            list.push(v1::KeyMatch { name, value: value.to_owned() });
+            list.push(v1::KeyMatch { name, value: value.to_owned(), regex: false });
         }
     };
     for (index, header) in found.headers.iter().flatten().enumerate() {
