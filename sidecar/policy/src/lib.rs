@@ -5,6 +5,7 @@
 pub mod balance;
 pub mod canonical;
 pub mod convert;
+pub mod deadline;
 pub mod limits;
 pub mod model;
 pub mod pattern;

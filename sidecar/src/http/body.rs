@@ -1,6 +1,8 @@
 //! The one concrete body type of the data path. A response body carries a [`Finish`], whose end writes metrics,
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
+mod replay;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -14,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
+pub use self::replay::{MAX_REPLAY, Replay};
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`].
@@ -29,6 +32,7 @@ enum Kind {
     Empty,
     Full(Bytes),
     Incoming(FromPeer),
+    Try(replay::Try),
 }
 
 /// A body that a peer sends.
@@ -73,6 +77,9 @@ pub enum BodyError {
     /// Nothing moved.
     #[error("nothing of the body moved for {IDLE:?}")]
     Idle,
+    /// The request is sent again elsewhere.
+    #[error("another try of the request has begun")]
+    Superseded,
 }
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
@@ -192,6 +199,10 @@ impl http_body::Body for Body {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(frame) => frame,
             },
+            Kind::Try(body) => match body.poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(frame) => frame,
+            },
         };
         match &frame {
             None => this.ended(),
@@ -217,6 +228,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Kind::Incoming(from_peer) => from_peer.incoming.size_hint(),
+            Kind::Try(body) => body.size_hint(),
         }
     }
 }
@@ -227,6 +239,7 @@ impl Kind {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
+            Self::Try(body) => body.is_end_stream(),
         }
     }
 }
