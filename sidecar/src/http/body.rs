@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -19,8 +20,8 @@ use weft_policy::{canonical, limits::Permit};
 pub use self::replay::{MAX_REPLAY, Replay};
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
-/// A body on which nothing moves for this time ends with [`BodyError::Idle`].
-const IDLE: Duration = Duration::from_secs(300);
+/// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
+pub const IDLE: Duration = Duration::from_secs(300);
 
 /// A request or response body.
 pub struct Body {
@@ -39,13 +40,26 @@ enum Kind {
 struct FromPeer {
     incoming: Incoming,
     ends: Ends,
-    /// From the first wait on: when something last moved, and the timer. `None` before, and for ever when the body
-    /// may be silent for as long as it likes.
-    idle: Option<Box<Idle>>,
-    may_be_silent: bool,
+    times: Times,
+    /// From the first wait on.
+    waiting: Option<Box<Waiting>>,
+    /// Ended by us.
+    over: bool,
 }
 
-struct Idle {
+/// How long a body may take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Times {
+    /// Without a byte; `None`: for ever.
+    pub idle: Option<Duration>,
+    /// To its end; what comes later is not waited for.
+    pub deadline: Option<tokio::time::Instant>,
+    /// It is the answer to a gRPC call: at the deadline it ends with the status that says so.
+    pub grpc: bool,
+}
+
+/// When something last moved, and the timer for whatever ends first.
+struct Waiting {
     moved: tokio::time::Instant,
     /// Moved since the last look, so that a busy body costs no timer operation.
     busy: bool,
@@ -75,8 +89,11 @@ pub enum BodyError {
     #[error("the peer reset the stream before the end of the body")]
     Cut,
     /// Nothing moved.
-    #[error("nothing of the body moved for {IDLE:?}")]
-    Idle,
+    #[error("nothing of the body moved for {0:?}")]
+    Idle(Duration),
+    /// The deadline of the request passed.
+    #[error("the body did not end before the deadline of the request")]
+    Deadline,
     /// The request is sent again elsewhere.
     #[error("another try of the request has begun")]
     Superseded,
@@ -158,10 +175,17 @@ impl Body {
         Self { kind: Kind::Full(bytes.into()), finish: None }
     }
 
-    /// What a peer sends. `may_be_silent` turns the idle time off.
+    /// What a peer sends.
     #[must_use]
-    pub const fn incoming(incoming: Incoming, ends: Ends, may_be_silent: bool) -> Self {
-        Self { kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }), finish: None }
+    pub const fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
+        Self { kind: Kind::Incoming(FromPeer { incoming, ends, times, waiting: None, over: false }), finish: None }
+    }
+
+    /// Changes how long a peer's body may be silent, unless it may be for ever.
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        if let Kind::Incoming(FromPeer { times: Times { idle: now @ Some(_), .. }, .. }) = &mut self.kind {
+            *now = idle;
+        }
     }
 
     /// Attaches what happens at the end.
@@ -211,8 +235,11 @@ impl http_body::Body for Body {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(finish) = &mut this.finish {
-                    let idle = matches!(error, BodyError::Idle);
-                    finish.reason = Some(if idle { Reason::IdleTimeout } else { Reason::ConnectionTerminated });
+                    finish.reason = Some(match error {
+                        BodyError::Idle(_) => Reason::IdleTimeout,
+                        BodyError::Deadline => Reason::RequestTimeout,
+                        _ => Reason::ConnectionTerminated,
+                    });
                 }
             }
         }
@@ -246,12 +273,14 @@ impl Kind {
 
 impl FromPeer {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Pending if self.may_be_silent => Poll::Pending,
-            Poll::Pending => self.idle.get_or_insert_default().poll(context).map(|()| Some(Err(BodyError::Idle))),
+            Poll::Pending => self.wait(context),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(idle) = &mut self.idle {
-                    idle.busy = true;
+                if let Some(waiting) = &mut self.waiting {
+                    waiting.busy = true;
                 }
                 // Trailers are the end, whatever is said of the stream afterwards.
                 if frame.is_trailers() {
@@ -265,6 +294,34 @@ impl FromPeer {
         }
     }
 
+    /// Nothing has come: pending until the time is over. The timer is made at the first wait and set anew only when it
+    /// fires, so that a busy body costs no timer operation.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.waiting.is_none() {
+            let moved = tokio::time::Instant::now();
+            let Some(end) = self.times.end(moved) else { return Poll::Pending };
+            let timer = Box::pin(tokio::time::sleep_until(end));
+            self.waiting = Some(Box::new(Waiting { moved, busy: false, timer }));
+        }
+        let Some(waiting) = &mut self.waiting else { return Poll::Pending };
+        if std::mem::take(&mut waiting.busy) {
+            waiting.moved = tokio::time::Instant::now();
+        }
+        while waiting.timer.as_mut().poll(context).is_ready() {
+            let now = tokio::time::Instant::now();
+            if self.times.deadline.is_some_and(|deadline| now >= deadline) {
+                self.over = true;
+                return Poll::Ready(Some(self.times.late()));
+            }
+            match (self.times.end(waiting.moved), self.times.idle) {
+                (Some(end), _) if now < end => waiting.timer.as_mut().reset(end),
+                (Some(_), Some(idle)) => return Poll::Ready(Some(Err(BodyError::Idle(idle)))),
+                _ => return Poll::Pending,
+            }
+        }
+        Poll::Pending
+    }
+
     fn was_cut(&self) -> bool {
         if self.ends == Ends::Framed || self.incoming.is_end_stream() {
             return false;
@@ -276,27 +333,25 @@ impl FromPeer {
     }
 }
 
-impl Default for Idle {
-    fn default() -> Self {
-        let moved = tokio::time::Instant::now();
-        Self { moved, busy: false, timer: Box::pin(tokio::time::sleep_until(moved + IDLE)) }
+impl Times {
+    /// What ends a body at its deadline. A gRPC caller gets the status that it would have got from the server.
+    fn late(&self) -> Result<Frame<Bytes>, BodyError> {
+        if !self.grpc {
+            return Err(BodyError::Deadline);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("4"));
+        trailers.insert("grpc-message", HeaderValue::from_static("weft: request_timeout: the call took too long"));
+        Ok(Frame::trailers(trailers))
     }
-}
 
-impl Idle {
-    /// Ready when nothing has moved for the idle time.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.busy) {
-            self.moved = tokio::time::Instant::now();
+    /// When it is over, if nothing moves any more.
+    fn end(&self, moved: tokio::time::Instant) -> Option<tokio::time::Instant> {
+        let idle = self.idle.map(|idle| moved + idle);
+        match (idle, self.deadline) {
+            (Some(idle), Some(deadline)) => Some(idle.min(deadline)),
+            (idle, deadline) => idle.or(deadline),
         }
-        while self.timer.as_mut().poll(context).is_ready() {
-            let end = self.moved + IDLE;
-            if tokio::time::Instant::now() >= end {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(end);
-        }
-        Poll::Pending
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     error::ProxyError,
     http::{
         CALLER_VERSION,
-        body::{Body, Finish},
+        body::{Body, Finish, IDLE},
         forward::Received,
         reply,
     },
@@ -94,5 +94,6 @@ async fn forward(
         permit: None,
         complete: false,
     };
-    received.answer(response, finish, || worker.context.drain.guard())
+    let times = received.times(Some(IDLE), None);
+    received.answer(response, finish, times, || worker.context.drain.guard())
 }

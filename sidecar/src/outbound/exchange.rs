@@ -24,7 +24,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION,
-        body::{Body, Finish, LoadGuard},
+        body::{Body, Finish, IDLE, LoadGuard},
         forward::{Received, mark_caller_version},
         reply,
     },
@@ -232,7 +232,8 @@ impl Tries<'_> {
                     if !(retriable && again && number < TRIES && shared.budget.try_retry(self.worker.clock.now())) {
                         finish.permit = Some(permit);
                         let guard = || self.worker.context.drain.guard();
-                        return received.answer(response, finish, guard).map_err(|error| self.fail(error));
+                        let times = received.times(Some(IDLE), None);
+                        return received.answer(response, finish, times, guard).map_err(|error| self.fail(error));
                     }
                     finish.metrics = None;
                     Retry { reason: "gateway_error", unsent: false }

@@ -155,7 +155,7 @@ async fn unfinished_body() -> Body {
         drop(caller);
     });
     let body = receive.await.expect("a request");
-    Body::incoming(body, crate::http::body::Ends::Framed, false)
+    Body::incoming(body, crate::http::body::Ends::Framed, crate::http::body::Times::default())
 }
 
 /// An address at which nobody answers, not even with a refusal, and what keeps it so.

@@ -5,7 +5,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
-use crate::http::body::Ends;
+use crate::http::body::{Ends, Times};
 
 /// A body of these frames; it ends with trailers, or stays open.
 async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
@@ -32,7 +32,7 @@ async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
         std::future::pending::<()>().await;
         drop(sender);
     });
-    Body::incoming(response.into_body(), Ends::Stream, true)
+    Body::incoming(response.into_body(), Ends::Stream, Times::default())
 }
 
 fn replay(body: Body) -> Replay {
