@@ -200,3 +200,6 @@ impl Drop for Probe {
         let _ = self.breaker.word.change(self.place, State::Open);
     }
 }
+
+#[cfg(test)]
+mod tests;
