@@ -266,7 +266,8 @@ impl Tries<'_> {
         let telemetry = &self.worker.context.telemetry;
         telemetry.counter("weft_upstream_retries_total", "Retries sent", &labels).increment(1);
         if !retry.unsent {
-            tokio::time::sleep(retry::backoff(number, self.worker.random())).await;
+            let (base, max) = (Duration::from_millis(25), Duration::from_millis(250));
+            tokio::time::sleep(retry::backoff(base, max, number, self.worker.random())).await;
         }
     }
 
