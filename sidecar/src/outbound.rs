@@ -3,6 +3,8 @@
 
 mod exchange;
 mod opaque;
+mod plan;
+mod tries;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 

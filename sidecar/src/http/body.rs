@@ -4,6 +4,7 @@
 mod replay;
 
 use std::{
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -33,16 +34,18 @@ enum Kind {
     Empty,
     Full(Bytes),
     Incoming(FromPeer),
-    Try(replay::Try),
+    Try(Box<replay::Try>),
 }
 
 /// A body that a peer sends.
 struct FromPeer {
     incoming: Incoming,
-    ends: Ends,
-    times: Times,
-    /// From the first wait on.
+    /// From the first wait on, and from the start when there is a deadline.
     waiting: Option<Box<Waiting>>,
+    /// Milliseconds; `None`: for ever.
+    idle: Option<NonZeroU32>,
+    ends: Ends,
+    grpc: bool,
     /// Ended by us.
     over: bool,
 }
@@ -63,7 +66,9 @@ struct Waiting {
     moved: tokio::time::Instant,
     /// Moved since the last look, so that a busy body costs no timer operation.
     busy: bool,
-    timer: Pin<Box<Sleep>>,
+    deadline: Option<tokio::time::Instant>,
+    /// From the first wait on.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What an end without END_STREAM means. hyper gives a stream that was reset with NO_ERROR as one that
@@ -115,6 +120,8 @@ pub struct Finish {
     pub lease: Option<Lease>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
+    /// Its place among the retries in flight.
+    pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
 }
@@ -123,7 +130,8 @@ pub struct Finish {
 pub struct LoadGuard {
     endpoint: Arc<EndpointState>,
     clock: Clock,
-    latency: Option<Duration>,
+    /// Nanoseconds; 0: the response head has not come.
+    latency: u64,
     failed: bool,
 }
 
@@ -132,19 +140,20 @@ impl LoadGuard {
     #[must_use]
     pub fn new(endpoint: Arc<EndpointState>, clock: Clock) -> Self {
         endpoint.load.begin();
-        Self { endpoint, clock, latency: None, failed: false }
+        Self { endpoint, clock, latency: 0, failed: false }
     }
 
     /// The response head came, after this time; a failure counts as latency.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
-        self.latency = Some(latency);
+        self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.failed = failed;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.endpoint.load.end(self.clock.now(), self.latency, self.failed);
+        let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
+        self.endpoint.load.end(self.clock.now(), latency, self.failed);
     }
 }
 
@@ -177,14 +186,18 @@ impl Body {
 
     /// What a peer sends.
     #[must_use]
-    pub const fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
-        Self { kind: Kind::Incoming(FromPeer { incoming, ends, times, waiting: None, over: false }), finish: None }
+    pub fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
+        let waiting = times.deadline.map(|deadline| Box::new(Waiting::new(Some(deadline))));
+        let from_peer = FromPeer { incoming, waiting, idle: millis(times.idle), ends, grpc: times.grpc, over: false };
+        Self { kind: Kind::Incoming(from_peer), finish: None }
     }
 
     /// Changes how long a peer's body may be silent, unless it may be for ever.
     pub fn set_idle(&mut self, idle: Option<Duration>) {
-        if let Kind::Incoming(FromPeer { times: Times { idle: now @ Some(_), .. }, .. }) = &mut self.kind {
-            *now = idle;
+        if let Kind::Incoming(from_peer) = &mut self.kind
+            && from_peer.idle.is_some()
+        {
+            from_peer.idle = millis(idle);
         }
     }
 
@@ -297,29 +310,18 @@ impl FromPeer {
     /// Nothing has come: pending until the time is over. The timer is made at the first wait and set anew only when it
     /// fires, so that a busy body costs no timer operation.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.waiting.is_none() {
-            let moved = tokio::time::Instant::now();
-            let Some(end) = self.times.end(moved) else { return Poll::Pending };
-            let timer = Box::pin(tokio::time::sleep_until(end));
-            self.waiting = Some(Box::new(Waiting { moved, busy: false, timer }));
+        let idle = self.idle.map(|millis| Duration::from_millis(millis.get().into()));
+        if idle.is_none() && self.waiting.is_none() {
+            return Poll::Pending;
         }
-        let Some(waiting) = &mut self.waiting else { return Poll::Pending };
-        if std::mem::take(&mut waiting.busy) {
-            waiting.moved = tokio::time::Instant::now();
-        }
-        while waiting.timer.as_mut().poll(context).is_ready() {
-            let now = tokio::time::Instant::now();
-            if self.times.deadline.is_some_and(|deadline| now >= deadline) {
-                self.over = true;
-                return Poll::Ready(Some(self.times.late()));
-            }
-            match (self.times.end(waiting.moved), self.times.idle) {
-                (Some(end), _) if now < end => waiting.timer.as_mut().reset(end),
-                (Some(_), Some(idle)) => return Poll::Ready(Some(Err(BodyError::Idle(idle)))),
-                _ => return Poll::Pending,
-            }
-        }
-        Poll::Pending
+        let waiting = self.waiting.get_or_insert_with(|| Box::new(Waiting::new(None)));
+        let late = std::task::ready!(waiting.poll(context, idle));
+        self.over = true;
+        Poll::Ready(Some(match (late, self.grpc) {
+            // A gRPC caller gets the status that it would have got from the server.
+            (BodyError::Deadline, true) => Ok(Frame::trailers(deadline_exceeded())),
+            (error, _) => Err(error),
+        }))
     }
 
     fn was_cut(&self) -> bool {
@@ -333,26 +335,44 @@ impl FromPeer {
     }
 }
 
-impl Times {
-    /// What ends a body at its deadline. A gRPC caller gets the status that it would have got from the server.
-    fn late(&self) -> Result<Frame<Bytes>, BodyError> {
-        if !self.grpc {
-            return Err(BodyError::Deadline);
-        }
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("4"));
-        trailers.insert("grpc-message", HeaderValue::from_static("weft: request_timeout: the call took too long"));
-        Ok(Frame::trailers(trailers))
+impl Waiting {
+    fn new(deadline: Option<tokio::time::Instant>) -> Self {
+        Self { moved: tokio::time::Instant::now(), busy: false, deadline, timer: None }
     }
 
-    /// When it is over, if nothing moves any more.
-    fn end(&self, moved: tokio::time::Instant) -> Option<tokio::time::Instant> {
-        let idle = self.idle.map(|idle| moved + idle);
-        match (idle, self.deadline) {
-            (Some(idle), Some(deadline)) => Some(idle.min(deadline)),
-            (idle, deadline) => idle.or(deadline),
+    /// Ready when the deadline has passed, or when nothing has moved for the idle time.
+    fn poll(&mut self, context: &mut Context<'_>, idle: Option<Duration>) -> Poll<BodyError> {
+        if std::mem::take(&mut self.busy) || self.timer.is_none() {
+            self.moved = tokio::time::Instant::now();
         }
+        let silent = idle.map(|idle| self.moved + idle);
+        let Some(end) = silent.into_iter().chain(self.deadline).min() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        while timer.as_mut().poll(context).is_ready() {
+            let now = tokio::time::Instant::now();
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                return Poll::Ready(BodyError::Deadline);
+            }
+            if now >= end {
+                return Poll::Ready(BodyError::Idle(idle.unwrap_or_default()));
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
     }
+}
+
+fn deadline_exceeded() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("4"));
+    trailers.insert("grpc-message", HeaderValue::from_static("weft: request_timeout: the call took too long"));
+    trailers
+}
+
+/// At least one millisecond.
+fn millis(idle: Option<Duration>) -> Option<NonZeroU32> {
+    let millis = u32::try_from(idle?.as_millis()).unwrap_or(u32::MAX);
+    Some(NonZeroU32::new(millis).unwrap_or(NonZeroU32::MIN))
 }
 
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {

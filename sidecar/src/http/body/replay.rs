@@ -45,15 +45,16 @@ struct Kept {
 }
 
 impl Replay {
-    /// Keeps what passes of a body that a peer sends; `Err` gives back a body that has nothing to be kept, or that is
-    /// known to be too large.
-    pub fn new(body: Body) -> Result<Self, Body> {
-        let Kind::Incoming(from_peer) = body.kind else { return Err(body) };
+    /// Keeps what passes of a body that a peer sends, and takes it. `None`: there is nothing to be kept, or it is known
+    /// to be too large.
+    pub fn take(body: &mut Body) -> Option<Self> {
+        let Kind::Incoming(from_peer) = &body.kind else { return None };
         let length = from_peer.incoming.size_hint().exact();
         if length.is_some_and(|length| length > MAX_REPLAY as u64) {
-            return Err(Body { kind: Kind::Incoming(from_peer), finish: body.finish });
+            return None;
         }
-        Ok(Self(Rc::new(RefCell::new(Kept {
+        let Kind::Incoming(from_peer) = std::mem::replace(&mut body.kind, Kind::Empty) else { return None };
+        Some(Self(Rc::new(RefCell::new(Kept {
             from_peer,
             frames: Vec::new(),
             bytes: 0,
@@ -74,7 +75,7 @@ impl Replay {
         let (number, left) = (kept.current, kept.length);
         drop(kept);
         let body = Try { kept: Rc::clone(&self.0), number, next: 0, left, done: false };
-        Body { kind: Kind::Try(body), finish: None }
+        Body { kind: Kind::Try(Box::new(body)), finish: None }
     }
 
     /// Nothing that has passed is lost: another try can be made.

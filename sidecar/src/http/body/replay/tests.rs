@@ -35,8 +35,8 @@ async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
     Body::incoming(response.into_body(), Ends::Stream, Times::default())
 }
 
-fn replay(body: Body) -> Replay {
-    Replay::new(body).unwrap_or_else(|_| panic!("a body of unknown length is kept"))
+fn replay(mut body: Body) -> Replay {
+    Replay::take(&mut body).expect("a body of unknown length is kept")
 }
 
 async fn whole(body: Body) -> (Bytes, bool) {
