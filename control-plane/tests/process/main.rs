@@ -1,0 +1,11 @@
+//! Tests of the control plane as a program: over its sockets, with a real client library, killed at any moment, with a
+//! full disk and with whatever is sent.
+
+mod control_plane;
+mod history;
+mod http;
+mod kills;
+mod ledger;
+mod left_out;
+mod python;
+mod writers;
