@@ -115,6 +115,14 @@ impl Reply {
         self.head.lines().find(|line| of(line)).and_then(|line| line.split_once(':')).map(|(_, value)| value.trim())
     }
 
+    /// Asserts that it is a `Status` with this code and reason, and gives its message.
+    pub fn failed(&self, code: u16, reason: &str) -> &str {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!((&self.body["kind"], &self.body["status"]), (&"Status".into(), &"Failure".into()), "{self:?}");
+        assert_eq!((&self.body["code"], &self.body["reason"]), (&code.into(), &reason.into()), "{self:?}");
+        self.body["message"].as_str().expect("a message")
+    }
+
     /// `metadata.resourceVersion`.
     pub fn revision(&self) -> u64 {
         let text = self.body["metadata"]["resourceVersion"].as_str();

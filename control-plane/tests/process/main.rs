@@ -2,10 +2,12 @@
 //! full disk and with whatever is sent.
 
 mod control_plane;
+mod full_disk;
 mod history;
 mod http;
 mod kills;
 mod ledger;
 mod left_out;
 mod python;
+mod sidecar;
 mod writers;
