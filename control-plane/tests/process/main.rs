@@ -4,6 +4,7 @@
 mod control_plane;
 mod full_disk;
 mod history;
+mod hostile;
 mod http;
 mod kills;
 mod ledger;
