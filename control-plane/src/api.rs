@@ -95,12 +95,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/metrics", get(mesh::metrics))
-        .route("/version", get(discovery::version))
-        .route("/api", get(discovery::core))
-        .route("/apis", get(discovery::groups))
-        .route("/apis/{group}", get(discovery::group))
-        .route("/api/v1", get(discovery::core_resources))
-        .route("/apis/{group}/{version}", get(discovery::group_resources))
+        .merge(discovered(""))
+        .merge(discovered("/"))
         .route("/openapi/v2", get(openapi::all))
         .route("/openapi/v3", get(openapi::index))
         .route("/openapi/v3/api/v1", get(openapi::core))
@@ -124,6 +120,17 @@ pub fn router(state: ApiState) -> Router {
         })
         .layer(middleware::from_fn_with_state(state.access.clone(), access::check))
         .with_state(state)
+}
+
+/// What clients find the kinds by. Some, as those in Python and Java, ask with a slash at the end.
+fn discovered(slash: &str) -> Router<ApiState> {
+    Router::new()
+        .route(&format!("/version{slash}"), get(discovery::version))
+        .route(&format!("/api{slash}"), get(discovery::core))
+        .route(&format!("/apis{slash}"), get(discovery::groups))
+        .route(&format!("/apis/{{group}}{slash}"), get(discovery::group))
+        .route(&format!("/api/v1{slash}"), get(discovery::core_resources))
+        .route(&format!("/apis/{{group}}/{{version}}{slash}"), get(discovery::group_resources))
 }
 
 #[cfg(test)]

@@ -143,7 +143,14 @@ fn content(object: &Value) -> Vec<(&String, &Value)> {
 /// Checks apiVersion, kind, namespace and name against the path, and fills in what is left out.
 fn identified(target: &Target, body: Value) -> Result<Value, ApiError> {
     let Value::Object(mut fields) = body else {
-        return Err(ApiError::bad_request(format!("the body is not an object of kind {}", target.kind.kind)));
+        let kind = target.kind.kind;
+        return Err(ApiError::bad_request(if body.is_null() {
+            format!(
+                "the body is empty: send an object of kind {kind}, with Content-Length or Transfer-Encoding: chunked"
+            )
+        } else {
+            format!("the body is not an object of kind {kind}")
+        }));
     };
     for (field, wanted) in [("apiVersion", target.kind.api_version()), ("kind", target.kind.kind.to_owned())] {
         match fields.get(field) {

@@ -16,6 +16,7 @@ use super::{
     ApiState, Caller,
     access::Peer,
     admit,
+    body::Sent,
     kinds::{self, KINDS},
     status::ApiError,
 };
@@ -147,7 +148,7 @@ pub async fn rollback(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     peer: Option<Extension<Peer>>,
-    body: axum::body::Bytes,
+    Sent(body): Sent,
 ) -> Response {
     match rolled_back(&state, caller, peer.map(|Extension(peer)| peer), &body).await {
         Ok(body) => Json(body).into_response(),

@@ -73,6 +73,13 @@ impl Kind {
         matches!(self.group, CORE | DISCOVERY)
     }
 
+    /// Whether a deletion answers with the object instead of a `Status`, as in Kubernetes: the typed client libraries
+    /// read it as the one or the other.
+    #[must_use]
+    pub fn returns_deleted(&self) -> bool {
+        self.group == CORE && self.kind == "Service"
+    }
+
     /// Whether there is a status subresource.
     #[must_use]
     pub fn has_status(&self) -> bool {

@@ -238,6 +238,7 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
         };
         let body = match state.store.get(&key).filter(|_| !wanted.dry_run) {
             Some(marked) if marked.object["metadata"]["deletionTimestamp"].is_string() => shown(&marked),
+            _ if kind.returns_deleted() => with_version((*old.object).clone(), revision),
             _ => deleted(call, uid, revision),
         };
         return Ok(answer(StatusCode::OK, body, &[]));

@@ -191,8 +191,20 @@ async fn a_deletion_keeps_to_its_preconditions() {
     api.json("DELETE", CART, &wrong).await.failed(400, "BadRequest");
     let right = json!({ "preconditions": { "uid": made["metadata"]["uid"] }, "propagationPolicy": "Background" });
     let reply = api.json("DELETE", CART, &right).await;
-    assert_eq!((&reply.body["status"], &reply.body["details"]["uid"]), (&json!("Success"), &made["metadata"]["uid"]));
+    assert_eq!(reply.body["metadata"]["uid"], made["metadata"]["uid"]);
     api.delete(CART).await.failed(404, "NotFound");
+}
+
+#[tokio::test]
+async fn a_deletion_answers_with_what_typed_clients_read() {
+    let api = Api::new();
+    let made = api.made(SERVICES, &service("cart")).await;
+    let gone = api.delete(CART).await.body;
+    assert_eq!((&gone["kind"], &gone["spec"]), (&json!("Service"), &made["spec"]));
+    assert_eq!(gone["metadata"]["resourceVersion"], api.store.revision().to_string());
+    let made = api.made(POLICIES, &policy("cart", "cart")).await;
+    let gone = api.delete(&format!("{POLICIES}/cart")).await.body;
+    assert_eq!((&gone["status"], &gone["details"]["uid"]), (&json!("Success"), &made["metadata"]["uid"]));
 }
 
 #[tokio::test]
