@@ -7,7 +7,6 @@ pub mod access;
 pub mod admit;
 pub mod body;
 mod columns;
-pub mod conditions;
 mod defaults;
 mod discovery;
 mod explain;

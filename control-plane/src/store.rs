@@ -63,6 +63,15 @@ impl Store {
         Self::open_with(data_dir, Options::default())
     }
 
+    /// The same, and counts how often it waits for the disk.
+    #[cfg(test)]
+    pub(crate) fn open_counting(
+        data_dir: &Path,
+        syncs: Arc<std::sync::atomic::AtomicUsize>,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(data_dir, Options::counting(syncs))
+    }
+
     fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
         Ok(Self { engine: Arc::new(Engine::Embedded(Embedded::open(data_dir, options)?)) })
     }

@@ -23,6 +23,8 @@ use crate::store::{Action, AppendError, Batch, Event, Expect, HistoryFilter, Key
 
 /// Most events of one answer.
 const MAX_EVENTS: usize = 1000;
+/// How often a rollback is made anew when others were faster.
+const ATTEMPTS: usize = 16;
 
 /// Query of `/weft/v1/history`.
 #[derive(Deserialize)]
@@ -168,39 +170,50 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     let revision = wanted.to_revision;
     let mut past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
     past.retain(|key, _| within(key));
-    let present = state.store.snapshot();
-    let now = Timestamp::now();
-    let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), now);
-    let items: Vec<Value> = writes
-        .iter()
-        .map(|write| {
-            let action = match (&write.object, write.expect) {
-                (None, _) => "delete",
-                (Some(_), Expect::Absent) => "create",
-                _ => "update",
-            };
-            json!({
-                "action": action, "kind": &*write.key.kind, "namespace": write.key.namespace, "name": write.key.name,
-            })
-        })
-        .collect();
-    if !wanted.dry_run && !writes.is_empty() {
-        let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };
-        let batch = Batch { author: caller.name, reason, writes };
-        state.store.append(batch).await.map_err(|error| match error {
-            AppendError::Conflict { .. } => {
-                ApiError::new(StatusCode::CONFLICT, "Conflict", format!("somebody else wrote meanwhile: {error}"))
-            }
-            AppendError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-            error => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
-        })?;
-    }
+    let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };
+    let mut attempt = 1;
+    let writes = loop {
+        let present = state.store.snapshot();
+        let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), Timestamp::now());
+        if wanted.dry_run || writes.is_empty() {
+            break writes;
+        }
+        let batch = Batch { author: caller.name.clone(), reason: reason.clone(), writes: writes.clone() };
+        match state.store.append(batch).await {
+            Ok(_) => break writes,
+            // Somebody was faster, most likely with a status.
+            Err(AppendError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(append_failed(&error)),
+        }
+    };
+    let items: Vec<Value> = writes.iter().map(write_json).collect();
     Ok(json!({
         "toRevision": revision, "revision": state.store.revision(), "dryRun": wanted.dry_run, "items": items,
     }))
 }
 
-/// The writes that lead from the present to the past. Deletions come first, so that names are free.
+fn write_json(write: &Write) -> Value {
+    let action = match (&write.object, write.expect) {
+        (None, _) => "delete",
+        (Some(_), Expect::Absent) => "create",
+        _ => "update",
+    };
+    let Key { kind, namespace, name } = &write.key;
+    json!({ "action": action, "kind": &**kind, "namespace": namespace, "name": name })
+}
+
+fn append_failed(error: &AppendError) -> ApiError {
+    match error {
+        AppendError::Conflict { .. } => {
+            ApiError::new(StatusCode::CONFLICT, "Conflict", format!("somebody else wrote meanwhile: {error}"))
+        }
+        AppendError::TooLarge { .. } => ApiError::too_large(error.to_string()),
+        error => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+    }
+}
+
+/// The writes that lead from the present to the past. Deletions come first, so that names are free. Statuses say what is
+/// now: they are no part of it.
 fn changes<'a>(
     past: &BTreeMap<Key, std::sync::Arc<Stored>>,
     present: impl Iterator<Item = &'a std::sync::Arc<Stored>>,
@@ -221,6 +234,7 @@ fn changes<'a>(
                 for field in ["uid", "creationTimestamp"] {
                     object["metadata"][field] = stored.object["metadata"][field].clone();
                 }
+                set_status(&mut object, stored.object.get("status"));
                 // A rollback twice over is no change.
                 let mut held = (*stored.object).clone();
                 held["metadata"]["generation"] = generation.into();
@@ -232,6 +246,7 @@ fn changes<'a>(
     }
     for (key, old) in past.iter().filter(|(key, _)| !seen.contains(*key)) {
         let mut object = (*old.object).clone();
+        set_status(&mut object, None);
         // It is another object now: nobody may take it for the one that was deleted.
         object["metadata"]["uid"] = admit::uid().into();
         object["metadata"]["creationTimestamp"] = admit::timestamp(now).into();
@@ -239,4 +254,12 @@ fn changes<'a>(
     }
     gone.extend(changed);
     gone
+}
+
+fn set_status(object: &mut Value, status: Option<&Value>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    match status {
+        Some(status) => _ = fields.insert("status".into(), status.clone()),
+        None => _ = fields.remove("status"),
+    }
 }

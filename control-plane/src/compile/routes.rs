@@ -16,7 +16,8 @@ use super::services::{PortView, ServiceView};
 /// Most matches of one port, as the wire has it.
 const MAX_MATCHES: usize = 1024;
 
-type Views<'a> = BTreeMap<String, ServiceView<'a>>;
+/// All services by id.
+pub type Views<'a> = BTreeMap<String, ServiceView<'a>>;
 
 /// The routing of every service port that has routes.
 pub fn compile(
@@ -81,8 +82,9 @@ fn attached(route: &Object<HttpRoute>, views: &Views<'_>, problems: &mut Vec<Pro
     found
 }
 
-fn parent_ports(
-    route: &Object<HttpRoute>,
+/// The ports of a parent that a route attaches to; the kinds of routes have the same references.
+pub fn parent_ports<T>(
+    route: &Object<T>,
     parent: &HttpRouteParentRefs,
     path: &str,
     views: &Views<'_>,
@@ -126,12 +128,12 @@ fn parent_ports(
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(|port| (id.clone(), port.port)).collect())
 }
 
-fn missing_service(route: &Object<HttpRoute>, path: &str, id: &str, views: &Views<'_>) -> Problem {
+fn missing_service<T>(route: &Object<T>, path: &str, id: &str, views: &Views<'_>) -> Problem {
     let hint = did_you_mean(id, views.keys().map(String::as_str));
     route.origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
 }
 
-fn missing_port(route: &Object<HttpRoute>, path: &str, view: &ServiceView<'_>) -> Problem {
+fn missing_port<T>(route: &Object<T>, path: &str, view: &ServiceView<'_>) -> Problem {
     let known: Vec<String> = view
         .ports
         .iter()
@@ -269,8 +271,9 @@ fn compile_match(
     compiled
 }
 
-fn backend_of(
-    route: &Object<HttpRoute>,
+/// The service and port that a backend names.
+pub fn backend_of<T>(
+    route: &Object<T>,
     backend: &HttpRouteRulesBackendRefs,
     path: &str,
     views: &Views<'_>,

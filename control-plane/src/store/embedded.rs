@@ -58,6 +58,19 @@ impl Default for Options {
     }
 }
 
+#[cfg(test)]
+impl Options {
+    /// Counts what is asked of the disk to be durable.
+    pub fn counting(syncs: Arc<std::sync::atomic::AtomicUsize>) -> Self {
+        let count = move |operation: disk::Operation<'_>| {
+            let sync = matches!(operation, disk::Operation::Sync);
+            syncs.fetch_add(usize::from(sync), std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        };
+        Self { fault: Arc::new(count), ..Self::default() }
+    }
+}
+
 /// The log on disk. Dropping it waits for the commit that runs and closes the file.
 pub(super) struct Embedded {
     shared: Arc<Shared>,
