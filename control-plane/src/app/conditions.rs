@@ -52,6 +52,8 @@ pub struct Statuses {
     proxies: Proxies,
     refusals: watch::Receiver<u64>,
     refused: Refused,
+    /// They are to be read anew.
+    refused_due: bool,
     /// When [`PACE`] is over.
     refused_next: Instant,
     /// What the statuses say, and of which revision that is known.
@@ -66,7 +68,7 @@ impl Statuses {
     pub fn new(store: Store, found: watch::Receiver<Arc<Found>>, proxies: Proxies) -> Self {
         let (refusals, refused_next) = (proxies.refusals(), Instant::now());
         let (refused, settled) = (Refused::new(), BTreeMap::new());
-        Self { store, found, proxies, refusals, refused, refused_next, settled, again: None }
+        Self { store, found, proxies, refusals, refused, refused_due: false, refused_next, settled, again: None }
     }
 
     /// Writes for as long as there are compiles to come.
@@ -79,7 +81,8 @@ impl Statuses {
     }
 
     async fn pass(&mut self) {
-        if Instant::now() >= self.refused_next && self.refusals.has_changed().unwrap_or(false) {
+        let is_time = Instant::now() >= self.refused_next && self.refusals.has_changed().unwrap_or(false);
+        if std::mem::take(&mut self.refused_due) || is_time {
             self.refusals.mark_unchanged();
             self.refused = self.proxies.refused();
             self.refused_next = Instant::now() + PACE;
@@ -130,11 +133,20 @@ impl Changes for Statuses {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            changed = self.found.changed() => changed.is_ok(),
-            () = refused => true,
-            () = again => true,
+        let (changed, refused, again) = tokio::select! {
+            changed = self.found.changed() => (changed.is_ok(), false, false),
+            () = refused => (true, true, false),
+            () = again => (true, false, true),
+        };
+        // Told once: the next pass looks.
+        if refused {
+            self.refusals.mark_unchanged();
+            self.refused_due = true;
         }
+        if again {
+            self.again = None;
+        }
+        changed
     }
 }
 

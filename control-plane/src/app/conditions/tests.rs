@@ -164,6 +164,11 @@ async fn a_refusal_shows_and_goes_and_however_often_it_changes_it_is_written_at_
     let programmed = mesh.programmed("cart");
     assert_eq!((&programmed["status"], &programmed["reason"]), (&json!("False"), &json!("RefusedBySidecar")));
     assert!(programmed["message"].as_str().expect("text").contains("ports[0]: bad"), "{programmed}");
+    mesh.proxies.synced(1, refusing("shop/cart", "again").types);
+    assert!(mesh.statuses.changed().await, "wakes");
+    let more = tokio::time::timeout(PACE * 3, mesh.statuses.changed()).await;
+    assert!(more.is_err(), "once for each change");
+    mesh.pass().await;
     let revision = store.revision();
     for k in 0..10 {
         mesh.proxies.synced(1, refusing("shop/cart", &format!("another reason {k}")).types);
