@@ -13,12 +13,14 @@ pub fn check(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Proble
     for route in resources.grpc_routes.values() {
         for (index, reference) in route.value.spec.parent_refs.iter().flatten().enumerate() {
             let path = format!("spec.parentRefs[{index}]");
-            problems.extend(routes::parent_ports(route, &parent(reference), &path, views).err());
+            let hint = problems.len() < routes::HINTS;
+            problems.extend(routes::parent_ports(route, &parent(reference), &path, views, hint).err());
         }
         for (index, rule) in route.value.spec.rules.iter().flatten().enumerate() {
             for (place, reference) in rule.backend_refs.iter().flatten().enumerate() {
                 let path = format!("spec.rules[{index}].backendRefs[{place}]");
-                problems.extend(routes::backend_of(route, &backend(reference), &path, views).err());
+                let hint = problems.len() < routes::HINTS;
+                problems.extend(routes::backend_of(route, &backend(reference), &path, views, hint).err());
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::routes::Views;
+use super::routes::{HINTS, Views, similar};
 use crate::source::{
     Object, Origin, Problem, Reason, Resources, did_you_mean,
     policies::{Custom, Spec, TargetRef, WorkloadSelector},
@@ -69,7 +69,8 @@ pub fn check(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Proble
         let targets = targets.map(|(index, target)| (format!("spec.targetRefs[{index}]"), Some(target)));
         let whole = policy.targets.is_empty().then(|| ("spec".to_owned(), None));
         for (path, target) in targets.chain(whole) {
-            if let Some(problem) = target.and_then(|target| missing(policy, target, &path, resources, views)) {
+            let hint = problems.len() < HINTS;
+            if let Some(problem) = target.and_then(|target| missing(policy, target, &path, (resources, views), hint)) {
                 problems.push(problem);
                 continue;
             }
@@ -116,8 +117,8 @@ fn missing(
     policy: &Policy<'_>,
     target: &TargetRef,
     path: &str,
-    resources: &Resources,
-    views: &Views<'_>,
+    (resources, views): (&Resources, &Views<'_>),
+    hint: bool,
 ) -> Option<Problem> {
     let TargetRef { kind, name, section_name, .. } = target;
     let id = format!("{}/{name}", policy.namespace);
@@ -129,21 +130,22 @@ fn missing(
         let hint = || format!("name \"{}\", or move the policy", policy.namespace);
         return (name != policy.namespace).then(|| problem("name", message(), hint()).because(Reason::Invalid));
     }
-    let gone = |known: &mut dyn Iterator<Item = &str>| {
-        Some(problem("name", format!("{kind} \"{id}\" does not exist"), did_you_mean(&id, known)))
+    let gone = |similar: &dyn Fn() -> String| {
+        let hint = if hint { similar() } else { String::new() };
+        Some(problem("name", format!("{kind} \"{id}\" does not exist"), hint))
     };
     let sections: Vec<&str> = match kind.as_str() {
         "Service" => match views.get(&id) {
             Some(view) => view.ports.iter().map(|port| port.name.as_str()).collect(),
-            None => return gone(&mut views.keys().map(String::as_str)),
+            None => return gone(&|| similar(&id, views)),
         },
         "HTTPRoute" => match resources.routes.get(&id) {
             Some(route) => route.value.spec.rules.iter().flatten().filter_map(|rule| rule.name.as_deref()).collect(),
-            None => return gone(&mut resources.routes.keys().map(String::as_str)),
+            None => return gone(&|| similar(&id, &resources.routes)),
         },
         _ => match resources.grpc_routes.get(&id) {
             Some(route) => route.value.spec.rules.iter().flatten().filter_map(|rule| rule.name.as_deref()).collect(),
-            None => return gone(&mut resources.grpc_routes.keys().map(String::as_str)),
+            None => return gone(&|| similar(&id, &resources.grpc_routes)),
         },
     };
     let section = section_name.as_deref().filter(|section| !sections.contains(section))?;

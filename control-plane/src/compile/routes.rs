@@ -16,6 +16,9 @@ use super::services::{PortView, ServiceView};
 /// Most matches of one port, as the wire has it.
 const MAX_MATCHES: usize = 1024;
 
+/// A hint compares a name with all others: that is not done for each of a mass of problems.
+pub const HINTS: usize = 50;
+
 /// All services by id.
 pub type Views<'a> = BTreeMap<String, ServiceView<'a>>;
 
@@ -72,7 +75,7 @@ fn attached(route: &Object<HttpRoute>, views: &Views<'_>, problems: &mut Vec<Pro
     let mut found = Vec::new();
     for (index, parent) in route.value.spec.parent_refs.iter().flatten().enumerate() {
         let path = format!("spec.parentRefs[{index}]");
-        match parent_ports(route, parent, &path, views) {
+        match parent_ports(route, parent, &path, views, problems.len() < HINTS) {
             Ok(ports) => found.extend(ports),
             Err(problem) => problems.push(problem),
         }
@@ -88,6 +91,7 @@ pub fn parent_ports<T>(
     parent: &HttpRouteParentRefs,
     path: &str,
     views: &Views<'_>,
+    hint: bool,
 ) -> Result<Vec<(String, u32)>, Problem> {
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     if kind != "Service" || !matches!(parent.group.as_deref(), None | Some("" | "core")) {
@@ -108,7 +112,7 @@ pub fn parent_ports<T>(
             .because(Reason::UnsupportedValue));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::NoMatchingParent));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views, hint).because(Reason::NoMatchingParent));
     };
     let matches = |port: &&PortView| {
         parent.port.is_none_or(|wanted| u32::try_from(wanted) == Ok(port.port))
@@ -128,9 +132,16 @@ pub fn parent_ports<T>(
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(|port| (id.clone(), port.port)).collect())
 }
 
-fn missing_service<T>(route: &Object<T>, path: &str, id: &str, views: &Views<'_>) -> Problem {
-    let hint = did_you_mean(id, views.keys().map(String::as_str));
+fn missing_service<T>(route: &Object<T>, path: &str, id: &str, views: &Views<'_>, hint: bool) -> Problem {
+    let hint = if hint { similar(id, views) } else { String::new() };
     route.origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
+}
+
+/// What of the same namespace has nearly this id: who asks may not know of others.
+pub fn similar<V>(id: &str, known: &BTreeMap<String, V>) -> String {
+    let own = id.split_inclusive('/').next().unwrap_or_default();
+    let known = known.range(own.to_owned()..).map(|(id, _)| id.as_str());
+    did_you_mean(id, known.take_while(|id| id.starts_with(own)))
 }
 
 fn missing_port<T>(route: &Object<T>, path: &str, view: &ServiceView<'_>) -> Problem {
@@ -184,13 +195,15 @@ fn compile_rule(
     let mut backends = Vec::new();
     for (place, backend) in rule.backend_refs.iter().flatten().enumerate() {
         let weight = backend.weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
-        backends.push(match backend_of(route, backend, &format!("{path}.backendRefs[{place}]"), views) {
-            Ok((service, port)) => v1::WeightedBackend { service, port, weight },
-            Err(problem) => {
-                problems.push(problem);
-                v1::WeightedBackend { weight, ..v1::WeightedBackend::default() }
-            }
-        });
+        backends.push(
+            match backend_of(route, backend, &format!("{path}.backendRefs[{place}]"), views, problems.len() < HINTS) {
+                Ok((service, port)) => v1::WeightedBackend { service, port, weight },
+                Err(problem) => {
+                    problems.push(problem);
+                    v1::WeightedBackend { weight, ..v1::WeightedBackend::default() }
+                }
+            },
+        );
     }
     if !unsupported.is_empty() {
         backends.clear();
@@ -277,6 +290,7 @@ pub fn backend_of<T>(
     backend: &HttpRouteRulesBackendRefs,
     path: &str,
     views: &Views<'_>,
+    hint: bool,
 ) -> Result<(String, u32), Problem> {
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if kind != "Service" || !matches!(backend.group.as_deref(), None | Some("" | "core")) {
@@ -294,7 +308,7 @@ pub fn backend_of<T>(
         return Err(route.origin.problem(&format!("{path}.namespace"), message, hint).because(Reason::RefNotPermitted));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::BackendNotFound));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views, hint).because(Reason::BackendNotFound));
     };
     let Some(port) = backend.port else {
         let message = "port is missing: its share answers 500";

@@ -227,3 +227,22 @@ fn an_object_of_a_file_has_no_verdict_and_one_that_is_left_out_says_why() {
     let Conditions::Whole(all) = &verdicts[&key].conditions else { panic!("of the whole") };
     assert!(all.iter().all(|condition| !condition.holds && condition.reason == "Conflicted"), "{all:?}");
 }
+
+#[test]
+fn a_hint_names_nothing_of_another_namespace_and_is_not_sought_for_each_of_a_mass() {
+    let mut objects = vec![service("web").replace("name: web", "name: web, namespace: defaul")];
+    let wrong = policy("TrafficPolicy", "p", &target("web"));
+    let hints = |objects: &[String]| {
+        let (_, problems) = compile(&stored(objects), &[]);
+        problems.into_iter().map(|problem| problem.hint).collect::<Vec<_>>()
+    };
+    objects.push(wrong.clone());
+    assert_eq!(hints(&objects), [""], "defaul/web is another's");
+    assert_eq!(hints(&[service("wbe"), wrong]), ["did you mean \"default/wbe\"?"]);
+    let mut all = stored(&[service("web")]);
+    let policy = stored(&[policy("TrafficPolicy", "p", &target("wbe"))]).traffic_policies["default/p"].clone();
+    all.traffic_policies.extend((0..200).map(|k| (format!("default/p{k}"), policy.clone())));
+    let (_, problems) = compile(&all, &[]);
+    assert_eq!(problems.iter().filter(|problem| !problem.hint.is_empty()).count(), crate::compile::routes::HINTS);
+    assert_eq!(problems.len(), 200);
+}
