@@ -63,13 +63,13 @@ impl Store {
         Self::open_with(data_dir, Options::default())
     }
 
-    /// The same, and counts how often it waits for the disk.
+    /// The same, and asks before each wait for the disk.
     #[cfg(test)]
-    pub(crate) fn open_counting(
+    pub(crate) fn open_on_sync(
         data_dir: &Path,
-        syncs: Arc<std::sync::atomic::AtomicUsize>,
+        ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
-        Self::open_with(data_dir, Options::counting(syncs))
+        Self::open_with(data_dir, Options::on_sync(ask))
     }
 
     fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {

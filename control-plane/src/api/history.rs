@@ -59,6 +59,7 @@ pub async fn history(
         before_revision: query.before,
         limit,
     };
+    let Ok(_permit) = state.log_reads.try_acquire() else { return busy().into_response() };
     match state.store.history(filter).await {
         Ok(events) => {
             let next =
@@ -110,6 +111,11 @@ fn event_json(event: &Event, objects: bool) -> Value {
     value
 }
 
+/// Each reads the log from end to end.
+fn busy() -> ApiError {
+    ApiError::too_many("reads of the history")
+}
+
 fn read_failed(error: &ReadError) -> ApiError {
     match error {
         ReadError::Future { .. } => ApiError::bad_request(error.to_string()),
@@ -119,6 +125,7 @@ fn read_failed(error: &ReadError) -> ApiError {
 
 /// GET `/weft/v1/history/verify`: whether the chain of hashes is whole.
 pub async fn verify(State(state): State<ApiState>) -> Response {
+    let Ok(_permit) = state.log_reads.try_acquire() else { return busy().into_response() };
     match state.store.verify().await {
         Ok(head) => {
             Json(json!({ "verified": true, "revision": head.revision, "head": head.to_string() })).into_response()
@@ -168,6 +175,7 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     }
     let within = |key: &Key| wanted.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace);
     let revision = wanted.to_revision;
+    let _permit = state.log_reads.try_acquire().map_err(|_| busy())?;
     let mut past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
     past.retain(|key, _| within(key));
     let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };

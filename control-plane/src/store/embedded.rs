@@ -60,14 +60,13 @@ impl Default for Options {
 
 #[cfg(test)]
 impl Options {
-    /// Counts what is asked of the disk to be durable.
-    pub fn counting(syncs: Arc<std::sync::atomic::AtomicUsize>) -> Self {
-        let count = move |operation: disk::Operation<'_>| {
-            let sync = matches!(operation, disk::Operation::Sync);
-            syncs.fetch_add(usize::from(sync), std::sync::atomic::Ordering::Relaxed);
-            Ok(())
+    /// Asks before each wait for the disk.
+    pub fn on_sync(ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        let fault = move |operation: disk::Operation<'_>| match operation {
+            disk::Operation::Sync => ask(),
+            _ => Ok(()),
         };
-        Self { fault: Arc::new(count), ..Self::default() }
+        Self { fault: Arc::new(fault), ..Self::default() }
     }
 }
 

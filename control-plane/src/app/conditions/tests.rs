@@ -136,7 +136,12 @@ async fn what_was_found_of_another_generation_is_not_written() {
 async fn two_thousand_statuses_wait_for_the_disk_a_few_times() {
     let directory = tempfile::tempdir().expect("a directory");
     let syncs = Arc::new(AtomicUsize::new(0));
-    let store = Store::open_counting(directory.path(), Arc::clone(&syncs)).expect("a store");
+    let counted = Arc::clone(&syncs);
+    let count = move || {
+        counted.fetch_add(1, Relaxed);
+        Ok(())
+    };
+    let store = Store::open_on_sync(directory.path(), count).expect("a store");
     let write = |k: usize| Write {
         key: key(&format!("s{k}")),
         expect: Expect::Absent,
