@@ -5,7 +5,7 @@ use rand::Rng;
 use serde_json::{Map, Value};
 
 use super::{
-    conditions, defaults,
+    defaults,
     kinds::Kind,
     status::{ApiError, text, unknown_field},
     target::{FieldValidation, Target},
@@ -65,7 +65,6 @@ pub fn create(
     metadata.insert("uid".into(), uid().into());
     metadata.insert("creationTimestamp".into(), timestamp(now).into());
     metadata.insert("generation".into(), 1.into());
-    conditions::refresh(target.kind, &Value::Null, &mut object, now);
     Ok(Admitted { object, warnings })
 }
 
@@ -79,7 +78,6 @@ pub fn update(
     body: Value,
     duplicates: &[Problem],
     mode: FieldValidation,
-    now: Timestamp,
 ) -> Result<Admitted, ApiError> {
     let mut object = identified(target, body)?;
     let was = old["metadata"].as_object().cloned().unwrap_or_default();
@@ -104,7 +102,6 @@ pub fn update(
     if content(old) != content(&object) {
         let generation = was.get("generation").and_then(Value::as_u64).unwrap_or(0) + 1;
         self::metadata(&mut object)?.insert("generation".into(), generation.into());
-        conditions::refresh(target.kind, old, &mut object, now);
     }
     Ok(Admitted { object, warnings })
 }

@@ -48,7 +48,7 @@ pub struct Kind {
     pub namespaced: bool,
     /// Where its conditions are.
     pub status: StatusShape,
-    /// Whether the mesh acts on it yet. Objects of other kinds are kept and say so.
+    /// Whether the sidecars act on it yet. Objects of other kinds are kept and say so: in their status and in warnings.
     pub enforced: bool,
     /// Columns between NAME and AGE.
     pub columns: &'static [Column],
