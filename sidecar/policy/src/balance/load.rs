@@ -54,30 +54,27 @@ impl EndpointLoad {
 
     /// [`Self::cost`] where `per_request` is what one request in flight weighs: less on an endpoint with more weight.
     pub(super) fn cost_by(&self, now: Nanos, per_request: f64) -> f64 {
-        let in_flight = self.in_flight();
-        if in_flight == 0 && self.ewma.load(Relaxed) == 0 {
-            return 0.0;
-        }
-        self.rtt(now) * self.queue(per_request)
+        let (in_flight, ewma) = (self.in_flight(), f64::from_bits(self.ewma.load(Relaxed)));
+        // An old peak decays by itself, so that a penalised endpoint is tried again.
+        let rtt = if ewma > 0.0 {
+            ewma * self.weight_of_old(now)
+        } else if in_flight > 0 {
+            DEFAULT_RTT
+        } else {
+            0.0
+        };
+        rtt * (f64::from(in_flight) * per_request + 1.0)
     }
 
     /// Requests in flight by weight, the next one included.
     pub(super) fn queue(&self, per_request: f64) -> f64 {
-        f64::from(self.in_flight()).mul_add(per_request, 1.0)
-    }
-
-    fn rtt(&self, now: Nanos) -> f64 {
-        let ewma = f64::from_bits(self.ewma.load(Relaxed));
-        if ewma == 0.0 {
-            return DEFAULT_RTT;
-        }
-        // An old peak decays by itself, so that a penalised endpoint is tried again.
-        ewma * self.weight_of_old(now)
+        f64::from(self.in_flight()) * per_request + 1.0
     }
 
     fn weight_of_old(&self, now: Nanos) -> f64 {
         let age = now.0.saturating_sub(self.stamp.load(Relaxed));
-        (-duration_nanos(Duration::from_nanos(age)) / DECAY).exp()
+        // Above 2^53 ns, a hundred days, the last digits do not matter.
+        (-(age as f64) / DECAY).exp()
     }
 
     /// Peak EWMA: a rise counts at once, a fall by decay. Two racing writers lose one observation at most.
