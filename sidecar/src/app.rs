@@ -12,10 +12,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
-use weft_proto::v1::{Registration, WorkloadPort};
+use weft_policy::model::Locality;
+use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
-use self::worker::{Listeners, WorkerContext};
+use self::worker::{Clock, Listeners, WorkerContext};
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
@@ -84,8 +85,9 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         listeners,
     };
+    let clock = Clock::start();
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let workers = worker::spawn(count, &context)?;
+    let workers = worker::spawn(count, &context, clock)?;
     drop(reserved);
 
     let seen = Admin {
@@ -113,7 +115,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         missing,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone()),
+        builder: Builder::new(telemetry.clone(), args.locality(), clock),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -170,7 +172,10 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
             .collect(),
         healthy: false,
         draining: false,
-        locality: None,
+        locality: args.locality.as_ref().map(|_| {
+            let Locality { region, zone } = args.locality();
+            v1::Locality { region: region.into(), zone: zone.into() }
+        }),
         epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,

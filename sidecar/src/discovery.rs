@@ -19,9 +19,9 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
 use weft_policy::{
-    balance::EndpointLoad,
+    balance::{Balancer, EndpointLoad},
     limits::Limits,
-    model::{Endpoint, ObjectName, Target},
+    model::{Endpoint, LoadBalancing, Locality, ObjectName, Target},
     retry::Budget,
 };
 use weft_proto::{
@@ -38,6 +38,7 @@ use weft_svid::{Svid, TrustStore};
 pub use self::backoff::Backoff;
 use self::state::State;
 use crate::{
+    app::worker::Clock,
     drain::Drain,
     identity,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
@@ -270,6 +271,11 @@ async fn leave(
 /// Keeps what outlives a snapshot.
 pub struct Builder {
     telemetry: Telemetry,
+    /// Where this workload is.
+    own: Locality,
+    clock: Clock,
+    /// Of the last snapshot.
+    clusters: HashMap<Target, Arc<Cluster>>,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
 }
@@ -277,8 +283,9 @@ pub struct Builder {
 impl Builder {
     /// With nothing built yet.
     #[must_use]
-    pub fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, shared: HashMap::new(), endpoints: HashMap::new() }
+    pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
+        let (clusters, shared, endpoints) = Default::default();
+        Self { telemetry, own, clock, clusters, shared, endpoints }
     }
 
     /// The snapshot of what is held and may be used.
@@ -296,12 +303,14 @@ impl Builder {
             }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(&target, state.endpoints(&service.id), &mut kept);
-                snapshot.clusters.insert(target, Arc::new(cluster));
+                let policy = &port.backend.load_balancing;
+                let cluster = self.cluster(&target, policy, state.endpoints(&service.id), &mut kept);
+                snapshot.clusters.insert(target, cluster);
             }
             snapshot.services.insert(service.id.clone(), service);
         }
         self.endpoints = kept;
+        self.clusters.clone_from(&snapshot.clusters);
         self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
         snapshot
     }
@@ -309,9 +318,10 @@ impl Builder {
     fn cluster(
         &mut self,
         target: &Target,
+        policy: &LoadBalancing,
         all: &[Endpoint],
         kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-    ) -> Cluster {
+    ) -> Arc<Cluster> {
         let mut endpoints = Vec::new();
         for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
             let Some(&port) = endpoint.ports.get(&target.port) else { continue };
@@ -324,6 +334,17 @@ impl Builder {
             kept.insert(key, Arc::clone(&state));
             endpoints.push(state);
         }
+        // Most changes are of other services: the tables of this one are not built again for them.
+        let previous = self.clusters.get(target);
+        if let Some(cluster) = previous
+            && cluster.balancer.policy() == policy
+            && cluster.endpoints.len() == endpoints.len()
+            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
+        {
+            return Arc::clone(cluster);
+        }
+        let before = previous.map(|cluster| &cluster.balancer);
+        let balancer = Balancer::new(policy, &self.own, &endpoints, self.clock.now(), before);
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
             let label = format!("{}:{}", target.service, target.port);
@@ -334,7 +355,8 @@ impl Builder {
                 tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
             })
         });
-        Cluster { target: target.clone(), endpoints: endpoints.into(), shared: Arc::clone(shared) }
+        let shared = Arc::clone(shared);
+        Arc::new(Cluster { target: target.clone(), endpoints: endpoints.into(), balancer, shared })
     }
 }
 

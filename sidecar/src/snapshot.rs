@@ -10,9 +10,9 @@ use std::{
 
 use tokio::sync::watch;
 use weft_policy::{
-    balance::{Candidate, EndpointLoad},
+    balance::{Balancer, Candidate, EndpointLoad},
     limits::Limits,
-    model::{Endpoint, ObjectName, Service, Target, WorkloadConfig},
+    model::{Endpoint, Locality, ObjectName, Service, Target, WorkloadConfig},
     retry::Budget,
 };
 
@@ -48,6 +48,8 @@ pub struct Cluster {
     pub target: Target,
     /// Candidates for a new request: healthy, not draining, serving this port.
     pub endpoints: Arc<[Arc<EndpointState>]>,
+    /// Chooses one of `endpoints`.
+    pub balancer: Balancer,
     /// State shared by all snapshots of this target.
     pub shared: Arc<ClusterShared>,
 }
@@ -81,6 +83,14 @@ impl Candidate for EndpointState {
 
     fn weight(&self) -> u32 {
         self.endpoint.weight
+    }
+
+    fn locality(&self) -> &Locality {
+        &self.endpoint.locality
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

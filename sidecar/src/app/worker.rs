@@ -62,7 +62,7 @@ pub struct Listeners {
     pub inbound: Vec<(SocketAddr, u16)>,
 }
 
-/// Monotonic time since the process began, equal on all workers.
+/// Monotonic time since the process began, equal on all threads.
 #[derive(Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -150,8 +150,7 @@ impl Worker {
 ///
 /// # Errors
 /// When a socket cannot be bound or a thread cannot be started.
-pub fn spawn(count: usize, context: &WorkerContext) -> io::Result<Vec<JoinHandle<()>>> {
-    let clock = Clock::start();
+pub fn spawn(count: usize, context: &WorkerContext, clock: Clock) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::with_capacity(count);
     for index in 0..count {
         let sockets = Sockets::bind(&context.listeners)?;

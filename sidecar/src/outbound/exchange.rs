@@ -1,6 +1,7 @@
 //! One request from the app: the straight line from head to answer, with its retries.
 
 use std::{
+    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{
-    balance,
+    balance::{self, hash},
     limits::Permit,
     model::{ObjectName, Protocol, RouteRule, Service, Target},
     retry,
@@ -41,6 +42,7 @@ pub async fn run(
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
     destination: Destination,
+    source: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
@@ -58,10 +60,10 @@ pub async fn run(
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, &destination, &received, request.headers()),
+            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &received, request.headers()),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, &destination, &received, request.headers())
+                plan(&worker, &snapshot, &service, (&destination, source), &received, request.headers())
             }),
         },
         Err(error) => Err(error),
@@ -102,6 +104,8 @@ pub async fn run(
 /// What is to be done with a request.
 struct Plan {
     cluster: Arc<Cluster>,
+    /// What the endpoint is chosen by, if it is by a hash.
+    hash: u64,
     protocol: Protocol,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
@@ -124,7 +128,7 @@ fn plan(
     worker: &Worker,
     snapshot: &Snapshot,
     service: &Service,
-    destination: &Destination,
+    (destination, source): (&Destination, IpAddr),
     received: &Received,
     headers: &HeaderMap,
 ) -> Result<Plan, ProxyError> {
@@ -160,7 +164,9 @@ fn plan(
             format!("backend {} port {} is not known", target.service, target.port),
         )
     })?;
+    let hash = |on| hash::of_request(on, headers, received.path.query(), source).unwrap_or_else(|| worker.random());
     Ok(Plan {
+        hash: cluster.balancer.hash_on().map_or(0, hash),
         cluster,
         protocol: port.protocol,
         timeout: rule.requests.timeout,
@@ -326,9 +332,11 @@ impl Tries<'_> {
 
     /// An endpoint that has not failed this request, else the one that failed first.
     fn pick(&self) -> Result<Arc<EndpointState>, ProxyError> {
-        let cluster = &self.plan.cluster;
-        let excluded = |endpoint: &Arc<EndpointState>| self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
-        let picked = balance::pick(&cluster.endpoints, excluded, self.worker.clock.now(), || self.worker.random());
+        let (cluster, mut random) = (&self.plan.cluster, || self.worker.random());
+        let available = |endpoint: &Arc<EndpointState>| !self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
+        let request =
+            balance::Request { hash: Some(self.plan.hash), now: self.worker.clock.now(), random: &mut random };
+        let picked = cluster.balancer.pick(&cluster.endpoints, request, available);
         picked.or(self.failed.first()).cloned().ok_or_else(|| {
             let detail = format!("service {} has no healthy endpoint", cluster.target.service);
             ProxyError::unsent(Reason::NoEndpoints, detail)
@@ -379,7 +387,7 @@ fn head(request: &Request<Body>) -> Request<Body> {
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 
