@@ -169,7 +169,7 @@ fn endpoints_that_leave_and_return_lose_no_requests() {
 
 #[test]
 fn shares_follow_weights_while_all_is_well() {
-    for weights in [vec![1, 1, 1]] {
+    for weights in [vec![1, 1, 1], vec![1, 2, 5]] {
         let endpoints = weights.iter().map(|&weight| Plan { weight, ..Plan::healthy() }).collect();
         let report = run(&Script { seconds: 30, ..Script::new(endpoints) }, 1);
         let total: u32 = weights.iter().sum();

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use weft_policy::model::{BreakOn, CircuitBreaker, OutlierDetection, Retry, RetryBudget};
+use weft_policy::model::{Algorithm, BreakOn, CircuitBreaker, LoadBalancing, OutlierDetection, Retry, RetryBudget};
 
 /// splitmix64: small, and the same everywhere.
 pub struct Random(pub u64);
@@ -46,6 +46,7 @@ pub struct Script {
     pub posts: u64,
     /// Callers that go away before the answer, in parts per million.
     pub cancelled: u64,
+    pub balancing: LoadBalancing,
     pub outlier: OutlierDetection,
     pub breaker: CircuitBreaker,
     pub retry: Retry,
@@ -101,6 +102,7 @@ impl Script {
             seconds: 15,
             posts: 0,
             cancelled: 0,
+            balancing: LoadBalancing::default(),
             outlier: OutlierDetection::default(),
             breaker: CircuitBreaker::default(),
             retry: Retry::default(),
@@ -133,12 +135,16 @@ impl Script {
             base_open: Duration::from_secs_f64(random.seconds(0.1..2.0)),
             ..CircuitBreaker::default()
         };
+        let algorithms = [Algorithm::LeastLatency, Algorithm::RoundRobin, Algorithm::LeastRequest, Algorithm::Random];
+        let algorithm = algorithms[usize::try_from(random.below(4)).unwrap()].clone();
+        let slow_start = random.happens(300_000).then_some(Duration::from_secs(2));
         let retry = Retry { attempts: u32::try_from(random.below(4)).unwrap(), ..Retry::default() };
         Self {
             rate: 20 + u32::try_from(random.below(150)).unwrap(),
             seconds: 10,
             posts: random.below(600_000),
             cancelled: random.below(50_000),
+            balancing: LoadBalancing { algorithm, slow_start, ..LoadBalancing::default() },
             outlier,
             breaker,
             retry,

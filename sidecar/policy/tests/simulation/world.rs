@@ -5,16 +5,18 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    sync::Arc,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, Method, StatusCode};
 use weft_policy::{
-    balance::{self, Candidate, EndpointLoad, Nanos},
+    balance::{self, Balancer, Candidate, EndpointLoad, Nanos},
     breaker::{self, Breaker, Entry},
     circuit::{Outcome, State, Transition},
     limits::{Limits, Permit},
+    model::Locality,
     outlier::{self, Ejections, Health},
     retry::{self, Attempt, Budget, Decision, Failure},
 };
@@ -22,6 +24,7 @@ use weft_policy::{
 use crate::script::{Fault, Random, Script};
 
 const SECOND: u64 = 1_000_000_000;
+static NOWHERE: LazyLock<Locality> = LazyLock::new(Locality::default);
 const TRY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One step of a run: when, of what, what.
@@ -47,6 +50,7 @@ pub struct Report {
 /// An endpoint as long as discovery has it.
 struct Replica {
     index: usize,
+    address: SocketAddr,
     weight: u32,
     load: EndpointLoad,
     health: Arc<Health>,
@@ -59,6 +63,14 @@ impl Candidate for Replica {
 
     fn weight(&self) -> u32 {
         self.weight
+    }
+
+    fn locality(&self) -> &Locality {
+        &NOWHERE
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -103,6 +115,7 @@ pub struct World<'a> {
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     scheduled: u64,
     members: Vec<Arc<Replica>>,
+    balancer: Balancer,
     ejections: Arc<Ejections>,
     breaker: Arc<Breaker>,
     budget: Budget,
@@ -121,6 +134,7 @@ pub fn run(script: &Script, seed: u64) -> Report {
         queue: BinaryHeap::new(),
         scheduled: 0,
         members: Vec::new(),
+        balancer: Balancer::new::<Arc<Replica>>(&script.balancing, &NOWHERE, &[], Nanos(0), None),
         ejections: Arc::default(),
         breaker: Arc::default(),
         budget: Budget::new(&script.budget),
@@ -192,10 +206,13 @@ impl World<'_> {
             came |= known.is_none();
             members.push(known.unwrap_or_else(|| {
                 let health = Arc::new(Health::new(&self.ejections));
-                Arc::new(Replica { index, weight: plan.weight, load: EndpointLoad::default(), health })
+                let address = (Ipv4Addr::LOCALHOST, u16::try_from(index).unwrap()).into();
+                Arc::new(Replica { index, address, weight: plan.weight, load: EndpointLoad::default(), health })
             }));
         }
         self.members = members;
+        let (policy, now) = (&self.script.balancing, Nanos(self.now));
+        self.balancer = Balancer::new(policy, &NOWHERE, &self.members, now, Some(&self.balancer));
         let healths = self.members.iter().map(|replica| &replica.health);
         let released = self.ejections.sync(&self.script.outlier, healths);
         for (index, transition) in released {
@@ -281,9 +298,9 @@ impl World<'_> {
             return Some((replica, Some(taken.probe)));
         }
         let failed = |replica: &Arc<Replica>| request.failed.iter().any(|other| Arc::ptr_eq(other, replica));
-        let excluded = |replica: &Arc<Replica>| replica.health.is_out() || failed(replica);
-        let random = &mut self.random;
-        let picked = balance::pick(&self.members, excluded, now, || random.next());
+        let available = |replica: &Arc<Replica>| !replica.health.is_out() && !failed(replica);
+        let random = &mut || self.random.next();
+        let picked = self.balancer.pick(&self.members, balance::Request { hash: None, now, random }, available);
         picked.or(request.failed.first()).or(self.members.first()).map(|replica| (Arc::clone(replica), None))
     }
 
