@@ -1,10 +1,14 @@
 //! Opaque connections from the app: one CONNECT stream to the endpoint's sidecar, or plain TCP to an endpoint
 //! outside the mesh. A failed dial tries another endpoint, since no byte was sent.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use http::HeaderMap;
 use tokio::net::TcpStream;
-use weft_policy::{balance, model::Target};
+use weft_policy::{
+    balance::{self, hash},
+    model::Target,
+};
 
 use crate::{
     app::worker::Worker,
@@ -24,8 +28,8 @@ enum Remote {
     Mesh(Tunnel, StreamGuard),
 }
 
-/// Serves one opaque connection to `target`.
-pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO) {
+/// Serves one opaque connection to `target` from the app at `source`.
+pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, source: IpAddr, io: IO) {
     let mut snapshot = worker.snapshot();
     let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
         return tracing::debug!(service = %target.service, port = target.port, "no such service port");
@@ -34,7 +38,7 @@ pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO)
         cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
         return;
     };
-    match dial_any(worker, &cluster).await {
+    match dial_any(worker, &cluster, source).await {
         Ok((remote, load)) => copy(&cluster, io, remote, load).await,
         Err(error) => {
             tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
@@ -60,14 +64,16 @@ async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _lo
     open.closed(reason);
 }
 
-async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGuard), ProxyError> {
+async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<(Remote, LoadGuard), ProxyError> {
     let mut failed: Vec<Arc<EndpointState>> = Vec::new();
     let mut last =
         ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
+    // Bytes have no headers: only the address can be hashed.
+    let hash = cluster.balancer.hash_on().and_then(|on| hash::of_request(on, &HeaderMap::new(), None, source));
     for _ in 0..TRIES {
-        let excluded = |endpoint: &Arc<EndpointState>| failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
-        let picked = balance::pick(&cluster.endpoints, excluded, worker.clock.now(), || worker.random());
-        let Some(endpoint) = picked else { break };
+        let available = |endpoint: &Arc<EndpointState>| !failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
+        let request = balance::Request { hash, now: worker.clock.now(), random: &mut || worker.random() };
+        let Some(endpoint) = cluster.balancer.pick(&cluster.endpoints, request, available) else { break };
         let mut load = LoadGuard::new(Arc::clone(endpoint), worker.clock);
         let begun = Instant::now();
         match dial(worker, cluster, endpoint).await {

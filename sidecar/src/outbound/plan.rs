@@ -1,12 +1,14 @@
 //! What is to be done with a request: service, port, rule, backend and cluster (phases 3 to 6).
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::HeaderMap;
 use weft_policy::{
+    balance::hash,
     deadline,
     model::{ObjectName, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
@@ -26,6 +28,8 @@ pub struct Plan {
     pub cluster: Arc<Cluster>,
     /// The rule that it follows.
     pub rule: Arc<RouteRule>,
+    /// What the endpoint is chosen by, where it is by a hash.
+    pub hash: u64,
     /// What is spoken at the port that was called.
     pub protocol: Protocol,
     /// How long the caller waits for all of it.
@@ -50,7 +54,7 @@ pub fn plan(
     worker: &Worker,
     snapshot: &Snapshot,
     service: &Service,
-    destination: &Destination,
+    (destination, source): (&Destination, IpAddr),
     received: &Received,
     headers: &HeaderMap,
 ) -> Result<Plan, ProxyError> {
@@ -65,7 +69,9 @@ pub fn plan(
         (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
         (ours, theirs) => ours.or(theirs),
     };
-    Ok(Plan { cluster, rule: Arc::clone(rule), protocol: port.protocol, timeout })
+    let hash = |on| hash::of_request(on, headers, received.path.query(), source).unwrap_or_else(|| worker.random());
+    let hash = cluster.balancer.hash_on().map_or(0, hash);
+    Ok(Plan { cluster, rule: Arc::clone(rule), hash, protocol: port.protocol, timeout })
 }
 
 impl Plan {

@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{
-    balance,
+    balance::{self, Nanos},
     breaker::{self, Entry},
     circuit::Outcome,
     deadline,
@@ -80,6 +80,7 @@ enum Next {
 
 /// What the circuits let through, and wait to hear of.
 struct Admission {
+    begun: Nanos,
     endpoint: Arc<EndpointState>,
     probe: Option<outlier::Probe>,
     breaker: Option<breaker::Probe>,
@@ -281,17 +282,19 @@ impl<'a> Tries<'a> {
             if let Some(taken) = shared.ejections.take_probe(now, self.repeatable, healths) {
                 let endpoint = Arc::clone(&cluster.endpoints[taken.index]);
                 shared.circuit.endpoint_changed(endpoint.address, taken.transition);
-                return Ok(Admission { endpoint, probe: Some(taken.probe), breaker });
+                return Ok(Admission { begun: now, endpoint, probe: Some(taken.probe), breaker });
             }
         }
-        Ok(Admission { endpoint: self.pick()?, probe: None, breaker })
+        Ok(Admission { begun: now, endpoint: self.pick()?, probe: None, breaker })
     }
 
     /// An endpoint that has not failed this request, else the one that failed first.
     fn pick(&self) -> Result<Arc<EndpointState>, ProxyError> {
         let cluster = &self.plan.cluster;
-        let excluded = |endpoint: &Arc<EndpointState>| !self.is_available(endpoint);
-        let picked = balance::pick(&cluster.endpoints, excluded, self.worker.clock.now(), || self.worker.random());
+        let mut random = || self.worker.random();
+        let request =
+            balance::Request { hash: Some(self.plan.hash), now: self.worker.clock.now(), random: &mut random };
+        let picked = cluster.balancer.pick(&cluster.endpoints, request, |endpoint| self.is_available(endpoint));
         picked.or(self.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| {
             let detail = format!("service {} has no healthy endpoint", cluster.target.service);
             ProxyError::unsent(Reason::NoEndpoints, detail)
@@ -306,18 +309,18 @@ impl<'a> Tries<'a> {
     fn record(&self, admission: Admission, outcome: Outcome) {
         let cluster = &self.plan.cluster;
         let (shared, policy) = (&cluster.shared, &cluster.policy);
-        let (now, random) = (self.worker.clock.now(), self.worker.random());
+        let (begun, now, random) = (admission.begun, self.worker.clock.now(), self.worker.random());
         let outlier = &policy.outlier_detection;
         let change = match admission.probe {
             Some(probe) => probe.record(outlier, outcome, now, random),
-            None => admission.endpoint.health.record(outlier, outcome, now, random),
+            None => admission.endpoint.health.record(outlier, outcome, begun, now, random),
         };
         if let Some(change) = change {
             shared.circuit.endpoint_changed(admission.endpoint.address, change);
         }
         let change = match admission.breaker {
             Some(probe) => probe.record(&policy.circuit_breaker, outcome, now, random),
-            None => shared.breaker.record(&policy.circuit_breaker, outcome, now, random),
+            None => shared.breaker.record(&policy.circuit_breaker, outcome, begun, now, random),
         };
         if let Some(change) = change {
             shared.circuit.service_changed(change);
