@@ -1,6 +1,7 @@
 //! From the app to the mesh. A connection comes in by a declared upstream's local port or on the outbound listener,
 //! where the Host names the service; each request is one straight line in [`exchange::run`].
 
+mod admission;
 mod exchange;
 mod opaque;
 mod plan;

@@ -12,17 +12,17 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{
-    balance::{self, Nanos},
-    breaker::{self, Entry},
     circuit::Outcome,
     deadline,
     limits::Permit,
-    model::Protocol,
-    outlier,
+    model::{Protocol, Target},
     retry::{self, Attempt, Decision, Failure},
 };
 
-use super::plan::Plan;
+use super::{
+    admission::{Admission, Asked, is_available, outcome_of_error},
+    plan::Plan,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -76,14 +76,6 @@ struct Answered {
 enum Next {
     Done(Result<Response<Body>, ProxyError>),
     Again(Duration),
-}
-
-/// What the circuits let through, and wait to hear of.
-struct Admission {
-    begun: Nanos,
-    endpoint: Arc<EndpointState>,
-    probe: Option<outlier::Probe>,
-    breaker: Option<breaker::Probe>,
 }
 
 impl<'a> Tries<'a> {
@@ -170,7 +162,7 @@ impl<'a> Tries<'a> {
             failure,
             replayable: source.is_replayable(),
             response,
-            elsewhere: self.plan.cluster.endpoints.iter().any(|endpoint| self.is_available(endpoint)),
+            elsewhere: self.plan.cluster.endpoints.iter().any(|endpoint| is_available(endpoint, &self.failed)),
             left: self.left(),
         };
         let retry = &self.plan.rule.requests.retry;
@@ -209,9 +201,10 @@ impl<'a> Tries<'a> {
         received: &Received,
         request: &mut Option<Request<Body>>,
     ) -> Result<Answered, ProxyError> {
-        let admission = self.admit()?;
-        let endpoint = Arc::clone(&admission.endpoint);
-        let key = self.key(&endpoint, received);
+        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed: &self.failed };
+        let admission = Admission::ask(self.worker, &self.plan.cluster, &asked)?;
+        let endpoint = Arc::clone(admission.endpoint());
+        let key = key(&endpoint, &self.plan.cluster.target, self.plan.protocol, received);
         self.mtls = key.is_mesh();
         let Some(mut leg) = request.take() else {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
@@ -231,7 +224,7 @@ impl<'a> Tries<'a> {
                 let outcome = if unsent { Outcome::ConnectFailure } else { outcome_of(&response, received.grpc) };
                 let failed = !matches!(outcome, Outcome::Success | Outcome::Neutral);
                 load.observe(begun.elapsed(), failed);
-                self.record(admission, outcome);
+                admission.record(self.worker, &self.plan.cluster, outcome);
                 if failed {
                     self.failed.push(endpoint);
                 }
@@ -250,7 +243,7 @@ impl<'a> Tries<'a> {
             }
             Err(error) => {
                 let outcome = outcome_of_error(&error);
-                self.record(admission, outcome);
+                admission.record(self.worker, &self.plan.cluster, outcome);
                 if outcome != Outcome::Neutral {
                     load.observe(begun.elapsed(), true);
                     self.failed.push(endpoint);
@@ -258,83 +251,6 @@ impl<'a> Tries<'a> {
                 Err(error)
             }
         }
-    }
-
-    /// Asks the circuits and picks an endpoint.
-    fn admit(&self) -> Result<Admission, ProxyError> {
-        let cluster = &self.plan.cluster;
-        let (shared, now) = (&cluster.shared, self.worker.clock.now());
-        let breaker = match shared.breaker.enter(&cluster.policy.circuit_breaker, now) {
-            Entry::Pass => None,
-            Entry::Probe(probe, change) => {
-                shared.circuit.service_changed(change);
-                Some(probe)
-            }
-            Entry::Refused(until) => {
-                let wait = Duration::from_nanos(until.0.saturating_sub(now.0)).as_millis();
-                let service = &cluster.target.service;
-                let detail = format!("service {service} could not be reached; it is tried again in {wait} ms");
-                return Err(ProxyError::unsent(Reason::CircuitOpen, detail));
-            }
-        };
-        if self.failed.is_empty() {
-            let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
-            if let Some(taken) = shared.ejections.take_probe(now, self.repeatable, healths) {
-                let endpoint = Arc::clone(&cluster.endpoints[taken.index]);
-                shared.circuit.endpoint_changed(endpoint.address, taken.transition);
-                return Ok(Admission { begun: now, endpoint, probe: Some(taken.probe), breaker });
-            }
-        }
-        Ok(Admission { begun: now, endpoint: self.pick()?, probe: None, breaker })
-    }
-
-    /// An endpoint that has not failed this request, else the one that failed first.
-    fn pick(&self) -> Result<Arc<EndpointState>, ProxyError> {
-        let cluster = &self.plan.cluster;
-        let mut random = || self.worker.random();
-        let request =
-            balance::Request { hash: Some(self.plan.hash), now: self.worker.clock.now(), random: &mut random };
-        let picked = cluster.balancer.pick(&cluster.endpoints, request, |endpoint| self.is_available(endpoint));
-        picked.or(self.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| {
-            let detail = format!("service {} has no healthy endpoint", cluster.target.service);
-            ProxyError::unsent(Reason::NoEndpoints, detail)
-        })
-    }
-
-    fn is_available(&self, endpoint: &Arc<EndpointState>) -> bool {
-        !endpoint.health.is_out() && !self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
-    }
-
-    /// Tells both circuits how a try ended.
-    fn record(&self, admission: Admission, outcome: Outcome) {
-        let cluster = &self.plan.cluster;
-        let (shared, policy) = (&cluster.shared, &cluster.policy);
-        let (begun, now, random) = (admission.begun, self.worker.clock.now(), self.worker.random());
-        let outlier = &policy.outlier_detection;
-        let change = match admission.probe {
-            Some(probe) => probe.record(outlier, outcome, now, random),
-            None => admission.endpoint.health.record(outlier, outcome, begun, now, random),
-        };
-        if let Some(change) = change {
-            shared.circuit.endpoint_changed(admission.endpoint.address, change);
-        }
-        let change = match admission.breaker {
-            Some(probe) => probe.record(&policy.circuit_breaker, outcome, now, random),
-            None => shared.breaker.record(&policy.circuit_breaker, outcome, begun, now, random),
-        };
-        if let Some(change) = change {
-            shared.circuit.service_changed(change);
-        }
-    }
-
-    fn key(&self, endpoint: &EndpointState, received: &Received) -> Key {
-        if let Some(mesh) = &endpoint.endpoint.mesh {
-            return Key::mesh(mesh, &self.plan.cluster.target);
-        }
-        let protocol = self.plan.protocol;
-        let http2 = protocol.is_http2()
-            || !matches!(protocol, Protocol::Http | Protocol::Http1) && received.version == http::Version::HTTP_2;
-        Key::Plain { address: endpoint.address, http2 }
     }
 
     async fn exchange(
@@ -406,23 +322,6 @@ fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
     }
 }
 
-fn outcome_of_error(error: &ProxyError) -> Outcome {
-    match error.reason {
-        Reason::ConnectTimeout
-        | Reason::ConnectionRefused
-        | Reason::ConnectFailed
-        | Reason::TlsHandshake
-        | Reason::TlsIdentityMismatch
-        | Reason::TlsCertificate => Outcome::ConnectFailure,
-        Reason::TryTimeout => Outcome::Timeout,
-        // A pooled connection that had ended says nothing of the endpoint.
-        Reason::ConnectionTerminated if error.unsent && !error.refused => Outcome::Neutral,
-        Reason::ConnectionTerminated => Outcome::Reset,
-        Reason::ProtocolError => Outcome::Unavailable,
-        _ => Outcome::Neutral,
-    }
-}
-
 /// Why a request is sent again, for metrics.
 fn word(result: &Result<Answered, ProxyError>) -> &'static str {
     match result {
@@ -477,8 +376,18 @@ impl Source {
     }
 }
 
+/// The connection to an endpoint. In plaintext an undeclared protocol is the caller's.
+pub fn key(endpoint: &EndpointState, target: &Target, protocol: Protocol, received: &Received) -> Key {
+    if let Some(mesh) = &endpoint.endpoint.mesh {
+        return Key::mesh(mesh, target);
+    }
+    let http2 = protocol.is_http2()
+        || !matches!(protocol, Protocol::Http | Protocol::Http1) && received.version == http::Version::HTTP_2;
+    Key::Plain { address: endpoint.address, http2 }
+}
+
 /// A request with the same head and no body.
-fn head(request: &Request<Body>) -> Request<Body> {
+pub fn head(request: &Request<Body>) -> Request<Body> {
     let mut copy = Request::new(Body::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
