@@ -5,6 +5,7 @@ mod admission;
 mod exchange;
 mod opaque;
 mod plan;
+mod source;
 mod tries;
 
 use std::{

@@ -71,6 +71,7 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit, work.as_mut()).await.unwrap_or_else(|| {
+            plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
             plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
             Err(error)

@@ -1,6 +1,7 @@
 //! What is to be done with a request: service, port, rule, backend and cluster (phases 3 to 6).
 
 use std::{
+    cell::RefCell,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,12 +10,13 @@ use std::{
 use http::HeaderMap;
 use weft_policy::{
     balance::hash,
+    circuit::Outcome,
     deadline,
     model::{ObjectName, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
 
-use super::{Destination, upstream_port};
+use super::{Destination, admission::Admission, upstream_port};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -32,8 +34,10 @@ pub struct Plan {
     pub hash: u64,
     /// What is spoken at the port that was called.
     pub protocol: Protocol,
-    /// How long the caller waits for all of it.
+    /// How long all of it may take.
     pub timeout: Option<Duration>,
+    /// Who is tried now.
+    pub trying: RefCell<Option<Admission>>,
 }
 
 /// Which service a request is for.
@@ -71,10 +75,21 @@ pub fn plan(
     };
     let hash = |on| hash::of_request(on, headers, received.path.query(), source).unwrap_or_else(|| worker.random());
     let hash = cluster.balancer.hash_on().map_or(0, hash);
-    Ok(Plan { cluster, rule: Arc::clone(rule), hash, protocol: port.protocol, timeout })
+    let (rule, trying) = (Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, hash, protocol: port.protocol, timeout, trying })
 }
 
 impl Plan {
+    /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
+    /// the endpoint.
+    pub fn timed_out(&self, worker: &Worker) {
+        if let Some(admission) = self.trying.take()
+            && self.timeout == self.rule.requests.timeout
+        {
+            admission.record(worker, &self.cluster, Outcome::Timeout);
+        }
+    }
+
     /// When the caller stops waiting.
     pub fn deadline(&self, started: Instant) -> Option<tokio::time::Instant> {
         let end = started.checked_add(self.timeout?)?;
