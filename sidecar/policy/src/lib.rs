@@ -5,9 +5,11 @@
 pub mod balance;
 pub mod canonical;
 pub mod convert;
+pub mod fault;
 pub mod limits;
 pub mod model;
 pub mod pattern;
+pub mod rate;
 pub mod retry;
 pub mod routing;
 pub mod spiffe;
