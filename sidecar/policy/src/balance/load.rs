@@ -13,6 +13,10 @@ const DEFAULT_RTT: f64 = 30e6;
 const DECAY: f64 = 10e9;
 /// Latency that a failure counts as.
 const PENALTY: f64 = 5e9;
+/// How long it does, in nanoseconds, unless a success comes before. Kept apart from the average, where one failure would
+/// outweigh millisecond answers for more than a minute after the endpoint is well. Short enough for an endpoint that keeps
+/// failing to show outlier detection its failures in a row, long enough to stay within the budget of retries.
+const PENALTY_TIME: u64 = 1_000_000_000;
 
 /// Latency and requests in flight of one endpoint.
 #[derive(Debug, Default)]
@@ -22,6 +26,8 @@ pub struct EndpointLoad {
     /// When `ewma` was last written.
     stamp: AtomicU64,
     in_flight: AtomicU32,
+    /// Until when the last failure counts; 0 after a success.
+    penalised: AtomicU64,
 }
 
 impl EndpointLoad {
@@ -30,12 +36,19 @@ impl EndpointLoad {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A request ended. `latency` is the time to the response head; `None` when it was cancelled before.
+    /// A request ended. `latency` is the time to the response head; `None` when it was cancelled before. How
+    /// fast a failure was says nothing of answers.
     pub fn end(&self, now: Nanos, latency: Option<Duration>, failed: bool) {
         let _ = self.in_flight.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(1)));
         if let Some(latency) = latency {
-            let observed = duration_nanos(latency);
-            self.observe(now, if failed { observed.max(PENALTY) } else { observed });
+            if failed {
+                self.penalised.store(now.0.saturating_add(PENALTY_TIME), Relaxed);
+                return;
+            }
+            self.observe(now, duration_nanos(latency));
+            if self.penalised.load(Relaxed) != 0 {
+                self.penalised.store(0, Relaxed);
+            }
         }
     }
 
@@ -55,7 +68,7 @@ impl EndpointLoad {
     /// [`Self::cost`] where `per_request` is what one request in flight weighs: less on an endpoint with more weight.
     pub(super) fn cost_by(&self, now: Nanos, per_request: f64) -> f64 {
         let (in_flight, ewma) = (self.in_flight(), f64::from_bits(self.ewma.load(Relaxed)));
-        // An old peak decays by itself, so that a penalised endpoint is tried again.
+        // An old peak decays by itself, so that an endpoint that was slow is tried again.
         let rtt = if ewma > 0.0 {
             ewma * self.weight_of_old(now)
         } else if in_flight > 0 {
@@ -63,6 +76,7 @@ impl EndpointLoad {
         } else {
             0.0
         };
+        let rtt = if self.penalised.load(Relaxed) > now.0 { rtt.max(PENALTY) } else { rtt };
         rtt * (f64::from(in_flight) * per_request + 1.0)
     }
 
@@ -96,13 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_counts_as_latency_and_decays() {
+    fn a_failure_counts_as_latency_for_a_while_or_until_a_success() {
         let (fails, slow) = (EndpointLoad::default(), EndpointLoad::default());
         fails.end(Nanos(1), Some(Duration::from_micros(10)), true);
         slow.end(Nanos(1), Some(Duration::from_millis(50)), false);
         assert!(fails.cost(Nanos(2)) > slow.cost(Nanos(2)), "a fast failure must not attract load");
-        let after = fails.cost(Nanos(120_000_000_000));
-        assert!(after < fails.cost(Nanos(2)) / 1000.0, "the penalty must decay, or it would be for ever");
+        assert!(fails.cost(Nanos(1_000_000_001)) < slow.cost(Nanos(2)), "it must end, or it would be for ever");
+        fails.end(Nanos(6_000_000_000), Some(Duration::from_micros(10)), true);
+        fails.end(Nanos(6_000_000_001), Some(Duration::from_millis(1)), false);
+        assert!(fails.cost(Nanos(6_000_000_002)) < slow.cost(Nanos(2)), "what answers is well");
     }
 
     #[test]

@@ -97,6 +97,27 @@ fn an_endpoint_that_fails_half_of_the_time_is_left_out() {
 }
 
 #[test]
+fn an_endpoint_that_is_well_again_gets_its_share() {
+    for fault in [Fault::Unavailable, Fault::Resets, Fault::Hangs] {
+        let script = Script { seconds: 40, ..Script::new(vec![Plan::with(fault, 2.0..5.0), Plan::healthy()]) };
+        let report = run(&script, 1);
+        assert!(report.delivered[0] * 3 > report.deliveries, "{fault:?}: {:?}", report.delivered);
+    }
+}
+
+#[test]
+fn the_balancer_leaves_an_endpoint_that_keeps_failing_to_outlier_detection() {
+    for fault in [Fault::Unavailable, Fault::Refuses, Fault::Resets] {
+        let script = Script { rate: 20, ..Script::new(vec![Plan::with(fault, 2.0..8.0), Plan::healthy()]) };
+        assert_eq!(
+            run(&script, 1).ejections,
+            1,
+            "{fault:?}: five failures in six seconds, though one is avoided for a second"
+        );
+    }
+}
+
+#[test]
 fn a_slow_endpoint_is_avoided_and_not_ejected() {
     let mut endpoints = vec![Plan::healthy(); 4];
     endpoints[0] = Plan::with(Fault::Slow(Duration::from_millis(400)), 0.0..15.0);
