@@ -5,6 +5,8 @@
 pub mod balance;
 pub mod canonical;
 pub mod convert;
+pub mod cors;
+pub mod filter;
 pub mod limits;
 pub mod model;
 pub mod pattern;
