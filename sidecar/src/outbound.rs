@@ -2,12 +2,17 @@
 //! where the Host names the service; each request is one straight line in [`exchange::run`].
 
 mod exchange;
+mod filters;
+mod mirror;
 mod opaque;
+#[cfg(test)]
+mod tests;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+pub use mirror::Mirrors;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 

@@ -21,7 +21,8 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound, listener, outbound,
+    inbound, listener,
+    outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
     upstream::Pools,
@@ -74,6 +75,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Monotonic time.
     pub clock: Clock,
+    /// Copies of requests.
+    pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
     inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
     inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
@@ -95,12 +98,13 @@ impl Clock {
 }
 
 impl Worker {
-    fn new(context: WorkerContext, clock: Clock) -> Self {
+    pub(crate) fn new(context: WorkerContext, clock: Clock) -> Self {
         let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
         let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
             pools,
             clock,
+            mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),

@@ -1,6 +1,8 @@
 //! The one concrete body type of the data path. A response body carries a [`Finish`], whose end writes metrics,
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
+mod tee;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -14,6 +16,8 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
+pub use self::tee::{Copied, Tee};
+
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`].
@@ -22,7 +26,14 @@ const IDLE: Duration = Duration::from_secs(300);
 /// A request or response body.
 pub struct Body {
     kind: Kind,
-    finish: Option<Finish>,
+    follower: Follower,
+}
+
+/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it.
+enum Follower {
+    Nobody,
+    Finish(Finish),
+    Tee(Box<Tee>),
 }
 
 enum Kind {
@@ -142,32 +153,41 @@ impl Body {
     /// No bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Empty, finish: None }
+        Self { kind: Kind::Empty, follower: Follower::Nobody }
     }
 
     /// These bytes.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full(bytes.into()), finish: None }
+        Self { kind: Kind::Full(bytes.into()), follower: Follower::Nobody }
     }
 
     /// What a peer sends. `may_be_silent` turns the idle time off.
     #[must_use]
     pub const fn incoming(incoming: Incoming, ends: Ends, may_be_silent: bool) -> Self {
-        Self { kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }), finish: None }
+        Self {
+            kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }),
+            follower: Follower::Nobody,
+        }
     }
 
     /// Attaches what happens at the end.
     #[must_use]
     pub fn with_finish(mut self, mut finish: Finish) -> Self {
         finish.complete = self.is_end_stream();
-        self.finish = Some(finish);
+        self.follower = Follower::Finish(finish);
         self
     }
 
+    /// Lets `tee` see everything that this body gives. For the body of a request.
+    pub fn tee(&mut self, tee: Tee) {
+        self.follower = Follower::Tee(Box::new(tee));
+    }
+
     fn ended(&mut self) {
-        if let Some(mut finish) = self.finish.take() {
+        if let Follower::Finish(finish) = &mut self.follower {
             finish.complete = true;
+            self.follower = Follower::Nobody;
         }
     }
 }
@@ -193,13 +213,19 @@ impl http_body::Body for Body {
                 Poll::Ready(frame) => frame,
             },
         };
+        if let Follower::Tee(tee) = &mut this.follower {
+            let last = this.kind.is_end_stream() || this.kind.size_hint().exact() == Some(0);
+            if !tee.sees(frame.as_ref(), last) {
+                this.follower = Follower::Nobody;
+            }
+        }
         match &frame {
             None => this.ended(),
             // With a length the last byte is the end, even where END_STREAM comes in a frame of its own.
             Some(Ok(_)) if this.kind.is_end_stream() || this.size_hint().exact() == Some(0) => this.ended(),
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                if let Some(finish) = &mut this.finish {
+                if let Follower::Finish(finish) = &mut this.follower {
                     let idle = matches!(error, BodyError::Idle);
                     finish.reason = Some(if idle { Reason::IdleTimeout } else { Reason::ConnectionTerminated });
                 }
@@ -213,11 +239,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Kind::Incoming(from_peer) => from_peer.incoming.size_hint(),
-        }
+        self.kind.size_hint()
     }
 }
 
@@ -227,6 +249,14 @@ impl Kind {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Incoming(from_peer) => from_peer.incoming.size_hint(),
         }
     }
 }

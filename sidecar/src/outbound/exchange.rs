@@ -7,18 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{
     balance,
     limits::Permit,
-    model::{ObjectName, Protocol, RouteRule, Service, Target},
+    model::{ObjectName, PathMatch, Protocol, Service, Target},
     retry,
     routing::RequestView,
 };
 
-use super::{Destination, find, upstream_port};
+use super::{
+    Destination,
+    filters::{self, Applied, Route},
+    find, mirror, upstream_port,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -58,16 +62,16 @@ pub async fn run(
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, &destination, &received, request.headers()),
+            Some(service) => plan(&worker, &snapshot, service, &destination, &mut received, &mut request),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, &destination, &received, request.headers())
+                plan(&worker, &snapshot, &service, &destination, &mut received, &mut request)
             }),
         },
         Err(error) => Err(error),
     };
     drop(snapshot);
-    let plan = match planned {
+    let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
@@ -75,12 +79,19 @@ pub async fn run(
             return reply::error(&error, received.grpc, None);
         }
     };
+    if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
+        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        return answer;
+    }
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
-        return reply::error(&error, received.grpc, None);
+        return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
+    if let Some(filters) = &plan.filters {
+        mirror::start(&worker, filters.mirrors(), plan.protocol, &received, &mut request);
+    }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
     let tries = Tries { worker: &worker, plan: &plan, started, failed: SmallVec::new(), mtls: false };
@@ -93,10 +104,11 @@ pub async fn run(
             Err(error)
         }),
     };
-    result.unwrap_or_else(|error| {
+    let response = result.unwrap_or_else(|error| {
         tracing::info!(service = %plan.cluster.target.service, %error, "request failed");
         reply::error(&error, grpc, None)
-    })
+    });
+    filters::answered(plan.filters.as_deref(), response)
 }
 
 /// What is to be done with a request.
@@ -105,6 +117,8 @@ struct Plan {
     protocol: Protocol,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
+    /// `None` for the many requests whose rule has no filters.
+    filters: Option<Box<Applied>>,
 }
 
 /// Which service a request is for.
@@ -125,8 +139,8 @@ fn plan(
     snapshot: &Snapshot,
     service: &Service,
     destination: &Destination,
-    received: &Received,
-    headers: &HeaderMap,
+    received: &mut Received,
+    request: &mut Request<Body>,
 ) -> Result<Plan, ProxyError> {
     let port = match destination {
         Destination::Upstream(upstream) => upstream_port(service, upstream)?,
@@ -139,21 +153,23 @@ fn plan(
             })?
         }
     };
-    let rule = match &port.routing {
-        None => &port.direct,
+    let (matched, rule) = match &port.routing {
+        None => (&PathMatch::Any, &port.direct),
         Some(routing) => {
             let view = RequestView {
                 method: &received.method,
                 path: received.path.path(),
                 query: received.path.query(),
-                headers,
+                headers: request.headers(),
             };
             let found = routing.find(&view);
             let no_route = || ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id));
-            found.map(|(_, rule)| rule).ok_or_else(no_route)?
+            found.map(|(found, rule)| (&found.path, rule)).ok_or_else(no_route)?
         }
     };
-    let target = backend(worker, rule)?;
+    let own = Target { service: service.id.clone(), port: port.port };
+    let route = Route { rule, matched, own };
+    let (target, filters) = filters::to_backend(worker, snapshot, route, received, request)?;
     let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
         ProxyError::unsent(
             Reason::InvalidBackend,
@@ -162,16 +178,11 @@ fn plan(
     })?;
     Ok(Plan {
         cluster,
+        filters,
         protocol: port.protocol,
         timeout: rule.requests.timeout,
         try_timeout: rule.requests.backend_timeout,
     })
-}
-
-fn backend(worker: &Worker, rule: &RouteRule) -> Result<Target, ProxyError> {
-    rule.pick_backend(worker.random())
-        .and_then(|backend| backend.target.clone())
-        .ok_or_else(|| ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name)))
 }
 
 /// The service that a Host names: one that is held, else one of the four forms of a service's name.
