@@ -2,6 +2,7 @@
 //! where the Host names the service; each request is one straight line in [`exchange::run`].
 
 mod exchange;
+mod fault;
 mod filters;
 mod mirror;
 mod opaque;

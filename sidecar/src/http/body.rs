@@ -1,12 +1,13 @@
 //! The one concrete body type of the data path. A response body carries a [`Finish`], whose end writes metrics,
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
+mod paced;
 mod tee;
 
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
+use self::paced::Paced;
 pub use self::tee::{Copied, Tee};
 
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
@@ -40,6 +42,7 @@ enum Kind {
     Empty,
     Full(Bytes),
     Incoming(FromPeer),
+    Paced(Box<Paced>),
 }
 
 /// A body that a peer sends.
@@ -179,6 +182,19 @@ impl Body {
         self
     }
 
+    /// Gives at most this many bytes in a second.
+    pub fn pace(&mut self, bytes_per_second: u64) {
+        let kind = std::mem::replace(&mut self.kind, Kind::Empty);
+        self.kind = Kind::Paced(Box::new(Paced::new(kind, bytes_per_second)));
+    }
+
+    /// Says in the books of an answer why it is not as it would have been, where nothing else is said.
+    pub fn note(&mut self, reason: Reason) {
+        if let Follower::Finish(finish) = &mut self.follower {
+            finish.reason = finish.reason.or(Some(reason));
+        }
+    }
+
     /// Lets `tee` see everything that this body gives. For the body of a request.
     pub fn tee(&mut self, tee: Tee) {
         self.follower = Follower::Tee(Box::new(tee));
@@ -201,18 +217,7 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.kind {
-            Kind::Empty => None,
-            Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.kind = Kind::Empty;
-                if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) }
-            }
-            Kind::Incoming(from_peer) => match from_peer.poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            },
-        };
+        let frame = ready!(this.kind.poll(context));
         if let Follower::Tee(tee) = &mut this.follower {
             let last = this.kind.is_end_stream() || this.kind.size_hint().exact() == Some(0);
             if !tee.sees(frame.as_ref(), last) {
@@ -244,11 +249,25 @@ impl http_body::Body for Body {
 }
 
 impl Kind {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) })
+            }
+            Self::Incoming(from_peer) => from_peer.poll(context),
+            Self::Paced(paced) => paced.poll(context),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
+            Self::Paced(paced) => paced.is_end_stream(),
         }
     }
 
@@ -257,19 +276,25 @@ impl Kind {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Self::Incoming(from_peer) => from_peer.incoming.size_hint(),
+            Self::Paced(paced) => paced.size_hint(),
         }
     }
 }
 
 impl FromPeer {
+    /// That nothing was asked for in a while says nothing of the peer.
+    const fn moved(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            idle.busy = true;
+        }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Pending if self.may_be_silent => Poll::Pending,
             Poll::Pending => self.idle.get_or_insert_default().poll(context).map(|()| Some(Err(BodyError::Idle))),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(idle) = &mut self.idle {
-                    idle.busy = true;
-                }
+                self.moved();
                 // Trailers are the end, whatever is said of the stream afterwards.
                 if frame.is_trailers() {
                     self.ends = Ends::Framed;

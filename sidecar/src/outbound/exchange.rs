@@ -13,13 +13,13 @@ use smallvec::SmallVec;
 use weft_policy::{
     balance,
     limits::Permit,
-    model::{ObjectName, PathMatch, Protocol, Service, Target},
+    model::{ObjectName, PathMatch, Protocol, RouteRule, Service, Target},
     retry,
     routing::RequestView,
 };
 
 use super::{
-    Destination,
+    Destination, fault,
     filters::{self, Applied, Route},
     find, mirror, upstream_port,
 };
@@ -83,6 +83,16 @@ pub async fn run(
         plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
         return answer;
     }
+    let mut injected = None;
+    if let Some(rule) = &plan.faults {
+        let limit = (started, plan.timeout);
+        // Rare: boxed, so that the future of every request does not hold a timer.
+        match Box::pin(fault::inject(&worker, rule, &plan.cluster, &received, request.headers(), limit)).await {
+            Ok(done) => injected = Some(done),
+            Err(answer) => return filters::answered(plan.filters.as_deref(), answer),
+        }
+        plan.timeout = plan.timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+    }
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
@@ -104,10 +114,11 @@ pub async fn run(
             Err(error)
         }),
     };
-    let response = result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         tracing::info!(service = %plan.cluster.target.service, %error, "request failed");
         reply::error(&error, grpc, None)
     });
+    fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
 }
 
@@ -119,6 +130,8 @@ struct Plan {
     try_timeout: Option<Duration>,
     /// `None` for the many requests whose rule has no filters.
     filters: Option<Box<Applied>>,
+    /// The rule, when it has faults.
+    faults: Option<Arc<RouteRule>>,
 }
 
 /// Which service a request is for.
@@ -179,6 +192,7 @@ fn plan(
     Ok(Plan {
         cluster,
         filters,
+        faults: (!rule.requests.faults.is_empty()).then(|| Arc::clone(rule)),
         protocol: port.protocol,
         timeout: rule.requests.timeout,
         try_timeout: rule.requests.backend_timeout,

@@ -1,5 +1,6 @@
 //! Filters of routes, from a caller to apps and back, in each protocol.
 
+mod faults;
 mod net;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
