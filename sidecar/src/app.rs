@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use weft_proto::v1::{Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
-use self::worker::{Listeners, WorkerContext};
+use self::worker::{Clock, Listeners, WorkerContext};
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
@@ -68,6 +68,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, trust) = (Telemetry::default(), Drain::default(), TrustStore::default());
+    let clock = Clock::start();
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -83,6 +84,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         listeners,
+        clock,
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;
@@ -113,7 +115,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         missing,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone()),
+        builder: Builder::new(telemetry.clone(), clock),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };

@@ -20,8 +20,10 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
 use weft_policy::{
     balance::EndpointLoad,
+    breaker::Breaker,
     limits::Limits,
-    model::{Endpoint, ObjectName, Target},
+    model::{BackendPolicy, Endpoint, ObjectName, ServicePort, Target},
+    outlier::{Ejections, Health},
     retry::Budget,
 };
 use weft_proto::{
@@ -38,10 +40,11 @@ use weft_svid::{Svid, TrustStore};
 pub use self::backoff::Backoff;
 use self::state::State;
 use crate::{
+    app::worker::Clock,
     drain::Drain,
     identity,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
-    telemetry::{Direction, Telemetry},
+    telemetry::{CircuitMetrics, Direction, Telemetry},
 };
 
 /// Names that the app may bring up by dialling them.
@@ -270,6 +273,7 @@ async fn leave(
 /// Keeps what outlives a snapshot.
 pub struct Builder {
     telemetry: Telemetry,
+    clock: Clock,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
 }
@@ -277,8 +281,8 @@ pub struct Builder {
 impl Builder {
     /// With nothing built yet.
     #[must_use]
-    pub fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, shared: HashMap::new(), endpoints: HashMap::new() }
+    pub fn new(telemetry: Telemetry, clock: Clock) -> Self {
+        Self { telemetry, clock, shared: HashMap::new(), endpoints: HashMap::new() }
     }
 
     /// The snapshot of what is held and may be used.
@@ -296,7 +300,7 @@ impl Builder {
             }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(&target, state.endpoints(&service.id), &mut kept);
+                let cluster = self.cluster(target.clone(), port, state.endpoints(&service.id), &mut kept);
                 snapshot.clusters.insert(target, Arc::new(cluster));
             }
             snapshot.services.insert(service.id.clone(), service);
@@ -308,33 +312,62 @@ impl Builder {
 
     fn cluster(
         &mut self,
-        target: &Target,
+        target: Target,
+        port: &ServicePort,
         all: &[Endpoint],
         kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
     ) -> Cluster {
+        let shared = self.shared(&target, &port.backend);
         let mut endpoints = Vec::new();
+        let mut came = false;
         for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
             let Some(&port) = endpoint.ports.get(&target.port) else { continue };
             let address = SocketAddr::new(endpoint.address, port);
             let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
             let state = match self.endpoints.get(&key) {
                 Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                _ => Arc::new(EndpointState { endpoint: endpoint.clone(), address, load: EndpointLoad::default() }),
+                _ => {
+                    came = true;
+                    Arc::new(EndpointState {
+                        endpoint: endpoint.clone(),
+                        address,
+                        load: EndpointLoad::default(),
+                        health: Arc::new(Health::new(&shared.ejections)),
+                    })
+                }
             };
             kept.insert(key, Arc::clone(&state));
             endpoints.push(state);
         }
+        if came {
+            shared.breaker.endpoint_came(self.clock.now());
+        }
+        let healths = endpoints.iter().map(|state| &state.health);
+        for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
+            shared.circuit.endpoint_changed(endpoints[index].address, change);
+        }
+        Cluster { target, endpoints: endpoints.into(), policy: Arc::clone(&port.backend), shared }
+    }
+
+    /// What outlives the snapshot, with the ceilings that the policy has now.
+    fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
             let label = format!("{}:{}", target.service, target.port);
+            let ejections = Arc::new(Ejections::default());
             Arc::new(ClusterShared {
                 limits: Limits::default(),
                 budget: Budget::default(),
+                breaker: Arc::new(Breaker::default()),
+                circuit: CircuitMetrics::new(telemetry, &label, &ejections),
+                ejections,
                 http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
                 tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
             })
         });
-        Cluster { target: target.clone(), endpoints: endpoints.into(), shared: Arc::clone(shared) }
+        shared.limits.set(&policy.limits);
+        shared.budget.set(&policy.retry_budget);
+        Arc::clone(shared)
     }
 }
 

@@ -6,8 +6,10 @@ mod fault;
 mod filters;
 mod mirror;
 mod opaque;
+mod plan;
 #[cfg(test)]
 mod tests;
+mod tries;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
 

@@ -3,12 +3,16 @@
 //! time and random numbers are arguments.
 
 pub mod balance;
+pub mod breaker;
 pub mod canonical;
+pub mod circuit;
 pub mod convert;
 pub mod cors;
+pub mod deadline;
 pub mod filter;
 pub mod limits;
 pub mod model;
+pub mod outlier;
 pub mod pattern;
 pub mod retry;
 pub mod routing;

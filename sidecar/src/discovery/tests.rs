@@ -75,7 +75,7 @@ fn discovery() -> (Discovery, watch::Sender<Registration>, Demand) {
         missing: watch::Sender::new(Vec::new()),
         telemetry: telemetry.clone(),
         state: State::new("a/me", ObjectName::parse("a/x")),
-        builder: Builder::new(telemetry),
+        builder: Builder::new(telemetry, Clock::start()),
         drain: Drain::default(),
         backoff,
     };

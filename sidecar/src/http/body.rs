@@ -2,9 +2,11 @@
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
 mod paced;
+mod replay;
 mod tee;
 
 use std::{
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,18 +14,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
 use self::paced::Paced;
-pub use self::tee::{Copied, Tee};
-
+pub use self::{
+    replay::{MAX_REPLAY, Replay},
+    tee::{Copied, Tee},
+};
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
-/// A body on which nothing moves for this time ends with [`BodyError::Idle`].
-const IDLE: Duration = Duration::from_secs(300);
+/// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
+pub const IDLE: Duration = Duration::from_secs(300);
 
 /// A request or response body.
 pub struct Body {
@@ -43,23 +48,41 @@ enum Kind {
     Full(Bytes),
     Incoming(FromPeer),
     Paced(Box<Paced>),
+    Try(Box<replay::Try>),
 }
 
 /// A body that a peer sends.
 struct FromPeer {
     incoming: Incoming,
+    /// From the first wait on, and from the start when there is a deadline.
+    waiting: Option<Box<Waiting>>,
+    /// Milliseconds; `None`: for ever.
+    idle: Option<NonZeroU32>,
     ends: Ends,
-    /// From the first wait on: when something last moved, and the timer. `None` before, and for ever when the body
-    /// may be silent for as long as it likes.
-    idle: Option<Box<Idle>>,
-    may_be_silent: bool,
+    grpc: bool,
+    /// Ended by us.
+    over: bool,
 }
 
-struct Idle {
+/// How long a body may take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Times {
+    /// Without a byte; `None`: for ever.
+    pub idle: Option<Duration>,
+    /// To its end; what comes later is not waited for.
+    pub deadline: Option<tokio::time::Instant>,
+    /// It is the answer to a gRPC call: at the deadline it ends with the status that says so.
+    pub grpc: bool,
+}
+
+/// When something last moved, and the timer for whatever ends first.
+struct Waiting {
     moved: tokio::time::Instant,
     /// Moved since the last look, so that a busy body costs no timer operation.
     busy: bool,
-    timer: Pin<Box<Sleep>>,
+    deadline: Option<tokio::time::Instant>,
+    /// From the first wait on.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What an end without END_STREAM means. hyper gives a stream that was reset with NO_ERROR as one that
@@ -85,8 +108,14 @@ pub enum BodyError {
     #[error("the peer reset the stream before the end of the body")]
     Cut,
     /// Nothing moved.
-    #[error("nothing of the body moved for {IDLE:?}")]
-    Idle,
+    #[error("nothing of the body moved for {0:?}")]
+    Idle(Duration),
+    /// The deadline of the request passed.
+    #[error("the body did not end before the deadline of the request")]
+    Deadline,
+    /// The request is sent again elsewhere.
+    #[error("another try of the request has begun")]
+    Superseded,
 }
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
@@ -105,6 +134,8 @@ pub struct Finish {
     pub lease: Option<Lease>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
+    /// Its place among the retries in flight.
+    pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
 }
@@ -113,7 +144,8 @@ pub struct Finish {
 pub struct LoadGuard {
     endpoint: Arc<EndpointState>,
     clock: Clock,
-    latency: Option<Duration>,
+    /// Nanoseconds; 0: the response head has not come.
+    latency: u64,
     failed: bool,
 }
 
@@ -122,19 +154,20 @@ impl LoadGuard {
     #[must_use]
     pub fn new(endpoint: Arc<EndpointState>, clock: Clock) -> Self {
         endpoint.load.begin();
-        Self { endpoint, clock, latency: None, failed: false }
+        Self { endpoint, clock, latency: 0, failed: false }
     }
 
     /// The response head came, after this time; a failure counts as latency.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
-        self.latency = Some(latency);
+        self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.failed = failed;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.endpoint.load.end(self.clock.now(), self.latency, self.failed);
+        let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
+        self.endpoint.load.end(self.clock.now(), latency, self.failed);
     }
 }
 
@@ -165,12 +198,20 @@ impl Body {
         Self { kind: Kind::Full(bytes.into()), follower: Follower::Nobody }
     }
 
-    /// What a peer sends. `may_be_silent` turns the idle time off.
+    /// What a peer sends.
     #[must_use]
-    pub const fn incoming(incoming: Incoming, ends: Ends, may_be_silent: bool) -> Self {
-        Self {
-            kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }),
-            follower: Follower::Nobody,
+    pub fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
+        let waiting = times.deadline.map(|deadline| Box::new(Waiting::new(Some(deadline))));
+        let from_peer = FromPeer { incoming, waiting, idle: millis(times.idle), ends, grpc: times.grpc, over: false };
+        Self { kind: Kind::Incoming(from_peer), follower: Follower::Nobody }
+    }
+
+    /// Changes how long a peer's body may be silent, unless it may be for ever.
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        if let Kind::Incoming(from_peer) = &mut self.kind
+            && from_peer.idle.is_some()
+        {
+            from_peer.idle = millis(idle);
         }
     }
 
@@ -218,12 +259,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let frame = ready!(this.kind.poll(context));
-        if let Follower::Tee(tee) = &mut this.follower {
-            let last = this.kind.is_end_stream() || this.kind.size_hint().exact() == Some(0);
-            if !tee.sees(frame.as_ref(), last) {
-                this.follower = Follower::Nobody;
-            }
-        }
+        this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
             None => this.ended(),
             // With a length the last byte is the end, even where END_STREAM comes in a frame of its own.
@@ -231,8 +267,11 @@ impl http_body::Body for Body {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Follower::Finish(finish) = &mut this.follower {
-                    let idle = matches!(error, BodyError::Idle);
-                    finish.reason = Some(if idle { Reason::IdleTimeout } else { Reason::ConnectionTerminated });
+                    finish.reason = Some(match error {
+                        BodyError::Idle(_) => Reason::IdleTimeout,
+                        BodyError::Deadline => Reason::RequestTimeout,
+                        _ => Reason::ConnectionTerminated,
+                    });
                 }
             }
         }
@@ -248,6 +287,18 @@ impl http_body::Body for Body {
     }
 }
 
+impl Follower {
+    /// `kind` has given a frame, its end or an error.
+    fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
+        if let Self::Tee(tee) = self {
+            let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
+            if !tee.sees(frame, last) {
+                *self = Self::Nobody;
+            }
+        }
+    }
+}
+
 impl Kind {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
@@ -259,6 +310,7 @@ impl Kind {
             }
             Self::Incoming(from_peer) => from_peer.poll(context),
             Self::Paced(paced) => paced.poll(context),
+            Self::Try(body) => body.poll(context),
         }
     }
 
@@ -268,6 +320,7 @@ impl Kind {
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
             Self::Paced(paced) => paced.is_end_stream(),
+            Self::Try(body) => body.is_end_stream(),
         }
     }
 
@@ -277,6 +330,7 @@ impl Kind {
             Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Self::Incoming(from_peer) => from_peer.incoming.size_hint(),
             Self::Paced(paced) => paced.size_hint(),
+            Self::Try(body) => body.size_hint(),
         }
     }
 }
@@ -284,15 +338,17 @@ impl Kind {
 impl FromPeer {
     /// That nothing was asked for in a while says nothing of the peer.
     const fn moved(&mut self) {
-        if let Some(idle) = &mut self.idle {
-            idle.busy = true;
+        if let Some(waiting) = &mut self.waiting {
+            waiting.busy = true;
         }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Pending if self.may_be_silent => Poll::Pending,
-            Poll::Pending => self.idle.get_or_insert_default().poll(context).map(|()| Some(Err(BodyError::Idle))),
+            Poll::Pending => self.wait(context),
             Poll::Ready(Some(Ok(frame))) => {
                 self.moved();
                 // Trailers are the end, whatever is said of the stream afterwards.
@@ -307,6 +363,23 @@ impl FromPeer {
         }
     }
 
+    /// Nothing has come: pending until the time is over. The timer is made at the first wait and set anew only when it
+    /// fires, so that a busy body costs no timer operation.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let idle = self.idle.map(|millis| Duration::from_millis(millis.get().into()));
+        if idle.is_none() && self.waiting.is_none() {
+            return Poll::Pending;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::new(Waiting::new(None)));
+        let late = std::task::ready!(waiting.poll(context, idle));
+        self.over = true;
+        Poll::Ready(Some(match (late, self.grpc) {
+            // A gRPC caller gets the status that it would have got from the server.
+            (BodyError::Deadline, true) => Ok(Frame::trailers(deadline_exceeded())),
+            (error, _) => Err(error),
+        }))
+    }
+
     fn was_cut(&self) -> bool {
         if self.ends == Ends::Framed || self.incoming.is_end_stream() {
             return false;
@@ -318,28 +391,44 @@ impl FromPeer {
     }
 }
 
-impl Default for Idle {
-    fn default() -> Self {
-        let moved = tokio::time::Instant::now();
-        Self { moved, busy: false, timer: Box::pin(tokio::time::sleep_until(moved + IDLE)) }
+impl Waiting {
+    fn new(deadline: Option<tokio::time::Instant>) -> Self {
+        Self { moved: tokio::time::Instant::now(), busy: false, deadline, timer: None }
     }
-}
 
-impl Idle {
-    /// Ready when nothing has moved for the idle time.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.busy) {
+    /// Ready when the deadline has passed, or when nothing has moved for the idle time.
+    fn poll(&mut self, context: &mut Context<'_>, idle: Option<Duration>) -> Poll<BodyError> {
+        if std::mem::take(&mut self.busy) || self.timer.is_none() {
             self.moved = tokio::time::Instant::now();
         }
-        while self.timer.as_mut().poll(context).is_ready() {
-            let end = self.moved + IDLE;
-            if tokio::time::Instant::now() >= end {
-                return Poll::Ready(());
+        let silent = idle.map(|idle| self.moved + idle);
+        let Some(end) = silent.into_iter().chain(self.deadline).min() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        while timer.as_mut().poll(context).is_ready() {
+            let now = tokio::time::Instant::now();
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                return Poll::Ready(BodyError::Deadline);
             }
-            self.timer.as_mut().reset(end);
+            if now >= end {
+                return Poll::Ready(BodyError::Idle(idle.unwrap_or_default()));
+            }
+            timer.as_mut().reset(end);
         }
         Poll::Pending
     }
+}
+
+fn deadline_exceeded() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("4"));
+    trailers.insert("grpc-message", HeaderValue::from_static("weft: request_timeout: the call took too long"));
+    trailers
+}
+
+/// At least one millisecond.
+fn millis(idle: Option<Duration>) -> Option<NonZeroU32> {
+    let millis = u32::try_from(idle?.as_millis()).unwrap_or(u32::MAX);
+    Some(NonZeroU32::new(millis).unwrap_or(NonZeroU32::MIN))
 }
 
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {

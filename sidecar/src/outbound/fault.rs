@@ -1,24 +1,20 @@
 //! Failures on purpose: a delay, an answer in place of the service's, a reset, a slow answer. `exchange` asks only for
 //! rules that have faults. Each says in `Proxy-Status` which FaultInjection did it, so that nobody looks for a bug.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use weft_policy::model::{Abort, Fault, RouteRule};
+use weft_policy::model::{Abort, Fault};
 
+use super::plan::Plan;
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received, reply, serve::Reset},
-    snapshot::Cluster,
 };
 
 /// What is left to do to the answer.
 pub struct Injected {
-    rule: Arc<RouteRule>,
     /// Index of the fault that has delayed the request.
     delayed: Option<usize>,
     /// Index of the fault that slows the answer down, and its bytes per second.
@@ -33,23 +29,22 @@ struct Decision {
     slow: Option<(usize, u64)>,
 }
 
-/// Delays a request, then lets it go on or answers it. `timeout` is that of the whole request, which began at `started`.
+/// Delays a request that began at `started`, then lets it go on or answers it.
 ///
 /// # Errors
 /// The answer in place of the service's, counted already.
 pub async fn inject(
     worker: &Worker,
-    rule: &Arc<RouteRule>,
-    cluster: &Cluster,
+    plan: &Plan,
     received: &Received,
     headers: &HeaderMap,
-    (started, timeout): (Instant, Option<Duration>),
+    started: Instant,
 ) -> Result<Injected, Response<Body>> {
-    let faults = &rule.requests.faults;
+    let faults = &plan.rule.requests.faults;
     let decision = decide(faults, headers, SystemTime::now(), || worker.random());
-    let metrics = &cluster.shared.http[0];
+    let metrics = &plan.cluster.shared.http[0];
     if let Some((index, delay)) = decision.delay {
-        let left = timeout.map_or(delay, |timeout| timeout.saturating_sub(started.elapsed()).min(delay));
+        let left = plan.timeout.map_or(delay, |timeout| timeout.saturating_sub(started.elapsed()).min(delay));
         tokio::time::sleep(left).await;
         if left < delay {
             let detail = format!("delayed for longer than its timeout by FaultInjection {}", faults[index].name);
@@ -59,33 +54,24 @@ pub async fn inject(
         }
     }
     let Some((index, abort)) = decision.abort else {
-        let delayed = decision.delay.map(|(index, _)| index);
-        return Ok(Injected { rule: Arc::clone(rule), delayed, slow: decision.slow });
+        return Ok(Injected { delayed: decision.delay.map(|(index, _)| index), slow: decision.slow });
     };
     let (status, answer) = aborted(abort, &faults[index].name, received.grpc);
     metrics.record(status, Some(Reason::FaultAbort), started.elapsed());
     Err(answer)
 }
 
-impl Injected {
-    /// Slows the answer down, and says what was done.
-    pub fn change(&self, answer: &mut Response<Body>) {
-        let name = |index: usize| self.rule.requests.faults.get(index).map_or("", |fault| &fault.name);
-        if let Some(index) = self.delayed {
-            answer.body_mut().note(Reason::FaultDelay);
-            explain(answer, Reason::FaultDelay.as_str(), name(index));
-        }
-        if let Some((index, bytes_per_second)) = self.slow {
-            answer.body_mut().pace(bytes_per_second);
-            explain(answer, "fault_bandwidth", name(index));
-        }
+/// Slows the answer down, also one that we made ourselves, and says what was done.
+pub fn answered(injected: Option<&Injected>, plan: &Plan, answer: &mut Response<Body>) {
+    let Some(injected) = injected else { return };
+    let name = |index: usize| plan.rule.requests.faults.get(index).map_or("", |fault| &fault.name);
+    if let Some(index) = injected.delayed {
+        answer.body_mut().note(Reason::FaultDelay);
+        explain(answer, Reason::FaultDelay.as_str(), name(index));
     }
-}
-
-/// The answer as the caller gets it, also one that we made ourselves.
-pub fn answered(injected: Option<&Injected>, answer: &mut Response<Body>) {
-    if let Some(injected) = injected {
-        injected.change(answer);
+    if let Some((index, bytes_per_second)) = injected.slow {
+        answer.body_mut().pace(bytes_per_second);
+        explain(answer, "fault_bandwidth", name(index));
     }
 }
 

@@ -21,6 +21,7 @@ use weft_policy::{
     model::{Protocol, Target},
 };
 
+use super::tries::{head, key};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -28,9 +29,9 @@ use crate::{
         body::{Body, Copied, LoadGuard, Tee},
         forward::{Received, mark_caller_version},
     },
-    snapshot::{Cluster, EndpointState},
+    snapshot::Cluster,
     telemetry::Telemetry,
-    upstream::Key,
+    upstream::Rules,
 };
 
 /// Copies of one worker that wait for their body or are on their way. With the bound of a body this bounds memory.
@@ -151,10 +152,11 @@ impl Copy {
         let limit = || ProxyError::unsent(Reason::RequestLimit, "the service has as many requests as its limit allows");
         let _permit = shared.limits.requests.try_acquire().ok_or_else(limit)?;
         let now = self.worker.clock.now();
-        let endpoint = balance::pick(&self.cluster.endpoints, |_| false, now, || self.worker.random()).cloned();
+        let endpoint = balance::pick(&self.cluster.endpoints, |one| one.health.is_out(), now, || self.worker.random());
+        let endpoint = endpoint.cloned();
         let endpoint =
             endpoint.ok_or_else(|| ProxyError::unsent(Reason::NoEndpoints, "the service has no healthy endpoint"))?;
-        let key = self.key(&endpoint);
+        let key = key(&endpoint, &self.cluster.target, self.protocol, &self.received);
         let mut leg = std::mem::replace(&mut self.request, Request::new(Body::empty()));
         if key.is_mesh() {
             mark_caller_version(&mut leg, self.received.version);
@@ -162,10 +164,11 @@ impl Copy {
         let mut request = Some(self.received.leg(leg, key.is_http2())?);
         let mut load = LoadGuard::new(endpoint, self.worker.clock);
         let begun = Instant::now();
+        let rules = Rules::of(&self.cluster.policy, &shared.limits);
         let mut looks = 0;
         let (response, lease) = loop {
             looks += 1;
-            let sent = match self.worker.pools.lease(&key).await {
+            let sent = match self.worker.pools.lease(&key, &rules).await {
                 Ok(mut lease) => lease.send(&mut request).await.map(|response| (response, lease)),
                 Err(error) => Err(error),
             };
@@ -185,16 +188,6 @@ impl Copy {
         }
         Ok(())
     }
-
-    fn key(&self, endpoint: &EndpointState) -> Key {
-        if let Some(mesh) = &endpoint.endpoint.mesh {
-            return Key::mesh(mesh, &self.cluster.target);
-        }
-        let http2 = self.protocol.is_http2()
-            || !matches!(self.protocol, Protocol::Http | Protocol::Http1)
-                && self.received.version == http::Version::HTTP_2;
-        Key::Plain { address: endpoint.address, http2 }
-    }
 }
 
 /// Reads an answer up to a bound. True: to its end, so that its connection is free.
@@ -209,13 +202,4 @@ async fn drain(response: Response<Incoming>) -> bool {
         }
     }
     true
-}
-
-/// A request with the same head and no body.
-fn head(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }

@@ -89,10 +89,11 @@ async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGua
 }
 
 async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {
+    let connect = cluster.policy.connect_timeout;
     match &endpoint.endpoint.mesh {
-        None => Ok(Remote::Plain(connect_tcp(endpoint.address).await?)),
+        None => Ok(Remote::Plain(connect_tcp(endpoint.address, connect).await?)),
         Some(mesh) => {
-            let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target).await?;
+            let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target, connect).await?;
             Ok(Remote::Mesh(tunnel, guard))
         }
     }

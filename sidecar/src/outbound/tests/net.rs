@@ -25,6 +25,7 @@ use weft_policy::{
         Endpoint, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort,
         Target, WeightedBackend,
     },
+    outlier::{Ejections, Health},
     retry::Budget,
 };
 
@@ -36,7 +37,7 @@ use crate::{
     http::{body::Body, serve},
     outbound,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot},
-    telemetry::{Direction, Telemetry},
+    telemetry::{CircuitMetrics, Direction, Telemetry},
 };
 
 /// What is spoken between caller and sidecar; the app is spoken to likewise.
@@ -264,14 +265,28 @@ fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: Sock
         workload: None,
     };
     let label = format!("{}:80", target.service);
+    let ejections = Arc::new(Ejections::default());
     let shared = ClusterShared {
         limits: Limits::default(),
         budget: Budget::default(),
+        breaker: Arc::default(),
+        circuit: CircuitMetrics::new(telemetry, &label, &ejections),
+        ejections,
         http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
         tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
     };
-    let state = EndpointState { endpoint, address, load: EndpointLoad::default() };
-    let cluster = Cluster { target: target.clone(), endpoints: [Arc::new(state)].into(), shared: Arc::new(shared) };
+    let state = EndpointState {
+        endpoint,
+        address,
+        load: EndpointLoad::default(),
+        health: Arc::new(Health::new(&shared.ejections)),
+    };
+    let cluster = Cluster {
+        target: target.clone(),
+        endpoints: [Arc::new(state)].into(),
+        policy: Arc::default(),
+        shared: Arc::new(shared),
+    };
     snapshot.clusters.insert(target, Arc::new(cluster));
 }
 
@@ -279,11 +294,12 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<W
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
+        clock: Clock::start(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),
         telemetry,
         drain: Drain::default(),
         listeners: Listeners { outbound: address, mesh: address, upstreams: vec![], inbound: vec![] },
     };
-    Rc::new(Worker::new(context, Clock::start()))
+    Rc::new(Worker::new(context))
 }
