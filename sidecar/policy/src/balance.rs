@@ -164,7 +164,7 @@ fn below(random: u64, length: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     struct Endpoint {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// A small deterministic generator (splitmix64).
-    fn generator(mut state: u64) -> impl FnMut() -> u64 {
+    pub fn generator(mut state: u64) -> impl FnMut() -> u64 {
         move || {
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let mut z = state;

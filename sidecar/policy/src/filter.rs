@@ -138,15 +138,9 @@ impl Mirror {
     /// This request is one of those that are copied; `random` is 64 random bits.
     #[must_use]
     pub const fn chooses(&self, random: u64) -> bool {
-        share(random, self.ppm)
+        // The upper half scaled to a million: no modulo bias, and exact at both ends.
+        ((random >> 32) * 1_000_000) >> 32 < self.ppm as u64
     }
-}
-
-/// True for `ppm` of a million values of `random`, which is 64 random bits.
-#[must_use]
-pub const fn share(random: u64, ppm: u32) -> bool {
-    // The upper half scaled to a million: no modulo bias, and exact at both ends.
-    ((random >> 32) * 1_000_000) >> 32 < ppm as u64
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ pub async fn run(
         tracing::info!(service = %plan.cluster.target.service, %error, "request failed");
         reply::error(&error, grpc, None)
     });
-    fault::answered(injected.as_ref(), &plan, &mut response);
+    fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
 }
 
