@@ -8,7 +8,7 @@ mod mirror;
 mod opaque;
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tries;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};

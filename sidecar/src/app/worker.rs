@@ -21,7 +21,8 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound, listener,
+    inbound::{self, Limiters},
+    listener,
     outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
@@ -50,6 +51,8 @@ pub struct WorkerContext {
     pub listeners: Listeners,
     /// Monotonic time, the same for all.
     pub clock: Clock,
+    /// Rate limits of the app's ports.
+    pub limiters: Arc<Limiters>,
 }
 
 /// Addresses of the listeners, all with their final ports.

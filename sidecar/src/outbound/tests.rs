@@ -1,7 +1,7 @@
 //! Filters of routes, from a caller to apps and back, in each protocol.
 
 mod faults;
-mod net;
+pub(crate) mod net;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use net::{ALL, App, Net, Spoken, local, rule, target, to};

@@ -22,8 +22,8 @@ use weft_policy::{
     balance::EndpointLoad,
     limits::Limits,
     model::{
-        Endpoint, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort,
-        Target, WeightedBackend,
+        Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing,
+        Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
     },
     outlier::{Ejections, Health},
     retry::Budget,
@@ -35,7 +35,7 @@ use crate::{
     discovery,
     drain::{Drain, Phase},
     http::{body::Body, serve},
-    outbound,
+    inbound, outbound,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot},
     telemetry::{CircuitMetrics, Direction, Telemetry},
 };
@@ -181,6 +181,25 @@ impl Net {
         Self { telemetry, address, spoken }
     }
 
+    /// The inbound side: a sidecar beside an app, whose port has these limits, and its plaintext front.
+    pub async fn inbound(spoken: Spoken, app: SocketAddr, rate_limits: Vec<Arc<InboundLimit>>) -> Self {
+        let telemetry = Telemetry::default();
+        let protocol = if spoken == Spoken::Http1 { Protocol::Http } else { Protocol::Http2 };
+        let port = InboundPort { port: app.port(), protocol, services: vec![target("web")], rate_limits };
+        let workload =
+            WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port], tls_mode: TlsMode::Permissive };
+        let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let worker = worker(snapshot, telemetry.clone(), address);
+        spawn_local(async move {
+            while let Ok((io, _)) = listener.accept().await {
+                spawn_local(inbound::plaintext(Rc::clone(&worker), app.port(), io));
+            }
+        });
+        Self { telemetry, address, spoken }
+    }
+
     /// One request on a connection of its own; an error is what a caller sees whose connection or stream was reset.
     pub async fn send(
         &self,
@@ -295,6 +314,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<W
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
+        limiters: Arc::default(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),
         telemetry,
