@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
-use weft_proto::v1::{Registration, WorkloadPort};
+use weft_policy::model::Locality;
+use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
 use self::worker::{Clock, Listeners, WorkerContext};
@@ -116,7 +117,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         missing,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), clock),
+        builder: Builder::new(telemetry.clone(), args.locality(), clock),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -173,7 +174,10 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
             .collect(),
         healthy: false,
         draining: false,
-        locality: None,
+        locality: args.locality.as_ref().map(|_| {
+            let Locality { region, zone } = args.locality();
+            v1::Locality { region: region.into(), zone: zone.into() }
+        }),
         epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,

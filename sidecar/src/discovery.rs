@@ -19,10 +19,10 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
 use weft_policy::{
-    balance::EndpointLoad,
+    balance::{Balancer, EndpointLoad},
     breaker::Breaker,
     limits::Limits,
-    model::{BackendPolicy, Endpoint, ObjectName, ServicePort, Target},
+    model::{BackendPolicy, Endpoint, Locality, ObjectName, ServicePort, Target},
     outlier::{Ejections, Health},
     retry::Budget,
 };
@@ -273,7 +273,11 @@ async fn leave(
 /// Keeps what outlives a snapshot.
 pub struct Builder {
     telemetry: Telemetry,
+    /// Where this workload is.
+    own: Locality,
     clock: Clock,
+    /// Of the last snapshot.
+    clusters: HashMap<Target, Arc<Cluster>>,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
 }
@@ -281,8 +285,9 @@ pub struct Builder {
 impl Builder {
     /// With nothing built yet.
     #[must_use]
-    pub fn new(telemetry: Telemetry, clock: Clock) -> Self {
-        Self { telemetry, clock, shared: HashMap::new(), endpoints: HashMap::new() }
+    pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
+        let (clusters, shared, endpoints) = Default::default();
+        Self { telemetry, own, clock, clusters, shared, endpoints }
     }
 
     /// The snapshot of what is held and may be used.
@@ -300,24 +305,25 @@ impl Builder {
             }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(target.clone(), port, state.endpoints(&service.id), &mut kept);
-                snapshot.clusters.insert(target, Arc::new(cluster));
+                let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
+                snapshot.clusters.insert(target, cluster);
             }
             snapshot.services.insert(service.id.clone(), service);
         }
         self.endpoints = kept;
+        self.clusters.clone_from(&snapshot.clusters);
         self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
         snapshot
     }
 
     fn cluster(
         &mut self,
-        target: Target,
+        target: &Target,
         port: &ServicePort,
         all: &[Endpoint],
         kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-    ) -> Cluster {
-        let shared = self.shared(&target, &port.backend);
+    ) -> Arc<Cluster> {
+        let shared = self.shared(target, &port.backend);
         let mut endpoints = Vec::new();
         let mut came = false;
         for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
@@ -326,27 +332,43 @@ impl Builder {
             let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
             let state = match self.endpoints.get(&key) {
                 Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                _ => {
-                    came = true;
+                before => {
+                    // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
+                    let same = |state: &&Arc<EndpointState>| state.endpoint.mesh == endpoint.mesh;
+                    let health = before.filter(same).map(|state| Arc::clone(&state.health));
+                    came |= health.is_none();
                     Arc::new(EndpointState {
                         endpoint: endpoint.clone(),
                         address,
                         load: EndpointLoad::default(),
-                        health: Arc::new(Health::new(&shared.ejections)),
+                        health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
                     })
                 }
             };
             kept.insert(key, Arc::clone(&state));
             endpoints.push(state);
         }
+        // Most changes are of other services: the tables of this one are not built again for them.
+        let previous = self.clusters.get(target);
+        if let Some(cluster) = previous
+            && cluster.policy == port.backend
+            && cluster.endpoints.len() == endpoints.len()
+            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
+        {
+            return Arc::clone(cluster);
+        }
+        let before = previous.map(|cluster| &cluster.balancer);
+        let now = self.clock.now();
+        let balancer = Balancer::new(&port.backend.load_balancing, &self.own, &endpoints, now, before);
         if came {
-            shared.breaker.endpoint_came(self.clock.now());
+            shared.breaker.endpoint_came(now);
         }
         let healths = endpoints.iter().map(|state| &state.health);
         for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
             shared.circuit.endpoint_changed(endpoints[index].address, change);
         }
-        Cluster { target, endpoints: endpoints.into(), policy: Arc::clone(&port.backend), shared }
+        let policy = Arc::clone(&port.backend);
+        Arc::new(Cluster { target: target.clone(), endpoints: endpoints.into(), balancer, policy, shared })
     }
 
     /// What outlives the snapshot, with the ceilings that the policy has now.

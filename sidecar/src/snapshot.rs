@@ -10,10 +10,10 @@ use std::{
 
 use tokio::sync::watch;
 use weft_policy::{
-    balance::{Candidate, EndpointLoad},
+    balance::{Balancer, Candidate, EndpointLoad},
     breaker::Breaker,
     limits::Limits,
-    model::{BackendPolicy, Endpoint, ObjectName, Service, Target, WorkloadConfig},
+    model::{BackendPolicy, Endpoint, Locality, ObjectName, Service, Target, WorkloadConfig},
     outlier::{Ejections, Health},
     retry::Budget,
 };
@@ -52,6 +52,8 @@ pub struct Cluster {
     pub endpoints: Arc<[Arc<EndpointState>]>,
     /// How they are used.
     pub policy: Arc<BackendPolicy>,
+    /// Chooses one of `endpoints`.
+    pub balancer: Balancer,
     /// State shared by all snapshots of this target.
     pub shared: Arc<ClusterShared>,
 }
@@ -93,6 +95,14 @@ impl Candidate for EndpointState {
 
     fn weight(&self) -> u32 {
         self.endpoint.weight
+    }
+
+    fn locality(&self) -> &Locality {
+        &self.endpoint.locality
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

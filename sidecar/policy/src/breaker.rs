@@ -24,6 +24,8 @@ pub struct Breaker {
     until: AtomicU64,
     /// Failures in a row.
     row: AtomicU32,
+    /// When it last closed.
+    well_since: AtomicU64,
     /// Doublings of the next time.
     level: AtomicU32,
     changing: Mutex<()>,
@@ -99,16 +101,24 @@ impl Breaker {
         }
     }
 
-    /// A try that was no probe ended.
-    pub fn record(&self, policy: &CircuitBreaker, outcome: Outcome, now: Nanos, random: u64) -> Option<Transition> {
+    /// A try that was no probe, begun at `begun`, ended. A failure from before the breaker last closed says nothing new.
+    pub fn record(
+        &self,
+        policy: &CircuitBreaker,
+        outcome: Outcome,
+        begun: Nanos,
+        now: Nanos,
+        random: u64,
+    ) -> Option<Transition> {
         match verdict(policy, outcome) {
             Verdict::Nothing => None,
             Verdict::Good => {
                 self.end_row();
                 // Sent before the breaker opened, answered now: the service is alive.
                 let answered = matches!(outcome, Outcome::Success | Outcome::ServerError);
-                (answered && !self.word.is_closed()).then(|| self.close(None, Cause::LateSuccess))?
+                (answered && !self.word.is_closed()).then(|| self.close(None, Cause::LateSuccess, now))?
             }
+            Verdict::Bad if begun.0 < self.well_since.load(Relaxed) => None,
             Verdict::Bad => {
                 let row = self.row.fetch_add(1, Relaxed).saturating_add(1);
                 if row < policy.consecutive_failures.max(1) || !self.word.is_closed() {
@@ -157,7 +167,7 @@ impl Breaker {
     }
 
     /// From `place`, or from whatever it is.
-    fn close(&self, place: Option<Seen>, cause: Cause) -> Option<Transition> {
+    fn close(&self, place: Option<Seen>, cause: Cause, now: Nanos) -> Option<Transition> {
         let _changing = self.change();
         let seen = place.unwrap_or_else(|| self.word.load());
         if seen.state() == State::Closed {
@@ -165,6 +175,7 @@ impl Breaker {
         }
         self.row.store(0, Relaxed);
         self.level.store(0, Relaxed);
+        self.well_since.store(now.0, Relaxed);
         self.word.change(seen, State::Closed)?;
         Some(Transition { from: seen.state(), to: State::Closed, cause })
     }
@@ -181,7 +192,7 @@ impl Probe {
         let breaker = &self.breaker;
         match verdict(policy, outcome) {
             Verdict::Nothing => None,
-            Verdict::Good => breaker.close(Some(self.place), Cause::ProbeSucceeded),
+            Verdict::Good => breaker.close(Some(self.place), Cause::ProbeSucceeded, now),
             Verdict::Bad => {
                 let _changing = breaker.change();
                 if breaker.word.load() != self.place {

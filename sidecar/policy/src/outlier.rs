@@ -63,8 +63,8 @@ pub struct Health {
     window: Window,
     /// Ejections that the next one's time is doubled by, before healthy time is taken off.
     level: AtomicU32,
-    /// When the circuit last closed.
-    closed: AtomicU64,
+    /// When the endpoint last got well.
+    well_since: AtomicU64,
     generation: AtomicU64,
 }
 
@@ -226,7 +226,7 @@ impl Health {
             row: AtomicU32::new(0),
             window: Window::default(),
             level: AtomicU32::new(0),
-            closed: AtomicU64::new(0),
+            well_since: AtomicU64::new(0),
             generation: AtomicU64::new(0),
         }
     }
@@ -249,13 +249,21 @@ impl Health {
         self.is_out().then(|| Nanos(self.until.load(Relaxed)))
     }
 
-    /// A request that was no probe ended. One from before an ejection says nothing new and is not counted.
-    pub fn record(&self, policy: &OutlierDetection, outcome: Outcome, now: Nanos, random: u64) -> Option<Transition> {
-        if self.is_out() || outcome == Outcome::Neutral {
+    /// A request that was no probe, sent at `begun`, ended. One from before an ejection says nothing new and is not
+    /// counted, also when it ends after it: what hung with a sick endpoint must not eject it once more when it is well.
+    pub fn record(
+        &self,
+        policy: &OutlierDetection,
+        outcome: Outcome,
+        begun: Nanos,
+        now: Nanos,
+        random: u64,
+    ) -> Option<Transition> {
+        if self.is_out() || outcome == Outcome::Neutral || begun.0 < self.well_since.load(Relaxed) {
             return None;
         }
         if !outcome.is_gateway_failure() {
-            self.answered(policy);
+            self.answered(policy, begun);
         }
         let failed = outcome != Outcome::Success;
         self.window.add(policy.window, now, failed);
@@ -272,8 +280,9 @@ impl Health {
         self.is_below_share(policy, now).then(|| self.eject(policy, Cause::SuccessShare, now, random))?
     }
 
-    /// The endpoint is there: a row of failures ends.
-    fn answered(&self, policy: &OutlierDetection) {
+    /// The endpoint is there: a row of failures ends. When it would have been out but for the limit, this is what a
+    /// probe that succeeds is to one that is.
+    fn answered(&self, policy: &OutlierDetection, begun: Nanos) {
         // A load first: healthy endpoints are recorded by all workers, and a write would move the line each time.
         let row = self.row.load(Relaxed);
         if row == 0 {
@@ -281,6 +290,8 @@ impl Health {
         }
         self.row.store(0, Relaxed);
         if policy.consecutive_failures > 0 && row >= policy.consecutive_failures {
+            self.window.clear();
+            self.well_since.store(begun.0, Relaxed);
             self.all.healing();
         }
     }
@@ -299,7 +310,7 @@ impl Health {
         }
         // One level less for each window (or first ejection, when that is longer) spent healthy.
         let step = circuit::nanos(policy.window.max(policy.base_ejection)).max(1);
-        let healthy = now.0.saturating_sub(self.closed.load(Relaxed)) / step;
+        let healthy = now.0.saturating_sub(self.well_since.load(Relaxed)) / step;
         let level = self.level.load(Relaxed).saturating_sub(u32::try_from(healthy).unwrap_or(u32::MAX));
         self.open(seen, policy, level, now, random)?;
         self.all.out.fetch_add(1, Relaxed);
@@ -352,10 +363,10 @@ impl Probe {
         if health.word.load() != self.place {
             // The limit let the endpoint in meanwhile.
             drop(changing);
-            return health.record(policy, outcome, now, random);
+            return health.record(policy, outcome, now, now, random);
         }
         if !outcome.is_gateway_failure() {
-            health.closed.store(now.0, Relaxed);
+            health.well_since.store(now.0, Relaxed);
             let transition = health.close(self.place, Cause::ProbeSucceeded);
             health.all.healing();
             return transition;

@@ -68,7 +68,7 @@ pub struct Listeners {
     pub inbound: Vec<(SocketAddr, u16)>,
 }
 
-/// Monotonic time since the process began, equal on all workers.
+/// Monotonic time since the process began, equal on all threads.
 #[derive(Clone, Copy)]
 pub struct Clock(Instant);
 

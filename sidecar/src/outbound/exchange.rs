@@ -1,6 +1,6 @@
 //! One request from the app: the straight line from head to answer, with its retries.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{net::IpAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ pub async fn run(
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
     destination: Destination,
+    source: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
@@ -40,10 +41,10 @@ pub async fn run(
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, &destination, &mut received, &mut request),
+            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &mut received, &mut request),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, &destination, &mut received, &mut request)
+                plan(&worker, &snapshot, &service, (&destination, source), &mut received, &mut request)
             }),
         },
         Err(error) => Err(error),
@@ -85,6 +86,7 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
+            plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
             plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
             Err(error)
@@ -102,7 +104,7 @@ pub async fn run(
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

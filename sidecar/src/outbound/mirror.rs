@@ -21,7 +21,10 @@ use weft_policy::{
     model::{Protocol, Target},
 };
 
-use super::tries::{head, key};
+use super::{
+    admission::is_available,
+    source::{head, key},
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -29,7 +32,7 @@ use crate::{
         body::{Body, Copied, LoadGuard, Tee},
         forward::{Received, mark_caller_version},
     },
-    snapshot::Cluster,
+    snapshot::{Cluster, EndpointState},
     telemetry::Telemetry,
     upstream::Rules,
 };
@@ -151,8 +154,10 @@ impl Copy {
         let shared = &self.cluster.shared;
         let limit = || ProxyError::unsent(Reason::RequestLimit, "the service has as many requests as its limit allows");
         let _permit = shared.limits.requests.try_acquire().ok_or_else(limit)?;
-        let now = self.worker.clock.now();
-        let endpoint = balance::pick(&self.cluster.endpoints, |one| one.health.is_out(), now, || self.worker.random());
+        let mut random = || self.worker.random();
+        let request = balance::Request { hash: None, now: self.worker.clock.now(), random: &mut random };
+        let available = |endpoint: &Arc<EndpointState>| is_available(endpoint, &[]);
+        let endpoint = self.cluster.balancer.pick(&self.cluster.endpoints, request, available);
         let endpoint = endpoint.cloned();
         let endpoint =
             endpoint.ok_or_else(|| ProxyError::unsent(Reason::NoEndpoints, "the service has no healthy endpoint"))?;

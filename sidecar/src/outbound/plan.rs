@@ -1,12 +1,16 @@
 //! What is to be done with a request: service, port, rule, backend and cluster (phases 3 to 6).
 
 use std::{
+    cell::RefCell,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Request};
 use weft_policy::{
+    balance::hash,
+    circuit::Outcome,
     deadline,
     model::{ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
@@ -14,6 +18,7 @@ use weft_policy::{
 
 use super::{
     Destination,
+    admission::Admission,
     filters::{self, Applied, Route},
     upstream_port,
 };
@@ -30,12 +35,16 @@ pub struct Plan {
     pub cluster: Arc<Cluster>,
     /// The rule that it follows.
     pub rule: Arc<RouteRule>,
+    /// What the endpoint is chosen by, where it is by a hash.
+    pub hash: u64,
     /// What is spoken at the port that was called.
     pub protocol: Protocol,
-    /// How long the caller waits for all of it.
+    /// How long all of it may take.
     pub timeout: Option<Duration>,
     /// `None` for the many requests whose rule has no filters.
     pub filters: Option<Box<Applied>>,
+    /// Who is tried now.
+    pub trying: RefCell<Option<Admission>>,
 }
 
 /// Which service a request is for.
@@ -56,7 +65,7 @@ pub fn plan(
     worker: &Worker,
     snapshot: &Snapshot,
     service: &Service,
-    destination: &Destination,
+    (destination, source): (&Destination, IpAddr),
     received: &mut Received,
     request: &mut Request<Body>,
 ) -> Result<Plan, ProxyError> {
@@ -75,10 +84,26 @@ pub fn plan(
         (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
         (ours, theirs) => ours.or(theirs),
     };
-    Ok(Plan { cluster, rule: Arc::clone(rule), protocol: port.protocol, timeout, filters })
+    let hash = |on| {
+        let query = received.path.query();
+        hash::of_request(on, request.headers(), query, source).unwrap_or_else(|| worker.random())
+    };
+    let hash = cluster.balancer.hash_on().map_or(0, hash);
+    let (rule, trying) = (Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, hash, protocol: port.protocol, timeout, filters, trying })
 }
 
 impl Plan {
+    /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
+    /// the endpoint.
+    pub fn timed_out(&self, worker: &Worker) {
+        if let Some(admission) = self.trying.take()
+            && self.timeout == self.rule.requests.timeout
+        {
+            admission.record(worker, &self.cluster, Outcome::Timeout);
+        }
+    }
+
     /// When the caller stops waiting.
     pub fn deadline(&self, started: Instant) -> Option<tokio::time::Instant> {
         let end = started.checked_add(self.timeout?)?;

@@ -17,11 +17,11 @@ fn at(seconds: f64) -> Nanos {
 fn opened(policy: &CircuitBreaker, outcome: Outcome, now: Nanos) -> Arc<Breaker> {
     let breaker = Arc::new(Breaker::default());
     for _ in 0..4 {
-        assert_eq!(breaker.record(policy, outcome, now, 0), None);
+        assert_eq!(breaker.record(policy, outcome, now, now, 0), None);
         assert!(matches!(breaker.enter(policy, now), Entry::Pass));
     }
     let transition = Transition { from: State::Closed, to: State::Open, cause: Cause::ConsecutiveFailures };
-    assert_eq!(breaker.record(policy, outcome, now, 0), Some(transition));
+    assert_eq!(breaker.record(policy, outcome, now, now, 0), Some(transition));
     breaker
 }
 
@@ -65,7 +65,7 @@ fn each_failed_probe_doubles_the_time_and_a_success_starts_anew() {
     }
     assert!(probe(&breaker, at(now)).expect("due").record(&POLICY, Outcome::Success, at(now), 0).is_some());
     for _ in 0..5 {
-        let _ = breaker.record(&POLICY, Outcome::ConnectFailure, at(now), 0);
+        let _ = breaker.record(&POLICY, Outcome::ConnectFailure, at(now), at(now), 0);
     }
     assert_eq!(refused_until(&breaker, at(now)), Some(at(now + 1.0)));
 }
@@ -83,7 +83,7 @@ fn only_what_the_policy_names_opens_it() {
         (never, Outcome::ConnectFailure, false),
     ] {
         let breaker = Breaker::default();
-        let opened = (0..20).any(|_| breaker.record(&policy, outcome, at(0.0), 0).is_some());
+        let opened = (0..20).any(|_| breaker.record(&policy, outcome, at(0.0), at(0.0), 0).is_some());
         assert_eq!(opened, opens, "{:?} {outcome:?}", policy.break_on);
     }
 }
@@ -92,23 +92,23 @@ fn only_what_the_policy_names_opens_it() {
 fn any_endpoint_that_is_reached_ends_the_row() {
     let answers: [fn(&Breaker); 3] = [
         |breaker| breaker.reached(&POLICY),
-        |breaker| assert_eq!(breaker.record(&POLICY, Outcome::Success, at(0.0), 0), None),
-        |breaker| assert_eq!(breaker.record(&POLICY, Outcome::Unavailable, at(0.0), 0), None),
+        |breaker| assert_eq!(breaker.record(&POLICY, Outcome::Success, at(0.0), at(0.0), 0), None),
+        |breaker| assert_eq!(breaker.record(&POLICY, Outcome::Unavailable, at(0.0), at(0.0), 0), None),
     ];
     for answer in answers {
         let breaker = Breaker::default();
         for _ in 0..4 {
-            let _ = breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), 0);
+            let _ = breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), at(0.0), 0);
         }
         answer(&breaker);
-        assert_eq!(breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), 0), None);
+        assert_eq!(breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), at(0.0), 0), None);
     }
     let breaker = Breaker::default();
     for _ in 0..4 {
-        let _ = breaker.record(&FAILURES, Outcome::Reset, at(0.0), 0);
+        let _ = breaker.record(&FAILURES, Outcome::Reset, at(0.0), at(0.0), 0);
         breaker.reached(&FAILURES);
     }
-    assert!(breaker.record(&FAILURES, Outcome::Reset, at(0.0), 0).is_some(), "a connection is no answer");
+    assert!(breaker.record(&FAILURES, Outcome::Reset, at(0.0), at(0.0), 0).is_some(), "a connection is no answer");
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn a_probe_that_reaches_the_service_closes_it_whatever_it_answers() {
 #[test]
 fn an_answer_to_a_request_from_before_closes_it() {
     let breaker = opened(&POLICY, Outcome::ConnectFailure, at(0.0));
-    assert_eq!(breaker.record(&POLICY, Outcome::Reset, at(0.1), 0), None, "no answer");
-    let closed = breaker.record(&POLICY, Outcome::Success, at(0.2), 0);
+    assert_eq!(breaker.record(&POLICY, Outcome::Reset, at(0.1), at(0.1), 0), None, "no answer");
+    let closed = breaker.record(&POLICY, Outcome::Success, at(0.2), at(0.2), 0);
     assert_eq!(closed, Some(Transition { from: State::Open, to: State::Closed, cause: Cause::LateSuccess }));
 }
 
@@ -139,7 +139,7 @@ fn an_answer_to_a_request_from_before_closes_it() {
 fn a_late_probe_does_not_change_what_came_after() {
     let breaker = opened(&POLICY, Outcome::ConnectFailure, at(0.0));
     let late = probe(&breaker, at(1.0)).expect("due");
-    assert!(breaker.record(&POLICY, Outcome::Success, at(1.1), 0).is_some());
+    assert!(breaker.record(&POLICY, Outcome::Success, at(1.1), at(1.1), 0).is_some());
     assert_eq!(late.record(&POLICY, Outcome::ConnectFailure, at(1.2), 0), None);
     assert_eq!(breaker.state(), State::Closed);
 }
@@ -168,4 +168,12 @@ fn racing_workers_send_one_probe() {
         workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(probes.iter().flatten().count(), 1);
+}
+
+#[test]
+fn failures_from_before_it_closed_do_not_open_it_again() {
+    let breaker = opened(&POLICY, Outcome::ConnectFailure, at(0.0));
+    assert!(probe(&breaker, at(1.0)).expect("due").record(&POLICY, Outcome::Success, at(1.1), 0).is_some());
+    assert!((0..20).all(|_| breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), at(2.0), 0).is_none()));
+    assert!((0..5).any(|_| breaker.record(&POLICY, Outcome::ConnectFailure, at(1.1), at(2.0), 0).is_some()));
 }

@@ -25,7 +25,7 @@ fn service(members: usize) -> (Arc<Ejections>, Vec<Arc<Health>>) {
 
 /// Five failures in a row at this time; what came of the last.
 fn fail(health: &Health, now: Nanos) -> Option<Transition> {
-    let mut results = (0..5).map(|_| health.record(&POLICY, Outcome::Unavailable, now, 0));
+    let mut results = (0..5).map(|_| health.record(&POLICY, Outcome::Unavailable, now, now, 0));
     results.find_map(|result| result)
 }
 
@@ -45,10 +45,10 @@ fn an_endpoint_is_ejected_by_the_fifth_gateway_failure_in_a_row() {
     for outcome in [Outcome::ConnectFailure, Outcome::Unavailable, Outcome::Reset, Outcome::Timeout] {
         let (all, healths) = service(2);
         for _ in 0..4 {
-            assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), 0), None);
+            assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), at(1.0), 0), None);
         }
         assert!(!healths[0].is_out());
-        assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), 0), open(Cause::ConsecutiveFailures));
+        assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), at(1.0), 0), open(Cause::ConsecutiveFailures));
         assert!(healths[0].is_out() && !healths[1].is_out());
         assert_eq!((all.out(), healths[0].out_until()), (1, Some(at(6.0))));
     }
@@ -59,10 +59,10 @@ fn an_answer_ends_a_row_of_failures_and_what_says_nothing_does_not() {
     for (between, ejected) in [(Outcome::Success, false), (Outcome::ServerError, false), (Outcome::Neutral, true)] {
         let (_all, healths) = service(2);
         for _ in 0..4 {
-            let _ = healths[0].record(&POLICY, Outcome::Reset, at(1.0), 0);
+            let _ = healths[0].record(&POLICY, Outcome::Reset, at(1.0), at(1.0), 0);
         }
-        assert_eq!(healths[0].record(&POLICY, between, at(1.0), 0), None);
-        assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(1.0), 0).is_some(), ejected, "{between:?}");
+        assert_eq!(healths[0].record(&POLICY, between, at(1.0), at(1.0), 0), None);
+        assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(1.0), at(1.0), 0).is_some(), ejected, "{between:?}");
     }
 }
 
@@ -73,7 +73,7 @@ fn an_endpoint_is_ejected_by_a_low_share_of_successes_of_enough_requests() {
     // Every third answer is an error: 67 % successes.
     for n in 0..21 {
         let outcome = if n % 3 == 2 { Outcome::ServerError } else { Outcome::Success };
-        results.push(healths[0].record(&POLICY, outcome, at(f64::from(n) * 0.4), 0));
+        results.push(healths[0].record(&POLICY, outcome, at(f64::from(n) * 0.4), at(f64::from(n) * 0.4), 0));
     }
     assert!(results[..20].iter().all(Option::is_none), "fewer than twenty say nothing");
     assert_eq!(results[20], open(Cause::SuccessShare));
@@ -83,9 +83,16 @@ fn an_endpoint_is_ejected_by_a_low_share_of_successes_of_enough_requests() {
 fn failures_leave_the_window_with_time() {
     let (_all, healths) = service(2);
     for n in 0..19 {
-        assert_eq!(healths[0].record(&POLICY, Outcome::ServerError, at(f64::from(n) * 0.01), 0), None);
+        assert_eq!(
+            healths[0].record(&POLICY, Outcome::ServerError, at(f64::from(n) * 0.01), at(f64::from(n) * 0.01), 0),
+            None
+        );
     }
-    assert_eq!(healths[0].record(&POLICY, Outcome::ServerError, at(10.5), 0), None, "the nineteen are too old");
+    assert_eq!(
+        healths[0].record(&POLICY, Outcome::ServerError, at(10.5), at(10.5), 0),
+        None,
+        "the nineteen are too old"
+    );
     assert!(!healths[0].is_out());
 }
 
@@ -101,7 +108,7 @@ fn each_detector_can_be_off() {
         (off, Outcome::Reset, None),
     ] {
         let (_all, healths) = service(2);
-        let ejected = (1..100).find(|_| healths[0].record(&policy, outcome, at(1.0), 0).is_some());
+        let ejected = (1..100).find(|_| healths[0].record(&policy, outcome, at(1.0), at(1.0), 0).is_some());
         assert_eq!(ejected, expected, "{policy:?} {outcome:?}");
     }
 }
@@ -139,7 +146,7 @@ fn the_limit_keeps_the_rest_in() {
     assert_eq!((ejected, all.out()), (2, 2));
     // A place that becomes free is for the next that fails.
     assert!(probe(&all, &healths, at(6.0), Outcome::Success).is_some());
-    assert_eq!(healths[2].record(&POLICY, Outcome::Reset, at(6.0), 0), open(Cause::ConsecutiveFailures));
+    assert_eq!(healths[2].record(&POLICY, Outcome::Reset, at(6.0), at(6.0), 0), open(Cause::ConsecutiveFailures));
 }
 
 #[test]
@@ -212,7 +219,7 @@ fn results_of_requests_from_before_an_ejection_change_nothing() {
     let (all, healths) = service(2);
     assert!(fail(&healths[0], at(0.0)).is_some());
     for outcome in [Outcome::Success, Outcome::Reset] {
-        assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), 0), None);
+        assert_eq!(healths[0].record(&POLICY, outcome, at(1.0), at(1.0), 0), None);
     }
     assert_eq!((healths[0].out_until(), all.out()), (Some(at(5.0)), 1));
 }
@@ -221,11 +228,11 @@ fn results_of_requests_from_before_an_ejection_change_nothing() {
 fn an_endpoint_that_returns_starts_with_an_empty_window() {
     let (all, healths) = service(2);
     for _ in 0..20 {
-        let _ = healths[0].record(&POLICY, Outcome::ServerError, at(0.0), 0);
+        let _ = healths[0].record(&POLICY, Outcome::ServerError, at(0.0), at(0.0), 0);
     }
     assert!(healths[0].is_out());
     assert!(probe(&all, &healths, at(5.0), Outcome::Success).is_some());
-    assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(5.0), 0), None);
+    assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(5.0), at(5.0), 0), None);
 }
 
 #[test]
@@ -318,7 +325,7 @@ fn an_answer_from_one_that_the_limit_kept_in_is_a_sign_of_healing() {
     assert!(fail(&healths[0], at(0.0)).is_some());
     assert_eq!(fail(&healths[1], at(0.0)), None);
     assert!(all.take_probe(at(1.0), GET, &healths).is_none());
-    assert_eq!(healths[1].record(&POLICY, Outcome::Success, at(1.0), 0), None);
+    assert_eq!(healths[1].record(&POLICY, Outcome::Success, at(1.0), at(1.0), 0), None);
     assert!(probe(&all, &healths, at(1.0), Outcome::Success).is_some());
     assert_eq!(all.out(), 0);
 }
@@ -341,7 +348,7 @@ fn workers_together_never_eject_more_than_may_be_out() {
                 for n in 0..4000_u64 {
                     let now = at(n as f64 * 0.01);
                     let health = &healths[usize::try_from((n / 5 + worker) % 8).unwrap()];
-                    let _ = health.record(&POLICY, Outcome::Reset, now, n);
+                    let _ = health.record(&POLICY, Outcome::Reset, now, now, n);
                     assert!(all.out() <= 4);
                     if let Some(taken) = all.take_probe(now, GET, healths) {
                         let outcome = if n % 3 == 0 { Outcome::Success } else { Outcome::Reset };
@@ -354,4 +361,22 @@ fn workers_together_never_eject_more_than_may_be_out() {
     let out = healths.iter().filter(|health| health.is_out()).count();
     assert_eq!(u32::try_from(out).unwrap(), all.out(), "the count is exact when all is quiet");
     assert!(healths.iter().all(|health| health.state() != State::HalfOpen));
+}
+
+#[test]
+fn what_was_sent_before_an_ejection_is_not_held_against_an_endpoint_that_is_well_again() {
+    let (all, healths) = service(2);
+    assert!(fail(&healths[0], at(0.0)).is_some());
+    assert!(probe(&all, &healths, at(5.0), Outcome::Success).is_some());
+    for _ in 0..20 {
+        assert_eq!(healths[0].record(&POLICY, Outcome::Timeout, at(0.0), at(6.0), 0), None);
+    }
+    // Nor against one that only the limit kept in.
+    assert!(fail(&healths[1], at(7.0)).is_some() && fail(&healths[0], at(7.0)).is_none());
+    assert_eq!(healths[0].record(&POLICY, Outcome::Success, at(7.5), at(7.6), 0), None);
+    assert!(probe(&all, &healths, at(7.6), Outcome::Success).is_some());
+    for _ in 0..20 {
+        assert_eq!(healths[0].record(&POLICY, Outcome::Timeout, at(7.4), at(8.0), 0), None);
+    }
+    assert!(fail(&healths[0], at(8.0)).is_some());
 }

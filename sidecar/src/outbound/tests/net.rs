@@ -19,11 +19,11 @@ use tokio::{
     task::spawn_local,
 };
 use weft_policy::{
-    balance::EndpointLoad,
+    balance::{Balancer, EndpointLoad, Nanos},
     limits::Limits,
     model::{
-        Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing,
-        Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
+        BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
+        RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
     },
     outlier::{Ejections, Health},
     retry::Budget,
@@ -300,12 +300,10 @@ fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: Sock
         load: EndpointLoad::default(),
         health: Arc::new(Health::new(&shared.ejections)),
     };
-    let cluster = Cluster {
-        target: target.clone(),
-        endpoints: [Arc::new(state)].into(),
-        policy: Arc::default(),
-        shared: Arc::new(shared),
-    };
+    let endpoints: Arc<[_]> = [Arc::new(state)].into();
+    let policy: Arc<BackendPolicy> = Arc::default();
+    let balancer = Balancer::new(&policy.load_balancing, &Locality::default(), &endpoints, Nanos(0), None);
+    let cluster = Cluster { target: target.clone(), endpoints, policy, balancer, shared: Arc::new(shared) };
     snapshot.clusters.insert(target, Arc::new(cluster));
 }
 
