@@ -3,9 +3,14 @@
 
 mod admission;
 mod exchange;
+mod fault;
+mod filters;
+mod mirror;
 mod opaque;
 mod plan;
 mod source;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tries;
 
 use std::{
@@ -19,6 +24,7 @@ use std::{
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+pub use mirror::Mirrors;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 
