@@ -32,6 +32,8 @@ pub enum Reason {
     Invalid,
     /// A backend does not exist.
     BackendNotFound,
+    /// Another object of the kind has its place: the older one wins, or that of a file.
+    Conflicted,
     /// A backend of a kind that we do not know.
     InvalidKind,
     /// The parent does not exist, or has no such port.
@@ -49,6 +51,7 @@ impl Reason {
         match self {
             Self::Invalid => "Invalid",
             Self::BackendNotFound => "BackendNotFound",
+            Self::Conflicted => "Conflicted",
             Self::InvalidKind => "InvalidKind",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::RefNotPermitted => "RefNotPermitted",
