@@ -9,7 +9,7 @@ pub mod server;
 pub mod stream;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -80,10 +80,19 @@ impl View {
             let next = kinds.entry(*kind).or_default();
             let gone = old.resources.iter().filter(|(name, _)| !next.resources.contains_key(*name));
             let mut changed: Vec<_> = gone.map(|(_, resource)| Arc::clone(resource)).collect();
-            for (namespace, views) in &old.views {
-                for (name, view) in views.iter().filter(|(name, _)| next.in_view(namespace, name).is_none()) {
-                    changed.push(Arc::clone(view));
-                    changed.extend(next.resources.get(name).cloned());
+            let views = old.views.iter().flat_map(|(namespace, views)| views.iter().map(move |view| (namespace, view)));
+            let views = views.filter(|(namespace, (name, _))| next.in_view(namespace, name).is_none());
+            let mut instead = BTreeSet::new();
+            for (_, (name, view)) in views {
+                changed.push(Arc::clone(view));
+                instead.insert(name);
+            }
+            for name in instead {
+                if let (Some(before), Some(now)) = (old.resources.get(name), next.resources.get(name))
+                    // What is other itself is there already.
+                    && Arc::ptr_eq(before, now)
+                {
+                    changed.push(Arc::clone(now));
                 }
             }
             next.changed.extend(changed);

@@ -109,3 +109,6 @@ pub fn compile(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Prob
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
