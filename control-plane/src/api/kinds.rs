@@ -91,7 +91,7 @@ pub static KINDS: &[Kind] = &[
         ..core("EndpointSlice", "endpointslices", "endpointslice", &[])
     },
     Kind { enforced: true, columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
-    Kind { columns: columns::GRPC_ROUTE, ..route("GRPCRoute", "grpcroutes", "grpcroute") },
+    Kind { enforced: true, columns: columns::GRPC_ROUTE, ..route("GRPCRoute", "grpcroutes", "grpcroute") },
     Kind {
         status: StatusShape::None,
         columns: columns::REFERENCE_GRANT,
