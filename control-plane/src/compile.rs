@@ -4,6 +4,7 @@ pub mod again;
 pub mod conditions;
 mod endpoints;
 mod instances;
+mod policies;
 mod protocol;
 mod routes;
 mod services;
@@ -58,6 +59,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
     let routings = routes::compile(resources, &views, &mut problems);
+    policies::check(resources, &views, &mut problems);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {

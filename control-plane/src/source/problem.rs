@@ -24,7 +24,7 @@ pub struct Problem {
     pub reason: Reason,
 }
 
-/// The reason words of Gateway API that a route's conditions need.
+/// The reason words of Gateway API that conditions need.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Reason {
     /// None of the others.
@@ -40,6 +40,8 @@ pub enum Reason {
     NoMatchingParent,
     /// A reference to another namespace that nobody allows.
     RefNotPermitted,
+    /// What a policy is attached to does not exist.
+    TargetNotFound,
     /// A value that we cannot act on.
     UnsupportedValue,
 }
@@ -55,6 +57,7 @@ impl Reason {
             Self::InvalidKind => "InvalidKind",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::RefNotPermitted => "RefNotPermitted",
+            Self::TargetNotFound => "TargetNotFound",
             Self::UnsupportedValue => "UnsupportedValue",
         }
     }
