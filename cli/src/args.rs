@@ -138,6 +138,9 @@ pub struct RunArgs {
     /// Where the sidecar's admin server listens [default: a free port]
     #[arg(long)]
     pub admin_listen: Option<SocketAddr>,
+    /// Where the app runs, so that near endpoints are preferred: REGION[/ZONE] or /ZONE [default: unknown]
+    #[arg(long, value_name = "REGION/ZONE", env = "WEFT_LOCALITY")]
+    pub locality: Option<String>,
     /// Address of the control plane [default: 127.0.0.1:15012]
     #[arg(long, env = "WEFT_XDS")]
     pub xds: Option<String>,

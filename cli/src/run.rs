@@ -123,6 +123,9 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
             flag(name, address.into());
         }
     }
+    if let Some(locality) = &args.locality {
+        flag("--locality", locality.into());
+    }
     if let Some(xds) = &args.xds {
         flag("--xds", xds.into());
     }
@@ -205,7 +208,7 @@ mod tests {
 
     fn args() -> RunArgs {
         use clap::Parser as _;
-        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --admin-listen 127.0.0.1:7 -- app";
+        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --locality eu/eu-1 --admin-listen 127.0.0.1:7 -- app";
         match crate::args::Cli::try_parse_from(line.split(' ')).unwrap().command {
             crate::args::Command::Run(args) => args,
             other => panic!("{other:?}"),
@@ -231,6 +234,7 @@ mod tests {
         let flags = flags.to_str().unwrap();
         assert!(flags.starts_with("sidecar --announce --name web-abcde --namespace default"), "{flags}");
         assert!(flags.contains("--service-account web --label app=web --upstream pay-ments.shop:80=9001"), "{flags}");
+        assert!(flags.contains("--locality eu/eu-1"), "{flags}");
         assert!(flags.contains("--admin-listen 127.0.0.1:7") && !flags.contains("--mesh-listen"), "{flags}");
     }
 

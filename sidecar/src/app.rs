@@ -12,10 +12,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
-use weft_proto::v1::{Registration, WorkloadPort};
+use weft_policy::model::Locality;
+use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
-use self::worker::{Listeners, WorkerContext};
+use self::worker::{Clock, Listeners, WorkerContext};
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
@@ -68,6 +69,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, trust) = (Telemetry::default(), Drain::default(), TrustStore::default());
+    let clock = Clock::start();
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -83,6 +85,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         listeners,
+        clock,
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;
@@ -113,7 +116,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         missing,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone()),
+        builder: Builder::new(telemetry.clone(), args.locality(), clock),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -170,7 +173,10 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
             .collect(),
         healthy: false,
         draining: false,
-        locality: None,
+        locality: args.locality.as_ref().map(|_| {
+            let Locality { region, zone } = args.locality();
+            v1::Locality { region: region.into(), zone: zone.into() }
+        }),
         epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use weft_policy::model::ObjectName;
+use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
 
 /// Stands next to one service and carries its traffic.
@@ -46,6 +46,9 @@ pub struct SidecarArgs {
     /// Address at which peers reach this workload [default: that of --mesh-listen]
     #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,
+    /// Where this workload runs, so that near endpoints are preferred: REGION[/ZONE] or /ZONE [default: unknown]
+    #[arg(long, value_name = "REGION/ZONE", env = "WEFT_LOCALITY", value_parser = locality)]
+    pub locality: Option<Locality>,
     /// Discovery address of the control plane
     #[arg(long, value_name = "URL", env = "WEFT_XDS", default_value = "127.0.0.1:15012")]
     pub xds: String,
@@ -125,6 +128,12 @@ impl SidecarArgs {
         self.xds.strip_prefix("https://").unwrap_or(&self.xds).trim_end_matches('/')
     }
 
+    /// Where this workload is; empty: unknown.
+    #[must_use]
+    pub fn locality(&self) -> Locality {
+        self.locality.clone().unwrap_or_default()
+    }
+
     /// Where peers reach this workload.
     #[must_use]
     pub fn advertised(&self) -> IpAddr {
@@ -197,6 +206,15 @@ fn inbound(text: &str) -> Result<(SocketAddr, u16), String> {
     Ok((address, port(number)?))
 }
 
+/// An empty text is no locality: an empty variable in the environment means that it is not set.
+fn locality(text: &str) -> Result<Locality, String> {
+    let (region, zone) = text.split_once('/').unwrap_or((text, ""));
+    if zone.contains('/') || text.contains(char::is_whitespace) {
+        return Err("expected REGION/ZONE, such as eu-west/eu-west-1a".into());
+    }
+    Ok(Locality { region: region.into(), zone: zone.into() })
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number =
         text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "expected seconds, such as 25".to_owned())?;
@@ -222,6 +240,17 @@ mod tests {
         assert_eq!("catalog".parse::<UpstreamFlag>(), Err("expected SVC[.NS][:PORT]=LOCALPORT".into()));
         assert_eq!("catalog=0".parse::<UpstreamFlag>(), Err("port \"0\": expected 1 to 65535".into()));
         assert_eq!("80/x".parse::<Port>(), Err("protocol \"x\": expected http, http1, http2, grpc, tcp or tls".into()));
+    }
+
+    #[test]
+    fn a_locality_is_a_region_a_zone_or_both() {
+        let parsed = |text| locality(text).map(|Locality { region, zone }| (region.into(), zone.into()));
+        let pair = |region: &str, zone: &str| Ok((region.to_owned(), zone.to_owned()));
+        assert_eq!(parsed("eu/eu-1"), pair("eu", "eu-1"));
+        assert_eq!(parsed("eu"), pair("eu", ""));
+        assert_eq!(parsed("/eu-1"), pair("", "eu-1"));
+        assert_eq!(parsed(""), pair("", ""));
+        assert!(parsed("eu/eu-1/rack").is_err());
     }
 
     #[test]

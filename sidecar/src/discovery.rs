@@ -19,9 +19,11 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
 use weft_policy::{
-    balance::EndpointLoad,
+    balance::{Balancer, EndpointLoad},
+    breaker::Breaker,
     limits::Limits,
-    model::{Endpoint, ObjectName, Target},
+    model::{BackendPolicy, Endpoint, Locality, ObjectName, ServicePort, Target},
+    outlier::{Ejections, Health},
     retry::Budget,
 };
 use weft_proto::{
@@ -38,10 +40,11 @@ use weft_svid::{Svid, TrustStore};
 pub use self::backoff::Backoff;
 use self::state::State;
 use crate::{
+    app::worker::Clock,
     drain::Drain,
     identity,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
-    telemetry::{Direction, Telemetry},
+    telemetry::{CircuitMetrics, Direction, Telemetry},
 };
 
 /// Names that the app may bring up by dialling them.
@@ -270,6 +273,11 @@ async fn leave(
 /// Keeps what outlives a snapshot.
 pub struct Builder {
     telemetry: Telemetry,
+    /// Where this workload is.
+    own: Locality,
+    clock: Clock,
+    /// Of the last snapshot.
+    clusters: HashMap<Target, Arc<Cluster>>,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
 }
@@ -277,8 +285,9 @@ pub struct Builder {
 impl Builder {
     /// With nothing built yet.
     #[must_use]
-    pub fn new(telemetry: Telemetry) -> Self {
-        Self { telemetry, shared: HashMap::new(), endpoints: HashMap::new() }
+    pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
+        let (clusters, shared, endpoints) = Default::default();
+        Self { telemetry, own, clock, clusters, shared, endpoints }
     }
 
     /// The snapshot of what is held and may be used.
@@ -299,12 +308,13 @@ impl Builder {
             }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(&target, state.endpoints(&service.id), &mut kept);
-                snapshot.clusters.insert(target, Arc::new(cluster));
+                let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
+                snapshot.clusters.insert(target, cluster);
             }
             snapshot.services.insert(service.id.clone(), service);
         }
         self.endpoints = kept;
+        self.clusters.clone_from(&snapshot.clusters);
         self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
         snapshot
     }
@@ -312,32 +322,77 @@ impl Builder {
     fn cluster(
         &mut self,
         target: &Target,
+        port: &ServicePort,
         all: &[Endpoint],
         kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-    ) -> Cluster {
+    ) -> Arc<Cluster> {
+        let shared = self.shared(target, &port.backend);
         let mut endpoints = Vec::new();
+        let mut came = false;
         for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
             let Some(&port) = endpoint.ports.get(&target.port) else { continue };
             let address = SocketAddr::new(endpoint.address, port);
             let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
             let state = match self.endpoints.get(&key) {
                 Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                _ => Arc::new(EndpointState { endpoint: endpoint.clone(), address, load: EndpointLoad::default() }),
+                before => {
+                    // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
+                    let same = |state: &&Arc<EndpointState>| state.endpoint.mesh == endpoint.mesh;
+                    let health = before.filter(same).map(|state| Arc::clone(&state.health));
+                    came |= health.is_none();
+                    Arc::new(EndpointState {
+                        endpoint: endpoint.clone(),
+                        address,
+                        load: EndpointLoad::default(),
+                        health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
+                    })
+                }
             };
             kept.insert(key, Arc::clone(&state));
             endpoints.push(state);
         }
+        // Most changes are of other services: the tables of this one are not built again for them.
+        let previous = self.clusters.get(target);
+        if let Some(cluster) = previous
+            && cluster.policy == port.backend
+            && cluster.endpoints.len() == endpoints.len()
+            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
+        {
+            return Arc::clone(cluster);
+        }
+        let before = previous.map(|cluster| &cluster.balancer);
+        let now = self.clock.now();
+        let balancer = Balancer::new(&port.backend.load_balancing, &self.own, &endpoints, now, before);
+        if came {
+            shared.breaker.endpoint_came(now);
+        }
+        let healths = endpoints.iter().map(|state| &state.health);
+        for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
+            shared.circuit.endpoint_changed(endpoints[index].address, change);
+        }
+        let policy = Arc::clone(&port.backend);
+        Arc::new(Cluster { target: target.clone(), endpoints: endpoints.into(), balancer, policy, shared })
+    }
+
+    /// What outlives the snapshot, with the ceilings that the policy has now.
+    fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
             let label = format!("{}:{}", target.service, target.port);
+            let ejections = Arc::new(Ejections::default());
             Arc::new(ClusterShared {
                 limits: Limits::default(),
                 budget: Budget::default(),
+                breaker: Arc::new(Breaker::default()),
+                circuit: CircuitMetrics::new(telemetry, &label, &ejections),
+                ejections,
                 http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
                 tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
             })
         });
-        Cluster { target: target.clone(), endpoints: endpoints.into(), shared: Arc::clone(shared) }
+        shared.limits.set(&policy.limits);
+        shared.budget.set(&policy.retry_budget);
+        Arc::clone(shared)
     }
 }
 

@@ -29,6 +29,10 @@ pub enum Reason {
     ConnectionLimit,
     /// More requests than allowed.
     RequestLimit,
+    /// More requests than allowed wait for a connection.
+    PendingLimit,
+    /// The service could not be reached, and is left alone until a probe succeeds.
+    CircuitOpen,
     /// We are stopping.
     Draining,
     /// Request head too large or too many fields.
@@ -89,6 +93,8 @@ pub struct ProxyError {
     pub detail: String,
     /// No byte of the request can have reached an application: always safe to send elsewhere.
     pub unsent: bool,
+    /// The peer says that it has done nothing with the request, of which something was sent: safe to send again.
+    pub refused: bool,
 }
 
 /// Everything that follows from a reason.
@@ -114,7 +120,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -126,6 +132,8 @@ impl Reason {
         Self::ProtocolError,
         Self::ConnectionLimit,
         Self::RequestLimit,
+        Self::PendingLimit,
+        Self::CircuitOpen,
         Self::Draining,
         Self::HeaderTooLarge,
         Self::UnknownService,
@@ -164,6 +172,8 @@ impl Reason {
             Self::ProtocolError => row("protocol_error", "UPE", 502, 13, "http_protocol_error", Upstream),
             Self::ConnectionLimit => row("connection_limit", "UO", 503, 14, "connection_limit_reached", Internal),
             Self::RequestLimit => row("request_limit", "UO", 503, 14, "connection_limit_reached", Internal),
+            Self::PendingLimit => row("pending_limit", "UO", 503, 14, "connection_limit_reached", Internal),
+            Self::CircuitOpen => row("circuit_open", "UO", 503, 14, "destination_unavailable", Upstream),
             Self::Draining => row("draining", "DR", 503, 14, "destination_unavailable", Internal),
             Self::HeaderTooLarge => row("header_too_large", "DPE", 431, 13, "http_request_error", Downstream),
             Self::UnknownService => row("unknown_service", "NR", 404, 12, "destination_not_found", Internal),
@@ -226,12 +236,12 @@ impl Reason {
 impl ProxyError {
     /// A failure after which the request may have reached the application.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: false }
+        Self { reason, detail: detail.into(), unsent: false, refused: false }
     }
 
     /// A failure before anything was sent.
     pub fn unsent(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: true }
+        Self { reason, detail: detail.into(), unsent: true, refused: false }
     }
 }
 

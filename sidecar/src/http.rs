@@ -10,6 +10,9 @@ pub mod websocket;
 /// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`. Set by the outbound
 /// sidecar, stripped by the inbound one, and by the outbound one when an app sends it.
 pub const CALLER_VERSION: http::HeaderName = http::HeaderName::from_static("x-weft-caller-version");
+/// Mesh-internal response header: the sidecar beside the app answered, and nothing of the request had reached the app.
+/// Set by the inbound sidecar, stripped by the outbound one.
+pub const UNSENT: http::HeaderName = http::HeaderName::from_static("x-weft-unsent");
 /// Fields of a request head; more are answered with 431.
 pub const FIELDS: usize = 128;
 

@@ -30,7 +30,7 @@ use crate::{
     identity, listener, opaque,
     snapshot::SnapshotReader,
     telemetry::HttpMetrics,
-    upstream::{chain, connect_tcp},
+    upstream::{CONNECT, chain, connect_tcp},
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -175,7 +175,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
 
 async fn opaque_plaintext(worker: &Worker, port: u16, io: impl opaque::Stream) {
     let metrics = worker.inbound_tcp(port, false);
-    let app = match connect_tcp(app_address(port)).await {
+    let app = match connect_tcp(app_address(port), CONNECT).await {
         Ok(app) => app,
         Err(error) => {
             tracing::info!(port, %error, "the app did not accept a connection");

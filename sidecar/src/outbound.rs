@@ -1,10 +1,21 @@
 //! From the app to the mesh. A connection comes in by a declared upstream's local port or on the outbound listener,
 //! where the Host names the service; each request is one straight line in [`exchange::run`].
 
+mod admission;
 mod exchange;
 mod opaque;
+mod plan;
+mod source;
+mod tries;
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -50,16 +61,25 @@ pub async fn by_port(worker: Rc<Worker>, upstream: Rc<Upstream>, io: TcpStream) 
     let found = find(&worker, &upstream.service).await.and_then(|(_, service)| upstream_target(&service, &upstream));
     match found {
         // Boxed, as what follows: a connection is one of the two, and is as large as the larger.
-        Ok((protocol, target)) if protocol.is_opaque() => Box::pin(opaque::serve(&worker, &target, io)).await,
+        Ok((protocol, target)) if protocol.is_opaque() => {
+            let source = peer(&io);
+            Box::pin(opaque::serve(&worker, &target, source, io)).await;
+        }
         // An unknown service is answered per request: it may appear while the app keeps its connection.
         _ => serve_http(worker, io, Destination::Upstream(upstream)).await,
     }
+}
+
+/// The address of the app. A connection that has none any more will not bring a request either.
+fn peer(io: &TcpStream) -> IpAddr {
+    io.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
 async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destination) {
     if let Err(error) = listener::tune(&io) {
         tracing::debug!(%error, "could not set socket options");
     }
+    let source = peer(&io);
     let detected = match detect::detect(&mut io, DETECT).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%error, "the app closed before its first byte"),
@@ -70,13 +90,13 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
     let io = Rewind::new(io, detected.prefix);
     // Bytes that are no HTTP have no Host: only a local port says where they go.
     if let (false, Destination::Upstream(upstream)) = (http, &destination) {
-        return Box::pin(opaque_upstream(&worker, upstream, io)).await;
+        return Box::pin(opaque_upstream(&worker, upstream, source, io)).await;
     }
     let snapshot = RefCell::new(worker.snapshot());
     let handle = move |request: Request<Incoming>| {
         let (worker, destination) = (Rc::clone(&worker), destination.clone());
         let snapshot = Arc::clone(snapshot.borrow_mut().load());
-        async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, destination, request).await) }
+        async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, destination, source, request).await) }
     };
     // The app may need us until it is gone itself: its connections do not end with the drain.
     let end = Phase::Stopped;
@@ -91,10 +111,10 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
 }
 
 /// An undeclared port that turned out to be opaque.
-async fn opaque_upstream(worker: &Worker, upstream: &Upstream, io: Rewind<TcpStream>) {
+async fn opaque_upstream(worker: &Worker, upstream: &Upstream, source: IpAddr, io: Rewind<TcpStream>) {
     let found = find(worker, &upstream.service).await;
     match found.and_then(|(_, service)| upstream_target(&service, upstream)) {
-        Ok((Protocol::Undeclared, target)) => opaque::serve(worker, &target, io).await,
+        Ok((Protocol::Undeclared, target)) => opaque::serve(worker, &target, source, io).await,
         Ok((protocol, _)) => tracing::info!(
             service = %upstream.service, protocol = protocol.as_str(),
             "connection closed: its first bytes are not the declared protocol"

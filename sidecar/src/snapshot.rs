@@ -10,13 +10,15 @@ use std::{
 
 use tokio::sync::watch;
 use weft_policy::{
-    balance::{Candidate, EndpointLoad},
+    balance::{Balancer, Candidate, EndpointLoad},
+    breaker::Breaker,
     limits::Limits,
-    model::{Endpoint, ObjectName, Service, Target, WorkloadConfig},
+    model::{BackendPolicy, Endpoint, Locality, ObjectName, Service, Target, WorkloadConfig},
+    outlier::{Ejections, Health},
     retry::Budget,
 };
 
-use crate::telemetry::{HttpMetrics, TcpMetrics};
+use crate::telemetry::{CircuitMetrics, HttpMetrics, TcpMetrics};
 
 /// One consistent view of the mesh.
 #[derive(Default)]
@@ -55,16 +57,26 @@ pub struct Cluster {
     pub target: Target,
     /// Candidates for a new request: healthy, not draining, serving this port.
     pub endpoints: Arc<[Arc<EndpointState>]>,
+    /// How they are used.
+    pub policy: Arc<BackendPolicy>,
+    /// Chooses one of `endpoints`.
+    pub balancer: Balancer,
     /// State shared by all snapshots of this target.
     pub shared: Arc<ClusterShared>,
 }
 
 /// What outlives a snapshot for one service port.
 pub struct ClusterShared {
-    /// Connections and requests.
+    /// Connections, requests and retries in flight.
     pub limits: Limits,
     /// Retry budget.
     pub budget: Budget,
+    /// Endpoints that are left out.
+    pub ejections: Arc<Ejections>,
+    /// Whether the service as a whole is left alone.
+    pub breaker: Arc<Breaker>,
+    /// Changes of the circuits above, and retries.
+    pub circuit: CircuitMetrics,
     /// Requests, by whether the hop was mutual TLS: `[plaintext, mtls]`.
     pub http: [HttpMetrics; 2],
     /// Opaque connections, by whether the hop was mutual TLS: `[plaintext, mtls]`.
@@ -79,6 +91,8 @@ pub struct EndpointState {
     pub address: SocketAddr,
     /// Latency and requests in flight.
     pub load: EndpointLoad,
+    /// Whether it is left out.
+    pub health: Arc<Health>,
 }
 
 impl Candidate for EndpointState {
@@ -88,6 +102,14 @@ impl Candidate for EndpointState {
 
     fn weight(&self) -> u32 {
         self.endpoint.weight
+    }
+
+    fn locality(&self) -> &Locality {
+        &self.endpoint.locality
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metrics of this sidecar: its own registry, handles that are resolved when configuration is applied, and
 //! Prometheus text. Recording is an atomic add; locks are taken only to make a handle and to render.
 
+mod circuit;
 mod histogram;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+pub use circuit::CircuitMetrics;
 use histogram::Histogram;
 
 use crate::error::Reason;

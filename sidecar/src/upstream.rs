@@ -21,7 +21,8 @@ use hyper::{
 };
 use weft_policy::{
     SpiffeId,
-    model::{MeshAddress, Target},
+    limits::{Limits, Permit},
+    model::{BackendPolicy, MeshAddress, Target},
 };
 
 pub use connect::tcp as connect_tcp;
@@ -30,16 +31,31 @@ use tunnel::Carrier;
 use crate::{
     error::{ProxyError, Reason},
     http::body::Body,
-    identity::IdentityReceiver,
+    identity::{self, IdentityReceiver},
     telemetry::Telemetry,
 };
 
-/// An idle plaintext connection is not used after this time: Node.js closes its own after 5 s.
+/// An idle plaintext connection is not used after this time, unless a policy has another: Node.js closes its own after
+/// 5 s.
 const IDLE: Duration = Duration::from_secs(3);
 /// Idle HTTP/1.1 connections kept for one key.
 const IDLE_PER_KEY: usize = 256;
-/// Streams on one HTTP/2 connection; then another connection is made.
+/// Streams on one HTTP/2 connection, unless a policy has another number; then another connection is made.
 const STREAMS: u32 = 100;
+/// Of TCP and TLS together, unless a policy has another time.
+pub const CONNECT: Duration = Duration::from_secs(2);
+
+/// How connections are made and used.
+pub struct Rules<'a> {
+    /// TCP and TLS together.
+    pub connect: Duration,
+    idle: Duration,
+    max_age: Duration,
+    streams: u32,
+    /// Connections and requests that wait for one; `None` for the app beside this sidecar.
+    limits: Option<&'a Limits>,
+}
+
 /// Where a connection leads and what is spoken on it. Connections with equal keys are interchangeable.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Key {
@@ -64,7 +80,7 @@ pub enum Key {
 /// A connection or stream in use by one exchange.
 pub enum Lease {
     /// A whole HTTP/1.1 connection, and the pool that it goes back to.
-    Http1(Rc<Pool>, http1::SendRequest<Body>),
+    Http1(Rc<Pool>, Box<Held>),
     /// One stream of an HTTP/2 connection.
     Http2(http2::SendRequest<Body>, StreamGuard),
 }
@@ -72,9 +88,16 @@ pub enum Lease {
 /// Counts a stream of an HTTP/2 connection while it lives.
 pub struct StreamGuard(Rc<Cell<u32>>);
 
-struct Idle {
+/// An HTTP/1.1 connection.
+pub struct Held {
     sender: http1::SendRequest<Body>,
+    /// Since when it is idle.
     since: Instant,
+    idle: Duration,
+    /// Not used from here on.
+    until: Instant,
+    /// Its place among the connections to the target.
+    _place: Option<Permit>,
 }
 
 struct Shared {
@@ -82,12 +105,15 @@ struct Shared {
     streams: Rc<Cell<u32>>,
     /// No new stream from here on.
     until: Instant,
+    /// Its place among the connections to the target.
+    _place: Option<Permit>,
 }
 
 /// The connections of one key.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<Vec<Idle>>,
+    #[expect(clippy::vec_box, reason = "a lease is part of every body: it holds a pointer")]
+    idle: RefCell<Vec<Box<Held>>>,
     shared: RefCell<Vec<Shared>>,
     carriers: RefCell<Vec<Carrier>>,
     /// One dial at a time on HTTP/2, so that a burst makes one connection.
@@ -134,12 +160,12 @@ impl Pools {
     ///
     /// # Errors
     /// Whatever kept a new connection from being made; nothing was sent.
-    pub async fn lease(&self, key: &Key) -> Result<Lease, ProxyError> {
+    pub async fn lease(&self, key: &Key, rules: &Rules<'_>) -> Result<Lease, ProxyError> {
         let pool = self.pool(key);
-        match pool.lease(key.is_http2()) {
+        match pool.lease(key.is_http2(), rules.streams) {
             Some(lease) => Ok(lease),
             // Rare, and its state is large: boxed, so that the future of every request is not as large.
-            None => Box::pin(self.dial(key, pool)).await,
+            None => Box::pin(self.dial(key, pool, rules)).await,
         }
     }
 
@@ -151,24 +177,29 @@ impl Pools {
         Rc::clone(pools.entry(key.clone()).or_default())
     }
 
-    async fn dial(&self, key: &Key, pool: Rc<Pool>) -> Result<Lease, ProxyError> {
+    async fn dial(&self, key: &Key, pool: Rc<Pool>, rules: &Rules<'_>) -> Result<Lease, ProxyError> {
+        let _waiting = rules.limits.map(pending).transpose()?;
         if !key.is_http2() {
-            let sender = self.counted(key, connect::http1(key).await)?;
-            return Ok(Lease::Http1(pool, sender));
+            let place = rules.limits.map(connection).transpose()?;
+            let sender = self.counted(key, connect::http1(key, rules.connect).await)?;
+            let (since, until) = (Instant::now(), Instant::now() + rules.max_age);
+            return Ok(Lease::Http1(pool, Box::new(Held { sender, since, idle: rules.idle, until, _place: place })));
         }
         let _turn = pool.turn().await?;
-        if let Some(lease) = pool.stream() {
+        if let Some(lease) = pool.stream(rules.streams) {
             return Ok(lease);
         }
-        let dialled = self.counted(key, connect::http2(key, &self.identity).await);
+        let place = rules.limits.map(connection).transpose()?;
+        let dialled = self.counted(key, connect::http2(key, &self.identity, rules.connect).await);
         let (sender, life) = dialled.inspect_err(|error| pool.failed(error))?;
         let streams = Rc::new(Cell::new(0));
-        let until = Instant::now() + life;
-        pool.shared.borrow_mut().push(Shared { sender: sender.clone(), streams: Rc::clone(&streams), until });
+        let until = Instant::now() + life.min(rules.max_age);
+        let shared = Shared { sender: sender.clone(), streams: Rc::clone(&streams), until, _place: place };
+        pool.shared.borrow_mut().push(shared);
         Ok(Lease::Http2(sender, StreamGuard::new(streams)))
     }
 
-    /// A tunnel to a service port, on a connection of tunnels to its endpoint.
+    /// A tunnel to a service port, on a connection of tunnels to its endpoint, made within `connect` if there is none.
     ///
     /// # Errors
     /// Whatever kept it from being opened; no byte was sent.
@@ -176,6 +207,7 @@ impl Pools {
         &self,
         mesh: &MeshAddress,
         target: &Target,
+        connect: Duration,
     ) -> Result<(crate::tunnel::Tunnel, StreamGuard), ProxyError> {
         let key = Key::mesh(mesh, target);
         let pool = self.pool(&key);
@@ -187,7 +219,7 @@ impl Pools {
             drop(turn);
             return carrier.open(target).await;
         }
-        let dialled = self.counted(&key, connect::carrier(mesh, target, &self.identity).await);
+        let dialled = self.counted(&key, connect::carrier(mesh, target, &self.identity, connect).await);
         let carrier = dialled.inspect_err(|error| pool.failed(error))?;
         pool.carriers.borrow_mut().push(carrier.clone());
         drop(turn);
@@ -222,17 +254,59 @@ impl Pools {
     }
 }
 
+fn pending(limits: &Limits) -> Result<Permit, ProxyError> {
+    limits.pending.try_acquire().ok_or_else(|| {
+        let detail = format!("{} requests wait for a connection, as many as may", limits.pending.current());
+        ProxyError::unsent(Reason::PendingLimit, detail)
+    })
+}
+
+fn connection(limits: &Limits) -> Result<Permit, ProxyError> {
+    limits.connections.try_acquire().ok_or_else(|| {
+        let detail = format!("{} connections are open, as many as may be", limits.connections.current());
+        ProxyError::unsent(Reason::ConnectionLimit, detail)
+    })
+}
+
+impl Rules<'static> {
+    /// For connections to the app beside this sidecar.
+    #[must_use]
+    pub const fn app() -> Self {
+        Self { connect: CONNECT, idle: IDLE, max_age: identity::MAX_AGE, streams: STREAMS, limits: None }
+    }
+}
+
+impl<'a> Rules<'a> {
+    /// For connections to the endpoints of a target.
+    #[must_use]
+    pub fn of(policy: &BackendPolicy, limits: &'a Limits) -> Self {
+        Self {
+            connect: policy.connect_timeout,
+            idle: policy.connection.idle.unwrap_or(IDLE),
+            max_age: policy.connection.max_age,
+            streams: policy.connection.max_streams,
+            limits: Some(limits),
+        }
+    }
+}
+
+impl Held {
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && now.duration_since(self.since) < self.idle && now < self.until
+    }
+}
+
 impl Pool {
-    fn lease(self: &Rc<Self>, http2: bool) -> Option<Lease> {
+    fn lease(self: &Rc<Self>, http2: bool, streams: u32) -> Option<Lease> {
         if http2 {
-            return self.stream();
+            return self.stream(streams);
         }
         let mut idle = self.idle.borrow_mut();
         // Not ready is one that has ended, or on which a request is still being sent whose answer came early: the next
         // one would wait for the body of another caller. `sweep` drops them.
         let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        let Idle { sender, since } = idle.remove(newest);
-        (since.elapsed() < IDLE).then(|| Lease::Http1(Rc::clone(self), sender))
+        let held = idle.remove(newest);
+        held.is_usable(Instant::now()).then(|| Lease::Http1(Rc::clone(self), held))
     }
 
     /// The turn to dial. When a dial fails, all who waited for it fail with it: one after the other they would wait for
@@ -251,18 +325,18 @@ impl Pool {
         *failures = (failures.0 + 1, Some(error.clone()));
     }
 
-    fn stream(&self) -> Option<Lease> {
+    fn stream(&self, streams: u32) -> Option<Lease> {
         let shared = self.shared.borrow();
         let now = Instant::now();
         let free = shared
             .iter()
-            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < STREAMS && now < shared.until)?;
+            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < streams && now < shared.until)?;
         Some(Lease::Http2(free.sender.clone(), StreamGuard::new(Rc::clone(&free.streams))))
     }
 
     fn sweep(&self) {
         let now = Instant::now();
-        self.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE);
+        self.idle.borrow_mut().retain(|held| held.is_usable(now));
         self.shared
             .borrow_mut()
             .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || now < shared.until));
@@ -286,7 +360,7 @@ impl Lease {
     /// Why there is no response.
     pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
         let ready = match self {
-            Self::Http1(_, sender) => sender.ready().await,
+            Self::Http1(_, held) => held.sender.ready().await,
             Self::Http2(sender, _) => sender.ready().await,
         };
         ready.map_err(|error| classify(&error, true))?;
@@ -295,7 +369,7 @@ impl Lease {
         };
         // Two kinds of future: each is polled where it is made, so that the request is not kept twice.
         let result = match self {
-            Self::Http1(_, sender) => sender.try_send_request(sent).await,
+            Self::Http1(_, held) => held.sender.try_send_request(sent).await,
             Self::Http2(sender, _) => sender.try_send_request(sent).await,
         };
         result.map_err(|mut error| {
@@ -306,10 +380,11 @@ impl Lease {
 
     /// Gives back what an exchange has used to its end.
     pub fn give_back(self) {
-        let Self::Http1(pool, sender) = self else { return };
+        let Self::Http1(pool, mut held) = self else { return };
         let mut idle = pool.idle.borrow_mut();
-        if !sender.is_closed() && idle.len() < IDLE_PER_KEY {
-            idle.push(Idle { sender, since: Instant::now() });
+        held.since = Instant::now();
+        if held.is_usable(held.since) && idle.len() < IDLE_PER_KEY {
+            idle.push(held);
         }
     }
 }
@@ -327,13 +402,14 @@ impl Drop for StreamGuard {
     }
 }
 
-/// What a failed exchange was. A stream that the peer refused was never processed (RFC 9113 section 8.7).
+/// What a failed exchange was. A stream that the peer refused was never processed (RFC 9113 section 8.7), nor was one
+/// above the last of its GOAWAY (section 6.8).
 fn classify(error: &hyper::Error, unsent: bool) -> ProxyError {
     let refused = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<h2::Error>())
         .is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM));
     let reason = if error.is_parse() { Reason::ProtocolError } else { Reason::ConnectionTerminated };
-    ProxyError { reason, detail: chain(error), unsent: unsent || refused }
+    ProxyError { reason, detail: chain(error), unsent, refused }
 }
 
 /// The error and its causes in one line.

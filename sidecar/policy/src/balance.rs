@@ -1,43 +1,49 @@
-//! Which endpoint takes the next request: power of two choices over peak-EWMA latency times requests in flight,
-//! weights honoured, a failure counted as latency. State is atomics shared by all workers.
+//! Which endpoint takes the next request. A [`Balancer`] is built when the endpoints or their policy change and holds all
+//! that can be known then: the nearness of endpoints, and the table of the algorithm. A request reads it, without locks
+//! or allocations; the only state is atomics that all workers share.
+//!
+//! Nearness: endpoints of the caller's own zone first, then of its region, then all others (`LoadBalancing::prefer`). A
+//! tier takes all requests while 5/7 of its endpoints are available (over-provisioning 1.4, as Envoy), below that
+//! 1.4 x its available share, and what is left goes to the next tier. So no endpoint gets more than 1.4 times its share, and
+//! the change is smooth. When all tiers together are too small, each gets in proportion to what it could take.
+//!
+//! Slow start: an endpoint that has just joined takes its turn only by chance, max(10 %, time since / window).
+
+pub mod hash;
+
+mod consistent;
+mod load;
+mod schedule;
+mod tier;
+mod weighted;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
 };
 
-/// Latency of an endpoint that has not answered yet, while its first request is under way.
-const DEFAULT_RTT: f64 = 30e6;
-/// Time after which an observation counts for 1/e.
-const DECAY: f64 = 10e9;
-/// Latency that a failure counts as.
-const PENALTY: f64 = 5e9;
-/// Draws before the choice falls back to a scan, when exclusions or weights reject them.
-const DRAWS: usize = 8;
+pub use self::load::EndpointLoad;
+use self::{
+    tier::{Choice, Member, Tier, WHOLE},
+    weighted::below,
+};
+use crate::model::{Algorithm, HashOn, LoadBalancing, Locality, Place};
 
 /// Monotonic time in nanoseconds since any fixed moment.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Nanos(pub u64);
 
-/// Latency and requests in flight of one endpoint.
-#[derive(Debug, Default)]
-pub struct EndpointLoad {
-    /// Bits of an `f64`: nanoseconds, 0 while nothing was observed.
-    ewma: AtomicU64,
-    /// When `ewma` was last written.
-    stamp: AtomicU64,
-    in_flight: AtomicU32,
-}
-
 /// Something that can be chosen.
 pub trait Candidate {
     /// Its load.
     fn load(&self) -> &EndpointLoad;
-    /// Its relative weight, at least 1.
+    /// Its relative weight; 0 counts as 1.
     fn weight(&self) -> u32;
+    /// Where it is.
+    fn locality(&self) -> &Locality;
+    /// Its name for hashing and for knowing it again: the same in all sidecars, unique in the set.
+    fn address(&self) -> SocketAddr;
 }
 
 impl<T: Candidate> Candidate for Arc<T> {
@@ -48,244 +54,181 @@ impl<T: Candidate> Candidate for Arc<T> {
     fn weight(&self) -> u32 {
         (**self).weight()
     }
+
+    fn locality(&self) -> &Locality {
+        (**self).locality()
+    }
+
+    fn address(&self) -> SocketAddr {
+        (**self).address()
+    }
 }
 
-impl EndpointLoad {
-    /// A request begins.
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
-    }
+/// What of a request matters for the choice.
+pub struct Request<'r, R> {
+    /// Of what [`Balancer::hash_on`] names; `None`, also for algorithms that hash: at random.
+    pub hash: Option<u64>,
+    /// Now.
+    pub now: Nanos,
+    /// 64 random bits with each call.
+    pub random: &'r mut R,
+}
 
-    /// A request ended. `latency` is the time to the response head; `None` when it was cancelled before.
-    pub fn end(&self, now: Nanos, latency: Option<Duration>, failed: bool) {
-        let _ = self.in_flight.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(1)));
-        if let Some(latency) = latency {
-            let observed = duration_nanos(latency);
-            self.observe(now, if failed { observed.max(PENALTY) } else { observed });
-        }
-    }
+/// Chooses among one set of endpoints.
+#[derive(Debug)]
+pub struct Balancer {
+    policy: LoadBalancing,
+    /// Nearest first, none empty.
+    tiers: Box<[Tier]>,
+    joined: HashMap<SocketAddr, Joined>,
+    newcomers: Newcomers,
+}
 
-    /// Requests in flight.
+/// When an endpoint came; `None`: with the first set that was seen, so it is not new.
+type Joined = Option<Nanos>;
+
+/// The endpoints that do not have their full share yet.
+#[derive(Debug, Default)]
+struct Newcomers {
+    /// How long it takes, in nanoseconds; not 0.
+    window: u64,
+    /// When the last of them is done; 0 when there are none.
+    until: Nanos,
+    /// By index of the endpoint.
+    joined: Box<[Joined]>,
+}
+
+impl Balancer {
+    /// For these endpoints, of which each pick must be given the same list in the same order. `previous` is the balancer of
+    /// the same target before, from which the ages of endpoints and the place of a round robin are taken.
     #[must_use]
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+    pub fn new<C: Candidate>(
+        policy: &LoadBalancing,
+        own: &Locality,
+        endpoints: &[C],
+        now: Nanos,
+        previous: Option<&Self>,
+    ) -> Self {
+        let known = previous.map(|previous| &previous.joined).filter(|known| !known.is_empty());
+        let joined = |address| known.and_then(|known| known.get(&address).copied().unwrap_or(Some(now)));
+        let mut tiers: BTreeMap<usize, Vec<Member>> = BTreeMap::new();
+        for (index, endpoint) in (0_u32..).zip(endpoints) {
+            let (hash, weight) = (hash::of_address(endpoint.address()), endpoint.weight().max(1));
+            let rank = rank(&policy.prefer, own, endpoint.locality());
+            tiers.entry(rank).or_default().push(Member { index, hash, weight });
+        }
+        let place = |rank: usize| {
+            let before = previous.and_then(|previous| previous.tiers.get(rank)).and_then(Tier::place);
+            before.unwrap_or_else(|| hash::mix(now.0))
+        };
+        let tiers = tiers.into_values().enumerate();
+        Self {
+            tiers: tiers.map(|(rank, members)| Tier::new(&policy.algorithm, &members, place(rank))).collect(),
+            newcomers: Newcomers::new(policy, endpoints.iter().map(|endpoint| joined(endpoint.address())).collect()),
+            joined: endpoints.iter().map(|endpoint| (endpoint.address(), joined(endpoint.address()))).collect(),
+            policy: policy.clone(),
+        }
     }
 
-    /// What the next request would cost here: decayed peak latency times requests in flight, itself included.
-    /// Nothing for the first request to an endpoint, which would otherwise lose to every fast one for ever.
+    /// What it was built by.
     #[must_use]
-    pub fn cost(&self, now: Nanos) -> f64 {
-        let in_flight = self.in_flight();
-        if in_flight == 0 && self.ewma.load(Relaxed) == 0 {
-            return 0.0;
+    pub const fn policy(&self) -> &LoadBalancing {
+        &self.policy
+    }
+
+    /// What requests are hashed by (see [`hash::of_request`]); `None`: they need no hash.
+    #[must_use]
+    pub const fn hash_on(&self) -> Option<&HashOn> {
+        match &self.policy.algorithm {
+            Algorithm::RingHash(on) | Algorithm::Maglev(on) => Some(on),
+            Algorithm::LeastLatency | Algorithm::LeastRequest | Algorithm::Random | Algorithm::RoundRobin => None,
         }
-        self.rtt(now) * (f64::from(in_flight) + 1.0)
     }
 
-    fn rtt(&self, now: Nanos) -> f64 {
-        let ewma = f64::from_bits(self.ewma.load(Relaxed));
-        if ewma == 0.0 {
-            return DEFAULT_RTT;
-        }
-        // An old peak decays by itself, so that a penalised endpoint is tried again.
-        ewma * self.weight_of_old(now)
-    }
-
-    fn weight_of_old(&self, now: Nanos) -> f64 {
-        let age = now.0.saturating_sub(self.stamp.load(Relaxed));
-        (-duration_nanos(Duration::from_nanos(age)) / DECAY).exp()
-    }
-
-    /// Peak EWMA: a rise counts at once, a fall by decay. Two racing writers lose one observation at most.
-    fn observe(&self, now: Nanos, observed: f64) {
-        let old = f64::from_bits(self.ewma.load(Relaxed));
-        let keep = self.weight_of_old(now);
-        let new = if observed > old { observed } else { old * keep + observed * (1.0 - keep) };
-        self.ewma.store(new.max(1.0).to_bits(), Relaxed);
-        self.stamp.store(now.0, Relaxed);
-    }
-}
-
-fn duration_nanos(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e9
-}
-
-/// Picks one of `candidates`, none of the excluded; `None` when nothing is left.
-pub fn pick<C: Candidate>(
-    candidates: &[C],
-    excluded: impl Fn(&C) -> bool,
-    now: Nanos,
-    mut random: impl FnMut() -> u64,
-) -> Option<&C> {
-    let first = draw(candidates, &excluded, &mut random)?;
-    let other = |candidate: &C| std::ptr::eq(candidate, first) || excluded(candidate);
-    let Some(second) = draw(candidates, &other, &mut random) else { return Some(first) };
-    Some(if second.load().cost(now) < first.load().cost(now) { second } else { first })
-}
-
-/// One candidate at random by weight: rejection sampling, then a scan that cannot miss.
-fn draw<'a, C: Candidate>(
-    candidates: &'a [C],
-    excluded: &impl Fn(&C) -> bool,
-    random: &mut impl FnMut() -> u64,
-) -> Option<&'a C> {
-    if candidates.is_empty() {
-        return None;
-    }
-    let heaviest = candidates.first().map_or(1, Candidate::weight).max(1);
-    let uniform = candidates.iter().all(|candidate| candidate.weight() == heaviest);
-    if uniform {
-        for _ in 0..DRAWS {
-            let candidate = &candidates[below(random(), candidates.len())];
-            if !excluded(candidate) {
-                return Some(candidate);
+    /// One of `endpoints`, which are those that the balancer was built for. Not available are endpoints that are ejected or
+    /// have failed this request. `None` when nothing is available: what to do then is the caller's choice.
+    pub fn pick<'e, C: Candidate, R: FnMut() -> u64>(
+        &self,
+        endpoints: &'e [C],
+        request: Request<'_, R>,
+        available: impl Fn(&C) -> bool,
+    ) -> Option<&'e C> {
+        let Request { hash, now, random } = request;
+        let hash = hash.filter(|_| self.hash_on().is_some());
+        let mut choice = Choice { endpoints, available, newcomers: &self.newcomers, hash, now, random };
+        match &*self.tiers {
+            [only] => only.pick(&mut choice),
+            tiers => {
+                let tier = nearest(tiers, &mut choice)?;
+                // Availability may have changed between the two looks.
+                tier.pick(&mut choice).or_else(|| tiers.iter().find_map(|tier| tier.pick(&mut choice)))
             }
         }
     }
-    let total: u64 = candidates.iter().filter(|c| !excluded(c)).map(|c| u64::from(c.weight().max(1))).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut left = random() % total;
-    candidates.iter().filter(|c| !excluded(c)).find(|candidate| {
-        let weight = u64::from(candidate.weight().max(1));
-        if left < weight {
-            return true;
-        }
-        left -= weight;
-        false
-    })
 }
 
-/// A uniform index below `length` from 64 random bits (multiply-shift).
-fn below(random: u64, length: usize) -> usize {
-    let scaled = (u128::from(random) * length as u128) >> 64;
-    usize::try_from(scaled).unwrap_or(0)
+/// The tier that takes a request.
+fn nearest<'t, C: Candidate, R: FnMut() -> u64, A: Fn(&C) -> bool>(
+    tiers: &'t [Tier],
+    choice: &mut Choice<'_, '_, C, R, A>,
+) -> Option<&'t Tier> {
+    let first = tiers.first()?;
+    if first.takes(choice) == WHOLE {
+        return Some(first);
+    }
+    let total: usize = tiers.iter().map(|tier| tier.takes(choice)).sum();
+    // A hashed request draws by its hash, so that the same key stays in the same tier.
+    let random = match choice.hash {
+        Some(hash) => hash::mix(!hash),
+        None => (choice.random)(),
+    };
+    let mut point = below(random, total.min(WHOLE));
+    let mut last = None;
+    for tier in tiers {
+        let share = tier.takes(choice);
+        if point < share {
+            return Some(tier);
+        }
+        point -= share;
+        last = if share > 0 { Some(tier) } else { last };
+    }
+    last
+}
+
+/// How near an endpoint is: the first of the preferred places that it shares with us.
+fn rank(prefer: &[Place], own: &Locality, endpoint: &Locality) -> usize {
+    let same = |own: &str, other: &str| !own.is_empty() && own == other;
+    // Kubernetes names the zone of an endpoint alone: an unknown region contradicts nothing.
+    let region = own.region.is_empty() || endpoint.region.is_empty() || own.region == endpoint.region;
+    let near = |place: &Place| match place {
+        Place::Zone => same(&own.zone, &endpoint.zone) && region,
+        Place::Region => same(&own.region, &endpoint.region),
+    };
+    prefer.iter().position(near).unwrap_or(prefer.len())
+}
+
+impl Newcomers {
+    fn new(policy: &LoadBalancing, joined: Box<[Joined]>) -> Self {
+        let window = policy.slow_start.map_or(0, |window| u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+        match joined.iter().flatten().max() {
+            Some(&Nanos(last)) if window > 0 => Self { window, until: Nanos(last.saturating_add(window)), joined },
+            _ => Self::default(),
+        }
+    }
+
+    /// There are some.
+    fn any(&self, now: Nanos) -> bool {
+        now < self.until
+    }
+
+    /// The endpoint takes this turn: always, unless it is new.
+    fn takes(&self, index: u32, now: Nanos, chance: u64) -> bool {
+        let Some(Some(joined)) = self.joined.get(index as usize) else { return true };
+        let age = now.0.saturating_sub(joined.0);
+        let draw = (u128::from(chance) * u128::from(self.window)) >> 64;
+        draw < u128::from(age.max(self.window / 10))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Endpoint {
-        load: EndpointLoad,
-        weight: u32,
-    }
-
-    impl Candidate for Endpoint {
-        fn load(&self) -> &EndpointLoad {
-            &self.load
-        }
-
-        fn weight(&self) -> u32 {
-            self.weight
-        }
-    }
-
-    fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
-        weights.iter().map(|&weight| Endpoint { load: EndpointLoad::default(), weight }).collect()
-    }
-
-    /// A small deterministic generator (splitmix64).
-    fn generator(mut state: u64) -> impl FnMut() -> u64 {
-        move || {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        }
-    }
-
-    fn shares(endpoints: &[Endpoint], draws: u32) -> Vec<f64> {
-        let mut random = generator(7);
-        let mut counts = vec![0_u32; endpoints.len()];
-        for _ in 0..draws {
-            let picked = draw(endpoints, &|_: &Endpoint| false, &mut random).expect("a candidate");
-            let index = endpoints.iter().position(|endpoint| std::ptr::eq(endpoint, picked)).expect("one of them");
-            counts[index] += 1;
-        }
-        counts.iter().map(|&count| f64::from(count) / f64::from(draws)).collect()
-    }
-
-    #[test]
-    fn nothing_is_picked_from_nothing() {
-        assert!(pick(&endpoints(&[]), |_| false, Nanos(0), generator(1)).is_none());
-        assert!(pick(&endpoints(&[1, 1]), |_| true, Nanos(0), generator(1)).is_none());
-    }
-
-    #[test]
-    fn an_excluded_endpoint_is_never_picked() {
-        let all = endpoints(&[1, 1, 5]);
-        let mut random = generator(3);
-        for _ in 0..1000 {
-            let picked = pick(&all, |candidate| std::ptr::eq(candidate, &all[2]), Nanos(0), &mut random);
-            assert!(!std::ptr::eq(picked.expect("two are left"), &all[2]));
-        }
-    }
-
-    #[test]
-    fn draws_follow_weights() {
-        for weights in [vec![1, 1, 1, 1], vec![1, 3], vec![10, 20, 70]] {
-            let total: u32 = weights.iter().sum();
-            for (share, weight) in shares(&endpoints(&weights), 40_000).iter().zip(&weights) {
-                let expected = f64::from(*weight) / f64::from(total);
-                assert!((share - expected).abs() < 0.02, "{weights:?}: {share} against {expected}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_faster_of_two_is_preferred() {
-        let all = endpoints(&[1, 1]);
-        all[0].load.end(Nanos(1), Some(Duration::from_millis(100)), false);
-        all[1].load.end(Nanos(1), Some(Duration::from_millis(1)), false);
-        let picked = pick(&all, |_| false, Nanos(2), generator(5)).expect("one of two");
-        assert!(std::ptr::eq(picked, &all[1]));
-    }
-
-    #[test]
-    fn a_failure_counts_as_latency_and_decays() {
-        let all = endpoints(&[1, 1]);
-        all[0].load.end(Nanos(1), Some(Duration::from_micros(10)), true);
-        all[1].load.end(Nanos(1), Some(Duration::from_millis(50)), false);
-        let soon = pick(&all, |_| false, Nanos(2), generator(5)).expect("one of two");
-        assert!(std::ptr::eq(soon, &all[1]), "a fast failure must not attract load");
-        let after = all[0].load.cost(Nanos(120_000_000_000));
-        assert!(after < all[0].load.cost(Nanos(2)) / 1000.0, "the penalty must decay, or it would be for ever");
-    }
-
-    #[test]
-    fn requests_in_flight_raise_the_cost() {
-        let load = EndpointLoad::default();
-        let idle = load.cost(Nanos(0));
-        load.begin();
-        assert!(load.cost(Nanos(0)) > idle);
-        load.end(Nanos(0), None, false);
-        assert_eq!(load.in_flight(), 0);
-        load.end(Nanos(0), None, false);
-        assert_eq!(load.in_flight(), 0, "an end too many does not wrap");
-    }
-
-    /// Picks one after the other, each answered after `latency` before the next begins; how many went to each.
-    fn in_turn(all: &[Endpoint], latency: Duration, count: u64) -> Vec<u64> {
-        let mut random = generator(11);
-        let mut counts = vec![0; all.len()];
-        for n in 0..count {
-            let now = Nanos(n * 2_000_000);
-            let picked = pick(all, |_| false, now, &mut random).expect("a candidate");
-            let index = all.iter().position(|endpoint| std::ptr::eq(endpoint, picked)).expect("one of them");
-            counts[index] += 1;
-            picked.load.begin();
-            picked.load.end(Nanos(now.0 + 1_000_000), Some(latency), false);
-        }
-        counts
-    }
-
-    #[test]
-    fn an_endpoint_that_has_not_answered_yet_gets_a_request() {
-        let all = endpoints(&[1, 1]);
-        let counts = in_turn(&all, Duration::from_millis(1), 10_000);
-        assert!(counts.iter().all(|&count| count > 1000), "equally fast, so both: {counts:?}");
-    }
-}
+pub(crate) mod tests;

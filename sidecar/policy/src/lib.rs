@@ -3,11 +3,17 @@
 //! time and random numbers are arguments.
 
 pub mod balance;
+pub mod breaker;
 pub mod canonical;
+pub mod circuit;
 pub mod convert;
+pub mod deadline;
+pub mod fault;
 pub mod limits;
 pub mod model;
+pub mod outlier;
 pub mod pattern;
+pub mod rate;
 pub mod retry;
 pub mod routing;
 pub mod spiffe;

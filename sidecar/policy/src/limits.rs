@@ -1,33 +1,62 @@
-//! Limits per service: counters shared by all workers, with permits that give back when they are dropped.
+//! Limits per service: counters shared by all workers, with permits that give back when they are dropped. Ceilings
+//! follow the policy while permits are out.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
+use crate::model;
+
 /// A counter with a ceiling.
 #[derive(Debug)]
 pub struct Gauge {
     current: AtomicU32,
-    max: u32,
+    max: AtomicU32,
 }
 
 /// One unit of a [`Gauge`], given back on drop.
 #[derive(Debug)]
 pub struct Permit(Arc<Gauge>);
 
-/// The limits of one service (by default 1024 connections, 4096 requests).
+/// The limits of one service port.
 #[derive(Debug)]
 pub struct Limits {
-    /// Opaque connections.
+    /// Open connections.
     pub connections: Arc<Gauge>,
+    /// Requests that wait for a connection.
+    pub pending: Arc<Gauge>,
     /// Requests in flight.
     pub requests: Arc<Gauge>,
+    /// Retries in flight, those that wait for their time too.
+    pub retries: Arc<Gauge>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: Arc::new(Gauge::new(1024)), requests: Arc::new(Gauge::new(4096)) }
+        Self::new(&model::Limits::default())
+    }
+}
+
+impl Limits {
+    /// At zero, with the ceilings of a policy.
+    #[must_use]
+    pub fn new(policy: &model::Limits) -> Self {
+        let gauge = |max| Arc::new(Gauge::new(max));
+        Self {
+            connections: gauge(policy.connections),
+            pending: gauge(policy.pending),
+            requests: gauge(policy.requests),
+            retries: gauge(policy.retries.unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Takes on the ceilings of another policy. What is out stays out.
+    pub fn set(&self, policy: &model::Limits) {
+        self.connections.set_max(policy.connections);
+        self.pending.set_max(policy.pending);
+        self.requests.set_max(policy.requests);
+        self.retries.set_max(policy.retries.unwrap_or(u32::MAX));
     }
 }
 
@@ -35,13 +64,19 @@ impl Gauge {
     /// At zero, with this ceiling.
     #[must_use]
     pub const fn new(max: u32) -> Self {
-        Self { current: AtomicU32::new(0), max }
+        Self { current: AtomicU32::new(0), max: AtomicU32::new(max) }
+    }
+
+    /// Another ceiling. Below what is out it refuses until enough has come back.
+    pub fn set_max(&self, max: u32) {
+        self.max.store(max, Relaxed);
     }
 
     /// One more, unless the ceiling is reached.
     #[must_use]
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        let more = |current: u32| (current < self.max).then_some(current + 1);
+        let max = self.max.load(Relaxed);
+        let more = |current: u32| (current < max).then_some(current + 1);
         self.current.fetch_update(Relaxed, Relaxed, more).ok()?;
         Some(Permit(Arc::clone(self)))
     }
@@ -50,6 +85,12 @@ impl Gauge {
     #[must_use]
     pub fn current(&self) -> u32 {
         self.current.load(Relaxed)
+    }
+
+    /// The ceiling.
+    #[must_use]
+    pub fn max(&self) -> u32 {
+        self.max.load(Relaxed)
     }
 }
 
@@ -88,5 +129,28 @@ mod tests {
             }
         });
         assert_eq!(gauge.current(), 0);
+    }
+
+    #[test]
+    fn a_ceiling_that_moves_loses_no_permit() {
+        let limits = Limits::default();
+        let out: Vec<_> = (0..3).map(|_| limits.requests.try_acquire().expect("below the ceiling")).collect();
+        limits.set(&model::Limits { requests: 2, ..model::Limits::default() });
+        assert!(limits.requests.try_acquire().is_none());
+        assert_eq!((limits.requests.current(), limits.requests.max()), (3, 2));
+        drop(out);
+        let _first = limits.requests.try_acquire().expect("all came back");
+        limits.set(&model::Limits { requests: 1, ..model::Limits::default() });
+        assert!(limits.requests.try_acquire().is_none());
+        limits.set(&model::Limits { requests: 2, ..model::Limits::default() });
+        assert!(limits.requests.try_acquire().is_some());
+    }
+
+    #[test]
+    fn retries_are_limited_only_by_policy() {
+        let limits = Limits::default();
+        assert_eq!(limits.retries.max(), u32::MAX);
+        limits.set(&model::Limits { retries: Some(0), ..model::Limits::default() });
+        assert!(limits.retries.try_acquire().is_none());
     }
 }

@@ -47,6 +47,8 @@ pub struct WorkerContext {
     pub drain: Drain,
     /// Addresses to listen on; each worker binds its own sockets.
     pub listeners: Listeners,
+    /// Monotonic time, the same for all.
+    pub clock: Clock,
 }
 
 /// Addresses of the listeners, all with their final ports.
@@ -62,7 +64,7 @@ pub struct Listeners {
     pub inbound: Vec<(SocketAddr, u16)>,
 }
 
-/// Monotonic time since the process began, equal on all workers.
+/// Monotonic time since the process began, equal on all threads.
 #[derive(Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -95,12 +97,12 @@ impl Clock {
 }
 
 impl Worker {
-    fn new(context: WorkerContext, clock: Clock) -> Self {
+    fn new(context: WorkerContext) -> Self {
         let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
         let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
             pools,
-            clock,
+            clock: context.clock,
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),
@@ -151,13 +153,12 @@ impl Worker {
 /// # Errors
 /// When a socket cannot be bound or a thread cannot be started.
 pub fn spawn(count: usize, context: &WorkerContext) -> io::Result<Vec<JoinHandle<()>>> {
-    let clock = Clock::start();
     let mut threads = Vec::with_capacity(count);
     for index in 0..count {
         let sockets = Sockets::bind(&context.listeners)?;
         let context = context.clone();
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            if let Err(error) = run(context, sockets, clock) {
+            if let Err(error) = run(context, sockets) {
                 tracing::error!(%error, "a worker could not start");
             }
         })?;
@@ -193,11 +194,11 @@ impl Sockets {
     }
 }
 
-fn run(context: WorkerContext, sockets: Sockets, clock: Clock) -> io::Result<()> {
+fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let drain = context.drain.clone();
-        let worker = Rc::new(Worker::new(context, clock));
+        let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
         drain.stopped().await;

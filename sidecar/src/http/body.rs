@@ -1,7 +1,10 @@
 //! The one concrete body type of the data path. A response body carries a [`Finish`], whose end writes metrics,
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
+mod replay;
+
 use std::{
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -9,15 +12,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
+pub use self::replay::{MAX_REPLAY, Replay};
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
-/// A body on which nothing moves for this time ends with [`BodyError::Idle`].
-const IDLE: Duration = Duration::from_secs(300);
+/// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
+pub const IDLE: Duration = Duration::from_secs(300);
 
 /// A request or response body.
 pub struct Body {
@@ -29,23 +34,41 @@ enum Kind {
     Empty,
     Full(Bytes),
     Incoming(FromPeer),
+    Try(Box<replay::Try>),
 }
 
 /// A body that a peer sends.
 struct FromPeer {
     incoming: Incoming,
+    /// From the first wait on, and from the start when there is a deadline.
+    waiting: Option<Box<Waiting>>,
+    /// Milliseconds; `None`: for ever.
+    idle: Option<NonZeroU32>,
     ends: Ends,
-    /// From the first wait on: when something last moved, and the timer. `None` before, and for ever when the body
-    /// may be silent for as long as it likes.
-    idle: Option<Box<Idle>>,
-    may_be_silent: bool,
+    grpc: bool,
+    /// Ended by us.
+    over: bool,
 }
 
-struct Idle {
+/// How long a body may take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Times {
+    /// Without a byte; `None`: for ever.
+    pub idle: Option<Duration>,
+    /// To its end; what comes later is not waited for.
+    pub deadline: Option<tokio::time::Instant>,
+    /// It is the answer to a gRPC call: at the deadline it ends with the status that says so.
+    pub grpc: bool,
+}
+
+/// When something last moved, and the timer for whatever ends first.
+struct Waiting {
     moved: tokio::time::Instant,
     /// Moved since the last look, so that a busy body costs no timer operation.
     busy: bool,
-    timer: Pin<Box<Sleep>>,
+    deadline: Option<tokio::time::Instant>,
+    /// From the first wait on.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What an end without END_STREAM means. hyper gives a stream that was reset with NO_ERROR as one that
@@ -71,8 +94,14 @@ pub enum BodyError {
     #[error("the peer reset the stream before the end of the body")]
     Cut,
     /// Nothing moved.
-    #[error("nothing of the body moved for {IDLE:?}")]
-    Idle,
+    #[error("nothing of the body moved for {0:?}")]
+    Idle(Duration),
+    /// The deadline of the request passed.
+    #[error("the body did not end before the deadline of the request")]
+    Deadline,
+    /// The request is sent again elsewhere.
+    #[error("another try of the request has begun")]
+    Superseded,
 }
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
@@ -91,6 +120,8 @@ pub struct Finish {
     pub lease: Option<Lease>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
+    /// Its place among the retries in flight.
+    pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
 }
@@ -99,7 +130,8 @@ pub struct Finish {
 pub struct LoadGuard {
     endpoint: Arc<EndpointState>,
     clock: Clock,
-    latency: Option<Duration>,
+    /// Nanoseconds; 0: the response head has not come.
+    latency: u64,
     failed: bool,
 }
 
@@ -108,19 +140,20 @@ impl LoadGuard {
     #[must_use]
     pub fn new(endpoint: Arc<EndpointState>, clock: Clock) -> Self {
         endpoint.load.begin();
-        Self { endpoint, clock, latency: None, failed: false }
+        Self { endpoint, clock, latency: 0, failed: false }
     }
 
     /// The response head came, after this time; a failure counts as latency.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
-        self.latency = Some(latency);
+        self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.failed = failed;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.endpoint.load.end(self.clock.now(), self.latency, self.failed);
+        let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
+        self.endpoint.load.end(self.clock.now(), latency, self.failed);
     }
 }
 
@@ -151,10 +184,21 @@ impl Body {
         Self { kind: Kind::Full(bytes.into()), finish: None }
     }
 
-    /// What a peer sends. `may_be_silent` turns the idle time off.
+    /// What a peer sends.
     #[must_use]
-    pub const fn incoming(incoming: Incoming, ends: Ends, may_be_silent: bool) -> Self {
-        Self { kind: Kind::Incoming(FromPeer { incoming, ends, idle: None, may_be_silent }), finish: None }
+    pub fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
+        let waiting = times.deadline.map(|deadline| Box::new(Waiting::new(Some(deadline))));
+        let from_peer = FromPeer { incoming, waiting, idle: millis(times.idle), ends, grpc: times.grpc, over: false };
+        Self { kind: Kind::Incoming(from_peer), finish: None }
+    }
+
+    /// Changes how long a peer's body may be silent, unless it may be for ever.
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        if let Kind::Incoming(from_peer) = &mut self.kind
+            && from_peer.idle.is_some()
+        {
+            from_peer.idle = millis(idle);
+        }
     }
 
     /// Attaches what happens at the end.
@@ -192,6 +236,10 @@ impl http_body::Body for Body {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(frame) => frame,
             },
+            Kind::Try(body) => match body.poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(frame) => frame,
+            },
         };
         match &frame {
             None => this.ended(),
@@ -200,8 +248,11 @@ impl http_body::Body for Body {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(finish) = &mut this.finish {
-                    let idle = matches!(error, BodyError::Idle);
-                    finish.reason = Some(if idle { Reason::IdleTimeout } else { Reason::ConnectionTerminated });
+                    finish.reason = Some(match error {
+                        BodyError::Idle(_) => Reason::IdleTimeout,
+                        BodyError::Deadline => Reason::RequestTimeout,
+                        _ => Reason::ConnectionTerminated,
+                    });
                 }
             }
         }
@@ -217,6 +268,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             Kind::Incoming(from_peer) => from_peer.incoming.size_hint(),
+            Kind::Try(body) => body.size_hint(),
         }
     }
 }
@@ -227,18 +279,21 @@ impl Kind {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
+            Self::Try(body) => body.is_end_stream(),
         }
     }
 }
 
 impl FromPeer {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Pending if self.may_be_silent => Poll::Pending,
-            Poll::Pending => self.idle.get_or_insert_default().poll(context).map(|()| Some(Err(BodyError::Idle))),
+            Poll::Pending => self.wait(context),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(idle) = &mut self.idle {
-                    idle.busy = true;
+                if let Some(waiting) = &mut self.waiting {
+                    waiting.busy = true;
                 }
                 // Trailers are the end, whatever is said of the stream afterwards.
                 if frame.is_trailers() {
@@ -252,6 +307,23 @@ impl FromPeer {
         }
     }
 
+    /// Nothing has come: pending until the time is over. The timer is made at the first wait and set anew only when it
+    /// fires, so that a busy body costs no timer operation.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let idle = self.idle.map(|millis| Duration::from_millis(millis.get().into()));
+        if idle.is_none() && self.waiting.is_none() {
+            return Poll::Pending;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::new(Waiting::new(None)));
+        let late = std::task::ready!(waiting.poll(context, idle));
+        self.over = true;
+        Poll::Ready(Some(match (late, self.grpc) {
+            // A gRPC caller gets the status that it would have got from the server.
+            (BodyError::Deadline, true) => Ok(Frame::trailers(deadline_exceeded())),
+            (error, _) => Err(error),
+        }))
+    }
+
     fn was_cut(&self) -> bool {
         if self.ends == Ends::Framed || self.incoming.is_end_stream() {
             return false;
@@ -263,28 +335,44 @@ impl FromPeer {
     }
 }
 
-impl Default for Idle {
-    fn default() -> Self {
-        let moved = tokio::time::Instant::now();
-        Self { moved, busy: false, timer: Box::pin(tokio::time::sleep_until(moved + IDLE)) }
+impl Waiting {
+    fn new(deadline: Option<tokio::time::Instant>) -> Self {
+        Self { moved: tokio::time::Instant::now(), busy: false, deadline, timer: None }
     }
-}
 
-impl Idle {
-    /// Ready when nothing has moved for the idle time.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.busy) {
+    /// Ready when the deadline has passed, or when nothing has moved for the idle time.
+    fn poll(&mut self, context: &mut Context<'_>, idle: Option<Duration>) -> Poll<BodyError> {
+        if std::mem::take(&mut self.busy) || self.timer.is_none() {
             self.moved = tokio::time::Instant::now();
         }
-        while self.timer.as_mut().poll(context).is_ready() {
-            let end = self.moved + IDLE;
-            if tokio::time::Instant::now() >= end {
-                return Poll::Ready(());
+        let silent = idle.map(|idle| self.moved + idle);
+        let Some(end) = silent.into_iter().chain(self.deadline).min() else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        while timer.as_mut().poll(context).is_ready() {
+            let now = tokio::time::Instant::now();
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                return Poll::Ready(BodyError::Deadline);
             }
-            self.timer.as_mut().reset(end);
+            if now >= end {
+                return Poll::Ready(BodyError::Idle(idle.unwrap_or_default()));
+            }
+            timer.as_mut().reset(end);
         }
         Poll::Pending
     }
+}
+
+fn deadline_exceeded() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("4"));
+    trailers.insert("grpc-message", HeaderValue::from_static("weft: request_timeout: the call took too long"));
+    trailers
+}
+
+/// At least one millisecond.
+fn millis(idle: Option<Duration>) -> Option<NonZeroU32> {
+    let millis = u32::try_from(idle?.as_millis()).unwrap_or(u32::MAX);
+    Some(NonZeroU32::new(millis).unwrap_or(NonZeroU32::MIN))
 }
 
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {

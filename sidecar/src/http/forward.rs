@@ -1,17 +1,20 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
 };
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
 
 use super::{
     CALLER_VERSION, FIELDS,
-    body::{Body, Ends, Finish},
+    body::{Body, Ends, Finish, IDLE, Times},
     is_grpc, websocket,
 };
 use crate::{
@@ -90,8 +93,18 @@ impl Received {
             switch,
         };
         let ends = if version == Version::HTTP_2 { Ends::Stream } else { Ends::Framed };
-        let body = if received.is_bodyless() { Body::empty() } else { Body::incoming(body, ends, grpc) };
+        let body = if received.is_bodyless() {
+            Body::empty()
+        } else {
+            Body::incoming(body, ends, Times { idle: (!grpc).then_some(IDLE), ..Times::default() })
+        };
         Ok((received, Request::from_parts(parts, body)))
+    }
+
+    /// The times of the answer's body: gRPC may be silent for as long as it likes.
+    #[must_use]
+    pub const fn times(&self, idle: Option<Duration>, deadline: Option<Instant>) -> Times {
+        Times { idle: if self.grpc { None } else { idle }, deadline, grpc: self.grpc }
     }
 
     /// No body follows, so that the request can be sent again.
@@ -137,8 +150,8 @@ impl Received {
         Ok(Request::from_parts(parts, body))
     }
 
-    /// The answer for the caller: canonical, with the upgrade completed when there is one; `guard` is for the time
-    /// that the upgraded connection lives.
+    /// The answer for the caller: canonical, with the upgrade completed when there is one; `times` are those of its
+    /// body, and `guard` is for the time that the upgraded connection lives.
     ///
     /// # Errors
     /// What the answer of the upstream breaks.
@@ -146,6 +159,7 @@ impl Received {
         &mut self,
         response: Response<Incoming>,
         mut finish: Finish,
+        times: Times,
         guard: impl FnOnce() -> DrainGuard,
     ) -> Result<Response<Body>, ProxyError> {
         let switches =
@@ -183,7 +197,7 @@ impl Received {
             (true, true) => Ends::Stream,
             (true, false) => Ends::EarlyResponse,
         };
-        Ok(Response::from_parts(parts, Body::incoming(body, ends, self.grpc).with_finish(finish)))
+        Ok(Response::from_parts(parts, Body::incoming(body, ends, times).with_finish(finish)))
     }
 }
 

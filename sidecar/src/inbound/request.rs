@@ -2,22 +2,22 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use weft_policy::model::Protocol;
 
 use super::{App, Connection, app_address};
 use crate::{
     app::worker::Worker,
-    error::ProxyError,
+    error::{Blame, ProxyError},
     http::{
-        CALLER_VERSION,
-        body::{Body, Finish},
+        CALLER_VERSION, UNSENT,
+        body::{Body, Finish, IDLE},
         forward::Received,
         reply,
     },
     telemetry::{Direction, HttpMetrics},
-    upstream::Key,
+    upstream::{Key, Rules},
 };
 
 /// Connections that one request may try while nothing of it was sent.
@@ -44,7 +44,12 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
         tracing::info!(%error, "inbound request failed");
-        reply::error(error, grpc, None)
+        let mut response = reply::error(error, grpc, None);
+        // The caller's sidecar may send anything elsewhere of which nothing has reached the app.
+        if connection.peer.is_some() && error.unsent && error.reason.blame() == Blame::Upstream {
+            response.headers_mut().insert(UNSENT, HeaderValue::from_static("1"));
+        }
+        response
     };
     let app = match connection.app(worker) {
         Ok(app) => app,
@@ -77,9 +82,13 @@ async fn forward(
     let mut looks = 0;
     let (response, lease) = loop {
         looks += 1;
-        let mut lease = worker.pools.lease(&key).await?;
+        let mut lease = worker.pools.lease(&key, &Rules::app()).await?;
         match lease.send(&mut request).await {
-            Ok(response) => break (response, lease),
+            Ok(mut response) => {
+                // Ours alone: the app does not say what may be sent again.
+                response.headers_mut().remove(UNSENT);
+                break (response, lease);
+            }
             Err(_) if request.is_some() && looks < LOOKS => {}
             Err(error) => return Err(error),
         }
@@ -92,7 +101,9 @@ async fn forward(
         load: None,
         lease: Some(lease),
         permit: None,
+        place: None,
         complete: false,
     };
-    received.answer(response, finish, || worker.context.drain.guard())
+    let times = received.times(Some(IDLE), None);
+    received.answer(response, finish, times, || worker.context.drain.guard())
 }

@@ -20,7 +20,7 @@ use crate::{
     opaque,
     telemetry::TcpMetrics,
     tunnel::{self, Tunnel},
-    upstream::{chain, connect_tcp},
+    upstream::{CONNECT, chain, connect_tcp},
 };
 
 /// Streams that a peer may open and reset before the connection is ended.
@@ -118,7 +118,7 @@ async fn open(worker: &Worker, request: &Request<RecvStream>) -> Result<(TcpStre
     };
     let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?.port;
     let metrics = worker.inbound_tcp(port, true);
-    match connect_tcp(app_address(port)).await {
+    match connect_tcp(app_address(port), CONNECT).await {
         Ok(app) => Ok((app, metrics)),
         Err(error) => {
             metrics.refused(error.reason);

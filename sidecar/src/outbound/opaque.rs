@@ -1,11 +1,14 @@
 //! Opaque connections from the app: one CONNECT stream to the endpoint's sidecar, or plain TCP to an endpoint
 //! outside the mesh. A failed dial tries another endpoint, since no byte was sent.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use http::HeaderMap;
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use weft_policy::{balance, model::Target};
+use weft_policy::{balance::hash, circuit::Outcome, model::Target};
 
+use super::admission::{Admission, Asked, is_available, outcome_of_error};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -16,7 +19,8 @@ use crate::{
     upstream::{StreamGuard, connect_tcp},
 };
 
-const TRIES: usize = 3;
+/// Dials for one connection.
+const TRIES: u32 = 3;
 
 /// The far end of an opaque connection.
 enum Remote {
@@ -24,8 +28,8 @@ enum Remote {
     Mesh(Tunnel, StreamGuard),
 }
 
-/// Serves one opaque connection to `target`.
-pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO) {
+/// Serves one opaque connection to `target` from the app at `source`.
+pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, source: IpAddr, io: IO) {
     let mut snapshot = worker.snapshot();
     let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
         return tracing::debug!(service = %target.service, port = target.port, "no such service port");
@@ -34,7 +38,7 @@ pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, io: IO)
         cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
         return;
     };
-    match dial_any(worker, &cluster).await {
+    match dial_any(worker, &cluster, source).await {
         Ok((remote, load)) => copy(&cluster, io, remote, load).await,
         Err(error) => {
             tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
@@ -60,39 +64,46 @@ async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _lo
     open.closed(reason);
 }
 
-async fn dial_any(worker: &Worker, cluster: &Cluster) -> Result<(Remote, LoadGuard), ProxyError> {
-    let mut failed: Vec<Arc<EndpointState>> = Vec::new();
-    let mut last =
-        ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
-    for _ in 0..TRIES {
-        let excluded = |endpoint: &Arc<EndpointState>| failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
-        let picked = balance::pick(&cluster.endpoints, excluded, worker.clock.now(), || worker.random());
-        let Some(endpoint) = picked else { break };
-        let mut load = LoadGuard::new(Arc::clone(endpoint), worker.clock);
+async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<(Remote, LoadGuard), ProxyError> {
+    let mut failed: SmallVec<[Arc<EndpointState>; 1]> = SmallVec::new();
+    // Bytes have no headers: only the address can be hashed.
+    let hash = cluster.balancer.hash_on().and_then(|on| hash::of_request(on, &HeaderMap::new(), None, source));
+    let mut number = 0;
+    loop {
+        number += 1;
+        // Nothing is sent before the connection is there: each try can be made again elsewhere.
+        let admission = Admission::ask(worker, cluster, &Asked { hash, repeatable: true, failed: &failed })?;
+        let endpoint = Arc::clone(admission.endpoint());
+        let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();
-        match dial(worker, cluster, endpoint).await {
+        let error = match dial(worker, cluster, &endpoint).await {
             Ok(remote) => {
                 load.observe(begun.elapsed(), false);
+                admission.record(worker, cluster, Outcome::Success);
                 return Ok((remote, load));
             }
-            Err(error) => {
-                // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
-                if error.reason != Reason::ConnectionTerminated {
-                    load.observe(begun.elapsed(), true);
-                    failed.push(Arc::clone(endpoint));
-                }
-                last = error;
-            }
+            Err(error) => error,
+        };
+        let outcome = outcome_of_error(&error);
+        admission.record(worker, cluster, outcome);
+        if outcome != Outcome::Neutral {
+            load.observe(begun.elapsed(), true);
+            failed.push(endpoint);
+        }
+        // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
+        let elsewhere = cluster.endpoints.iter().any(|endpoint| is_available(endpoint, &failed));
+        if number == TRIES || !elsewhere {
+            return Err(error);
         }
     }
-    Err(last)
 }
 
 async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {
+    let connect = cluster.policy.connect_timeout;
     match &endpoint.endpoint.mesh {
-        None => Ok(Remote::Plain(connect_tcp(endpoint.address).await?)),
+        None => Ok(Remote::Plain(connect_tcp(endpoint.address, connect).await?)),
         Some(mesh) => {
-            let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target).await?;
+            let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target, connect).await?;
             Ok(Remote::Mesh(tunnel, guard))
         }
     }

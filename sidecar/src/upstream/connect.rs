@@ -10,10 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use weft_policy::{
-    SpiffeId,
-    model::{MeshAddress, Target},
-};
+use weft_policy::model::{MeshAddress, Target};
 use weft_svid::PeerIdentity;
 
 use super::{Key, chain, tunnel::Carrier};
@@ -24,15 +21,12 @@ use crate::{
     listener,
 };
 
-/// Of TCP and TLS together.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
 /// A new HTTP/1.1 connection to an application.
-pub async fn http1(key: &Key) -> Result<http1::SendRequest<Body>, ProxyError> {
+pub async fn http1(key: &Key, limit: Duration) -> Result<http1::SendRequest<Body>, ProxyError> {
     let Key::Plain { address, .. } = key else {
         return Err(ProxyError::unsent(Reason::Internal, "the mesh transport is HTTP/2"));
     };
-    let io = tcp(*address).await?;
+    let io = tcp(*address, limit).await?;
     let (sender, connection) = http1::Builder::new()
         .max_headers(128)
         .handshake(TokioIo::new(io))
@@ -47,25 +41,35 @@ pub async fn http1(key: &Key) -> Result<http1::SendRequest<Body>, ProxyError> {
 }
 
 /// A new connection for tunnels.
-pub async fn carrier(mesh: &MeshAddress, target: &Target, identity: &IdentityReceiver) -> Result<Carrier, ProxyError> {
-    let (stream, life) = session(mesh.address, &mesh.identity, target, identity, |own| &own.tunnel).await?;
+pub async fn carrier(
+    mesh: &MeshAddress,
+    target: &Target,
+    identity: &IdentityReceiver,
+    limit: Duration,
+) -> Result<Carrier, ProxyError> {
+    let (stream, life) = session(mesh, target, identity, limit, |own| &own.tunnel).await?;
     Carrier::new(mesh.address, stream, life).await
 }
 
 /// A new HTTP/2 connection, over mutual TLS or in the clear, and for how long it takes new streams.
-pub async fn http2(key: &Key, identity: &IdentityReceiver) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
+pub async fn http2(
+    key: &Key,
+    identity: &IdentityReceiver,
+    limit: Duration,
+) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
     match key {
-        Key::Plain { address, .. } => Ok((handshake(tcp(*address).await?).await?, identity::MAX_AGE)),
+        Key::Plain { address, .. } => Ok((handshake(tcp(*address, limit).await?).await?, identity::MAX_AGE)),
         Key::Mesh { address, identity: expected, target } => {
-            let (stream, life) = session(*address, expected, target, identity, |own| &own.client).await?;
+            let mesh = MeshAddress { address: *address, identity: expected.clone() };
+            let (stream, life) = session(&mesh, target, identity, limit, |own| &own.client).await?;
             Ok((handshake(stream).await?, life))
         }
     }
 }
 
-/// A TCP connection with the options of every upstream socket.
-pub async fn tcp(address: SocketAddr) -> Result<TcpStream, ProxyError> {
-    let io = match tokio::time::timeout(TIMEOUT, TcpStream::connect(address)).await {
+/// A TCP connection within `limit`, with the options of every upstream socket.
+pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, ProxyError> {
+    let io = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => {
             let reason = match error.kind() {
@@ -76,7 +80,7 @@ pub async fn tcp(address: SocketAddr) -> Result<TcpStream, ProxyError> {
             return Err(ProxyError::unsent(reason, format!("{address}: {error}")));
         }
         Err(_) => {
-            let detail = format!("{address}: no connection within {TIMEOUT:?}");
+            let detail = format!("{address}: no connection within {limit:?}");
             return Err(ProxyError::unsent(Reason::ConnectTimeout, detail));
         }
     };
@@ -86,33 +90,34 @@ pub async fn tcp(address: SocketAddr) -> Result<TcpStream, ProxyError> {
     Ok(io)
 }
 
-/// A TLS session within the connect timeout, and for how long it takes new streams. `config` chooses what for.
+/// A TLS session within `limit`, and for how long it takes new streams. `config` chooses what for.
 async fn session(
-    address: SocketAddr,
-    expected: &SpiffeId,
+    mesh: &MeshAddress,
     target: &Target,
     identity: &IdentityReceiver,
+    limit: Duration,
     config: fn(&MeshIdentity) -> &Arc<ClientConfig>,
 ) -> Result<(TlsStream<TcpStream>, Duration), ProxyError> {
     let own = identity.borrow().clone();
     let own = own.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
-    let session = tls(address, expected, target, Arc::clone(config(&own)));
-    let (stream, peer) = tokio::time::timeout(TIMEOUT, session).await.map_err(|_| {
-        ProxyError::unsent(Reason::ConnectTimeout, format!("{address}: no TLS session within {TIMEOUT:?}"))
+    let session = tls(mesh, target, Arc::clone(config(&own)), limit);
+    let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {
+        ProxyError::unsent(Reason::ConnectTimeout, format!("{}: no TLS session within {limit:?}", mesh.address))
     })??;
     Ok((stream, identity::connection_life(&peer, rand::random())))
 }
 
 async fn tls(
-    address: SocketAddr,
-    expected: &SpiffeId,
+    mesh: &MeshAddress,
     target: &Target,
     config: Arc<ClientConfig>,
+    limit: Duration,
 ) -> Result<(TlsStream<TcpStream>, PeerIdentity), ProxyError> {
+    let MeshAddress { address, identity: expected } = mesh;
     let name = format!("p{}.{}.{}.weft", target.port, target.service.name(), target.service.namespace());
     let name = ServerName::try_from(name)
         .map_err(|error| ProxyError::unsent(Reason::Internal, format!("SNI for {}: {error}", target.service)))?;
-    let io = tcp(address).await?;
+    let io = tcp(*address, limit).await?;
     let stream =
         TlsConnector::from(config).connect(name, io).await.map_err(|error| match weft_svid::reason_of_io(&error) {
             Some(reason) => {

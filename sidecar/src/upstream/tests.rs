@@ -37,7 +37,7 @@ async fn server() -> (SocketAddr, Rc<Cell<u32>>) {
 }
 
 async fn exchange(pools: &Pools, key: &Key) {
-    let mut lease = pools.lease(key).await.expect("a connection");
+    let mut lease = pools.lease(key, &Rules::app()).await.expect("a connection");
     let mut request = Some(Request::builder().uri("/").header("host", "app").body(Body::empty()).expect("a request"));
     let response = lease.send(&mut request).await.expect("a response");
     assert_eq!(response.status(), 200);
@@ -67,7 +67,7 @@ async fn an_exchange_that_is_not_complete_gives_nothing_back() {
     local(async {
         let (address, count) = server().await;
         let (pools, key) = (pools(), Key::Plain { address, http2: false });
-        drop(pools.lease(&key).await.expect("a connection"));
+        drop(pools.lease(&key, &Rules::app()).await.expect("a connection"));
         exchange(&pools, &key).await;
         assert_eq!(count.get(), 2);
         pools.sweep();
@@ -82,7 +82,7 @@ async fn a_request_of_which_nothing_was_sent_comes_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (pools, key) = (pools(), Key::Plain { address, http2: false });
-        let mut lease = pools.lease(&key).await.expect("a connection");
+        let mut lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
         drop(listener.accept().await.expect("accepts"));
         // The connection task sees the end before the request is sent.
         for _ in 0..100 {
@@ -121,7 +121,7 @@ async fn a_connection_whose_request_is_still_being_sent_is_not_used_for_another(
         let (pools, key) = (pools(), Key::Plain { address, http2: false });
         // The caller has announced more than it sends; the server answers without waiting for it.
         let body = unfinished_body().await;
-        let mut lease = pools.lease(&key).await.expect("a connection");
+        let mut lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
         let request = Request::builder().method("POST").uri("/").header("host", "app").header("content-length", "9");
         let mut request = Some(request.body(body).expect("a request"));
         let response = lease.send(&mut request).await.expect("a response");
@@ -155,7 +155,7 @@ async fn unfinished_body() -> Body {
         drop(caller);
     });
     let body = receive.await.expect("a request");
-    Body::incoming(body, crate::http::body::Ends::Framed, false)
+    Body::incoming(body, crate::http::body::Ends::Framed, crate::http::body::Times::default())
 }
 
 /// An address at which nobody answers, not even with a refusal, and what keeps it so.
@@ -177,7 +177,8 @@ async fn all_who_wait_for_a_dial_that_fails_fail_with_it() {
     local(async {
         let (pools, key) = (pools(), Key::Plain { address, http2: true });
         let start = tokio::time::Instant::now();
-        let all = futures_util::future::join_all((0..10).map(|_| pools.lease(&key))).await;
+        let rules = Rules::app();
+        let all = futures_util::future::join_all((0..10).map(|_| pools.lease(&key, &rules))).await;
         assert!(all.into_iter().all(|result| result.err().is_some_and(|error| error.unsent)));
         assert_eq!(start.elapsed().as_secs(), 2, "one after the other");
     })

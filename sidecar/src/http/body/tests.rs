@@ -16,7 +16,7 @@ enum Then {
 }
 
 /// The body of a response that a server made of frames sends.
-async fn response(length: Option<u64>, then: Then, ends: Ends, may_be_silent: bool) -> Body {
+async fn response(length: Option<u64>, then: Then, ends: Ends, times: Times) -> Body {
     let (near, far) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
         let mut server = h2::server::handshake(far).await.expect("a handshake");
@@ -50,7 +50,11 @@ async fn response(length: Option<u64>, then: Then, ends: Ends, may_be_silent: bo
         std::future::pending::<()>().await;
         drop(sender);
     });
-    Body::incoming(response.into_body(), ends, may_be_silent)
+    Body::incoming(response.into_body(), ends, times)
+}
+
+fn usual() -> Times {
+    Times { idle: Some(IDLE), ..Times::default() }
 }
 
 async fn all(body: Body) -> Result<Bytes, BodyError> {
@@ -59,34 +63,48 @@ async fn all(body: Body) -> Result<Bytes, BodyError> {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_reset_without_an_error_was_cut() {
-    let body = response(None, Then::Reset(h2::Reason::NO_ERROR), Ends::Stream, false).await;
+    let body = response(None, Then::Reset(h2::Reason::NO_ERROR), Ends::Stream, usual()).await;
     assert!(matches!(all(body).await, Err(BodyError::Cut)));
-    let body = response(None, Then::Reset(h2::Reason::INTERNAL_ERROR), Ends::Stream, false).await;
+    let body = response(None, Then::Reset(h2::Reason::INTERNAL_ERROR), Ends::Stream, usual()).await;
     assert!(matches!(all(body).await, Err(BodyError::Http(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_length_tells_whether_an_early_response_was_cut() {
-    let body = response(Some(9), Then::Reset(h2::Reason::NO_ERROR), Ends::EarlyResponse, false).await;
+    let body = response(Some(9), Then::Reset(h2::Reason::NO_ERROR), Ends::EarlyResponse, usual()).await;
     assert!(matches!(all(body).await, Err(BodyError::Cut)));
     for length in [None, Some(5)] {
-        let body = response(length, Then::Reset(h2::Reason::NO_ERROR), Ends::EarlyResponse, false).await;
+        let body = response(length, Then::Reset(h2::Reason::NO_ERROR), Ends::EarlyResponse, usual()).await;
         assert_eq!(all(body).await.expect("whole"), "bytes");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn trailers_are_the_end_whatever_comes_after_them() {
-    let body = response(None, Then::Trailers, Ends::Stream, false).await;
+    let body = response(None, Then::Trailers, Ends::Stream, usual()).await;
     assert_eq!(all(body).await.expect("whole"), "bytes");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_on_which_nothing_moves_ends_unless_it_may_be_silent() {
     let start = Instant::now();
-    let body = response(None, Then::Silence, Ends::Stream, false).await;
-    assert!(matches!(all(body).await, Err(BodyError::Idle)));
+    let body = response(None, Then::Silence, Ends::Stream, usual()).await;
+    assert!(matches!(all(body).await, Err(BodyError::Idle(IDLE))));
     assert_eq!(start.elapsed().as_secs(), IDLE.as_secs());
-    let body = response(None, Then::Silence, Ends::Stream, true).await;
+    let body = response(None, Then::Silence, Ends::Stream, Times::default()).await;
     assert!(tokio::time::timeout(IDLE * 10, all(body)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_whole_at_the_deadline_ends_however_long_it_may_be_silent() {
+    let end = Instant::now() + Duration::from_secs(2);
+    let deadline = Some(end);
+    for idle in [None, Some(IDLE)] {
+        let body = response(None, Then::Silence, Ends::Stream, Times { idle, deadline, grpc: false }).await;
+        assert!(matches!(all(body).await, Err(BodyError::Deadline)));
+    }
+    let times = Times { idle: None, deadline, grpc: true };
+    let body = response(None, Then::Silence, Ends::Stream, times).await.collect().await.expect("an end in order");
+    assert_eq!(body.trailers().expect("trailers")["grpc-status"], "4");
+    assert_eq!(Instant::now().duration_since(end).as_millis(), 0);
 }

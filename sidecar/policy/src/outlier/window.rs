@@ -1,0 +1,71 @@
+//! A sliding window of ten buckets, each one word, so that workers count together without a lock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::{balance::Nanos, circuit};
+
+const BUCKETS: usize = 10;
+const COUNT_BITS: u32 = 20;
+const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
+const STAMP_MAX: u64 = (1 << 24) - 1;
+
+/// Requests and failures of the last while. A bucket holds the number of its tenth of the window (24 bits, from the
+/// clock's zero, never 0), requests and failures (20 bits each, stuck at their greatest).
+#[derive(Debug, Default)]
+pub struct Window([AtomicU64; BUCKETS]);
+
+impl Window {
+    /// One request more.
+    pub fn add(&self, length: Duration, now: Nanos, failed: bool) {
+        let tenth = tenth(length, now);
+        let stamp = stamp(tenth);
+        let _ = self.bucket(tenth).fetch_update(Relaxed, Relaxed, |word| {
+            let (old, total, failures) = unpack(word);
+            let (total, failures) = if old == stamp { (total, failures) } else { (0, 0) };
+            if total == COUNT_MAX {
+                return None;
+            }
+            Some(stamp << (2 * COUNT_BITS) | (total + 1) << COUNT_BITS | (failures + u64::from(failed)))
+        });
+    }
+
+    /// Requests and failures in the window.
+    pub fn sum(&self, length: Duration, now: Nanos) -> (u32, u32) {
+        let newest = tenth(length, now);
+        let mut sum = (0, 0);
+        for tenth in newest.saturating_sub(BUCKETS as u64 - 1)..=newest {
+            let (old, total, failures) = unpack(self.bucket(tenth).load(Relaxed));
+            if old == stamp(tenth) {
+                sum = (sum.0 + total, sum.1 + failures);
+            }
+        }
+        (u32::try_from(sum.0).unwrap_or(u32::MAX), u32::try_from(sum.1).unwrap_or(u32::MAX))
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for bucket in &self.0 {
+            bucket.store(0, Relaxed);
+        }
+    }
+
+    fn bucket(&self, tenth: u64) -> &AtomicU64 {
+        &self.0[usize::try_from(tenth % BUCKETS as u64).unwrap_or(0)]
+    }
+}
+
+fn tenth(length: Duration, now: Nanos) -> u64 {
+    now.0 / (circuit::nanos(length) / BUCKETS as u64).max(1)
+}
+
+/// Never 0, which is a bucket that was never used.
+const fn stamp(tenth: u64) -> u64 {
+    tenth % STAMP_MAX + 1
+}
+
+const fn unpack(word: u64) -> (u64, u64, u64) {
+    (word >> (2 * COUNT_BITS), (word >> COUNT_BITS) & COUNT_MAX, word & COUNT_MAX)
+}

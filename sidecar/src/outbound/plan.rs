@@ -1,0 +1,149 @@
+//! What is to be done with a request: service, port, rule, backend and cluster (phases 3 to 6).
+
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::HeaderMap;
+use weft_policy::{
+    balance::hash,
+    circuit::Outcome,
+    deadline,
+    model::{ObjectName, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
+    routing::RequestView,
+};
+
+use super::{Destination, admission::Admission, upstream_port};
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    http::forward::Received,
+    snapshot::{Cluster, Snapshot},
+};
+
+/// What is to be done with a request.
+pub struct Plan {
+    /// Who gets it.
+    pub cluster: Arc<Cluster>,
+    /// The rule that it follows.
+    pub rule: Arc<RouteRule>,
+    /// What the endpoint is chosen by, where it is by a hash.
+    pub hash: u64,
+    /// What is spoken at the port that was called.
+    pub protocol: Protocol,
+    /// How long all of it may take.
+    pub timeout: Option<Duration>,
+    /// Who is tried now.
+    pub trying: RefCell<Option<Admission>>,
+}
+
+/// Which service a request is for.
+pub fn service_name(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    destination: &Destination,
+    received: &Received,
+) -> Result<ObjectName, ProxyError> {
+    match destination {
+        Destination::Upstream(upstream) => Ok(upstream.service.clone()),
+        Destination::Host => by_host(worker, snapshot, &received.authority.host),
+    }
+}
+
+/// Plans a request to `service`.
+pub fn plan(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    service: &Service,
+    (destination, source): (&Destination, IpAddr),
+    received: &Received,
+    headers: &HeaderMap,
+) -> Result<Plan, ProxyError> {
+    let port = port(service, destination, received)?;
+    let (_, rule) = route(service, port, received, headers)?;
+    let target = backend(worker, rule)?;
+    let cluster = snapshot.clusters.get(target).cloned().ok_or_else(|| {
+        let detail = format!("backend {} port {} is not known", target.service, target.port);
+        ProxyError::unsent(Reason::InvalidBackend, detail)
+    })?;
+    let timeout = match (rule.requests.timeout, deadline::of(headers, received.grpc)) {
+        (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+        (ours, theirs) => ours.or(theirs),
+    };
+    let hash = |on| hash::of_request(on, headers, received.path.query(), source).unwrap_or_else(|| worker.random());
+    let hash = cluster.balancer.hash_on().map_or(0, hash);
+    let (rule, trying) = (Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, hash, protocol: port.protocol, timeout, trying })
+}
+
+impl Plan {
+    /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
+    /// the endpoint.
+    pub fn timed_out(&self, worker: &Worker) {
+        if let Some(admission) = self.trying.take()
+            && self.timeout == self.rule.requests.timeout
+        {
+            admission.record(worker, &self.cluster, Outcome::Timeout);
+        }
+    }
+
+    /// When the caller stops waiting.
+    pub fn deadline(&self, started: Instant) -> Option<tokio::time::Instant> {
+        let end = started.checked_add(self.timeout?)?;
+        Some(tokio::time::Instant::from_std(end))
+    }
+}
+
+fn port<'a>(
+    service: &'a Service,
+    destination: &Destination,
+    received: &Received,
+) -> Result<&'a ServicePort, ProxyError> {
+    let named = match destination {
+        Destination::Upstream(upstream) => return upstream_port(service, upstream),
+        Destination::Host => received.authority.port,
+    };
+    let port = service.port(named.unwrap_or(80)).or_else(|| named.is_none().then(|| service.ports.first())?);
+    port.ok_or_else(|| {
+        let detail = format!("service {} has no port {}", service.id, named.unwrap_or(80));
+        ProxyError::unsent(Reason::UnknownPort, detail)
+    })
+}
+
+/// The rule that a request follows, and the match that led there; none for a port without routes.
+fn route<'a>(
+    service: &Service,
+    port: &'a ServicePort,
+    received: &Received,
+    headers: &HeaderMap,
+) -> Result<(Option<&'a RouteMatch>, &'a Arc<RouteRule>), ProxyError> {
+    let Some(routing) = &port.routing else { return Ok((None, &port.direct)) };
+    let view =
+        RequestView { method: &received.method, path: received.path.path(), query: received.path.query(), headers };
+    match routing.find(&view) {
+        Some((found, rule)) => Ok((Some(found), rule)),
+        None => Err(ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id))),
+    }
+}
+
+fn backend<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a Target, ProxyError> {
+    let backend = rule.pick_backend(worker.random());
+    backend
+        .and_then(|backend| backend.target.as_ref())
+        .ok_or_else(|| ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name)))
+}
+
+/// The service that a Host names: one that is held, else one of the four forms of a service's name.
+fn by_host(worker: &Worker, snapshot: &Snapshot, host: &str) -> Result<ObjectName, ProxyError> {
+    if let Some(name) = snapshot.by_host(host) {
+        return Ok(name.clone());
+    }
+    let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);
+    let (name, namespace) = stem.split_once('.').unwrap_or((stem, &worker.context.config.namespace));
+    ObjectName::parse(&format!("{namespace}/{name}")).ok_or_else(|| {
+        ProxyError::unsent(Reason::UnknownService, format!("host {host:?} names no service of the mesh"))
+    })
+}

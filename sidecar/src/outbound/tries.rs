@@ -1,0 +1,359 @@
+//! The tries of one request (phases 7 to 12): endpoint, connection, request, what came of it, and whether it is sent
+//! again.
+
+mod hedge;
+
+use std::{
+    cell::RefCell,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use weft_policy::{
+    circuit::Outcome,
+    deadline,
+    limits::Permit,
+    retry::{self, Attempt, Decision, Failure, Stop},
+};
+
+use super::{
+    admission::{Admission, Asked, is_available, outcome_of_error},
+    plan::Plan,
+    source::{Source, key},
+};
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    http::{
+        UNSENT,
+        body::{Body, Finish, LoadGuard},
+        forward::{Received, mark_caller_version},
+    },
+    snapshot::EndpointState,
+    upstream::{Key, Lease, Rules},
+};
+
+/// The tries of one request.
+pub struct Tries<'a> {
+    worker: &'a Rc<Worker>,
+    plan: &'a Plan,
+    started: Instant,
+    deadline: Option<tokio::time::Instant>,
+    /// Endpoints that failed this request.
+    failed: SmallVec<[Arc<EndpointState>; 1]>,
+    mtls: bool,
+    /// A failure can be hidden from the caller by another try.
+    repeatable: bool,
+    /// Its place among the retries in flight.
+    place: Option<Permit>,
+}
+
+/// How one try ended.
+struct Tried {
+    result: Result<Answered, ProxyError>,
+    /// The endpoint, when this is to be held against it.
+    failed: Option<Arc<EndpointState>>,
+    mtls: bool,
+}
+
+/// A response, and whether the sidecar beside the app made it because nothing had reached the app.
+struct Answered {
+    response: Response<Incoming>,
+    finish: Finish,
+    unsent: bool,
+}
+
+/// What follows from a try.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
+enum Next {
+    Done(Result<Response<Body>, ProxyError>),
+    Again(Duration),
+}
+
+impl<'a> Tries<'a> {
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        plan: &'a Plan,
+        started: Instant,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Self {
+        let failed = SmallVec::new();
+        Self { worker, plan, started, deadline, failed, mtls: false, repeatable: false, place: None }
+    }
+
+    /// Tries until there is an answer for the caller, or no use in trying.
+    pub async fn run(
+        mut self,
+        received: &mut Received,
+        mut request: Request<Body>,
+        permit: Permit,
+    ) -> Result<Response<Body>, ProxyError> {
+        let shared = &self.plan.cluster.shared;
+        let policy = &self.plan.rule.requests;
+        shared.budget.request(self.worker.clock.now());
+        request.body_mut().set_idle(policy.stream_idle);
+        let retry = &policy.retry;
+        self.repeatable = retry.attempts > 0 && retry::repeatable(retry, &received.method, request.headers());
+        let mut source = Source::new(request, received, retry.attempts > 0);
+        let (mut permit, mut number) = (Some(permit), 0);
+        loop {
+            number += 1;
+            let tried = match retry.hedge_after {
+                Some(after) if number == 1 && self.repeatable => {
+                    Box::pin(self.hedged(after, received, &mut source)).await
+                }
+                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying).await,
+            };
+            self.mtls = tried.mtls;
+            self.failed.extend(tried.failed);
+            let result = tried.result;
+            match self.next(received, &mut source, number, result, &mut permit) {
+                Next::Done(answer) => return answer,
+                Next::Again(Duration::ZERO) => {}
+                // Rare: boxed, so that the future of every request does not hold a timer.
+                Next::Again(after) => Box::pin(tokio::time::sleep(after)).await,
+            }
+        }
+    }
+
+    /// What follows from a try.
+    fn next(
+        &mut self,
+        received: &mut Received,
+        source: &mut Source,
+        number: u32,
+        result: Result<Answered, ProxyError>,
+        permit: &mut Option<Permit>,
+    ) -> Next {
+        let Some(failure) = failure_of(&result, received.grpc) else {
+            return Next::Done(self.answer(received, result, permit.take()));
+        };
+        let circuit = &self.plan.cluster.shared.circuit;
+        let response = result.as_ref().ok().map(|answered| answered.response.headers());
+        match self.decide(received, source, number, failure, response) {
+            Decision::Stop(stop) => {
+                // Most answers of 400 and above are nobody's failure.
+                if stop != Stop::NotRetriable {
+                    circuit.not_retried(stop);
+                }
+                Next::Done(self.answer(received, result, permit.take()))
+            }
+            Decision::Retry { after, permit: place } => {
+                circuit.retried(word(&result));
+                self.place = Some(place);
+                discard(result);
+                source.refill();
+                Next::Again(after)
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        received: &Received,
+        source: &Source,
+        number: u32,
+        failure: Failure,
+        response: Option<&HeaderMap>,
+    ) -> Decision {
+        let none = HeaderMap::new();
+        let shared = &self.plan.cluster.shared;
+        let attempt = Attempt {
+            method: &received.method,
+            headers: source.headers().unwrap_or(&none),
+            number,
+            failure,
+            replayable: source.is_replayable(),
+            response,
+            elsewhere: self.plan.cluster.endpoints.iter().any(|endpoint| is_available(endpoint, &self.failed)),
+            left: self.left(),
+        };
+        let retry = &self.plan.rule.requests.retry;
+        let (now, random) = (self.worker.clock.now(), self.worker.random());
+        retry::decide(retry, &attempt, &shared.budget, &shared.limits, now, SystemTime::now(), random)
+    }
+
+    fn left(&self) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(tokio::time::Instant::now()))
+    }
+
+    fn answer(
+        &mut self,
+        received: &mut Received,
+        result: Result<Answered, ProxyError>,
+        permit: Option<Permit>,
+    ) -> Result<Response<Body>, ProxyError> {
+        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
+        finish.permit = permit;
+        finish.place = self.place.take();
+        let times = received.times(self.plan.rule.requests.stream_idle, self.deadline);
+        let guard = || self.worker.context.drain.guard();
+        received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
+    }
+
+    fn fail(&self, error: ProxyError) -> ProxyError {
+        let metrics = &self.plan.cluster.shared.http[usize::from(self.mtls)];
+        metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
+        error
+    }
+
+    /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
+    /// not a byte of it was sent. Meanwhile `trying` says who is tried.
+    async fn attempt(
+        &self,
+        failed: &[Arc<EndpointState>],
+        received: &Received,
+        request: &mut Option<Request<Body>>,
+        trying: &RefCell<Option<Admission>>,
+    ) -> Tried {
+        let (worker, cluster) = (self.worker, &self.plan.cluster);
+        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        let admission = match Admission::ask(worker, cluster, &asked) {
+            Ok(admission) => admission,
+            Err(error) => return Tried { result: Err(error), failed: None, mtls: self.mtls },
+        };
+        let endpoint = Arc::clone(admission.endpoint());
+        trying.replace(Some(admission));
+        let key = key(&endpoint, &cluster.target, self.plan.protocol, received);
+        let mtls = key.is_mesh();
+        let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
+        let begun = Instant::now();
+        let exchanged = match self.leg(received, request, &key) {
+            Ok(()) => self.exchange(&key, request).await,
+            Err(error) => Err(error),
+        };
+        let (outcome, unsent) = match &exchanged {
+            Ok((response, _)) if mtls && response.headers().contains_key(UNSENT) => (Outcome::ConnectFailure, true),
+            Ok((response, _)) => (outcome_of(response, received.grpc), false),
+            Err(error) => (outcome_of_error(error), false),
+        };
+        if let Some(admission) = trying.take() {
+            admission.record(worker, cluster, outcome);
+        }
+        let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
+        if bad || exchanged.is_ok() {
+            load.observe(begun.elapsed(), bad);
+        }
+        let result = exchanged.map(|(mut response, lease)| {
+            response.headers_mut().remove(UNSENT);
+            let finish = Finish {
+                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                started: self.started,
+                status: response.status().as_u16(),
+                reason: None,
+                load: Some(load),
+                lease: Some(lease),
+                permit: None,
+                place: None,
+                complete: false,
+            };
+            Answered { response, finish, unsent }
+        });
+        Tried { result, failed: bad.then_some(endpoint), mtls }
+    }
+
+    /// Makes of a request what is sent on this connection.
+    fn leg(&self, received: &Received, request: &mut Option<Request<Body>>, key: &Key) -> Result<(), ProxyError> {
+        let Some(mut leg) = request.take() else {
+            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
+        };
+        if key.is_mesh() {
+            mark_caller_version(&mut leg, received.version);
+        }
+        if let Some(left) = self.left() {
+            deadline::set(leg.headers_mut(), received.grpc, left);
+        }
+        *request = Some(received.leg(leg, key.is_http2())?);
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        key: &Key,
+        request: &mut Option<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+        let cluster = &self.plan.cluster;
+        let rules = Rules::of(&cluster.policy, &cluster.shared.limits);
+        let mut lease = self.worker.pools.lease(key, &rules).await?;
+        cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        let response = {
+            let mut sending = pin!(lease.send(request));
+            match self.plan.rule.requests.backend_timeout {
+                None => sending.await,
+                Some(limit) => within(limit, sending.as_mut()).await.unwrap_or_else(|| {
+                    Err(ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}")))
+                }),
+            }
+        };
+        Ok((response?, lease))
+    }
+}
+
+/// The result of `work`, or `None` when the time is over. The timer is boxed: most requests have none.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut timer = Box::pin(tokio::time::sleep(limit));
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = &mut timer => None,
+    }
+}
+
+/// What of a result may be a reason to try again. `None`: it is the caller's.
+fn failure_of(result: &Result<Answered, ProxyError>, grpc: bool) -> Option<Failure> {
+    match result {
+        Ok(Answered { unsent: true, .. }) => Some(Failure::Unsent),
+        Ok(Answered { response, .. }) => match grpc.then(|| grpc_status(response.headers())).flatten() {
+            Some(0) => None,
+            Some(code) => Some(Failure::Grpc(code)),
+            None if response.status().as_u16() >= 400 => Some(Failure::Status(response.status())),
+            None => None,
+        },
+        Err(error) => match error.reason {
+            Reason::NoEndpoints
+            | Reason::CircuitOpen
+            | Reason::ConnectionLimit
+            | Reason::PendingLimit
+            | Reason::Internal
+            | Reason::BadRequest => None,
+            _ if error.refused => Some(Failure::Refused),
+            _ if error.unsent => Some(Failure::Unsent),
+            Reason::TryTimeout => Some(Failure::TryTimeout),
+            _ => Some(Failure::Reset),
+        },
+    }
+}
+
+/// The status of a gRPC answer without messages (trailers-only).
+fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
+    match grpc.then(|| grpc_status(response.headers())).flatten() {
+        Some(code) => Outcome::grpc(code),
+        None => Outcome::http(response.status()),
+    }
+}
+
+/// Why a request is sent again, for metrics.
+fn word(result: &Result<Answered, ProxyError>) -> &'static str {
+    match result {
+        Ok(Answered { unsent: true, .. }) => "unsent",
+        Ok(Answered { response, .. }) if response.status() == StatusCode::OK => "grpc_status",
+        Ok(_) => "status",
+        Err(error) => error.reason.as_str(),
+    }
+}
+
+/// An answer that the caller does not get is not in the books.
+fn discard(result: Result<Answered, ProxyError>) {
+    if let Ok(mut answered) = result {
+        answered.finish.metrics = None;
+    }
+}
