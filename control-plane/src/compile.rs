@@ -3,7 +3,6 @@
 pub mod again;
 pub mod conditions;
 mod endpoints;
-mod grpc;
 mod instances;
 mod policies;
 mod protocol;
@@ -39,6 +38,15 @@ pub struct Compiled {
     pub bytes: Bytes,
     /// Other names under which it can be subscribed to.
     pub aliases: Vec<String>,
+    /// What clients of these namespaces get in place of `bytes`; nothing that has aliases has any.
+    pub views: BTreeMap<String, Bytes>,
+}
+
+impl From<Vec<u8>> for Compiled {
+    /// The same for everybody, under one name.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), aliases: Vec::new(), views: BTreeMap::new() }
+    }
 }
 
 /// Compiled resources by type and canonical name.
@@ -50,14 +58,12 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
-    let mut routings = routes::compile(resources, &views, &mut problems);
-    grpc::check(resources, &views, &mut problems);
+    let routings = routes::compile(resources, &views, &mut problems);
     policies::check(resources, &views, &mut problems);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
-        let message = view.message(&mut routings);
-        put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
+        put_service(&mut output, view, &routings);
         put_slices(&mut output, view, &objects, &instances);
     }
     let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
@@ -70,6 +76,15 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
+}
+
+/// The service as all its clients see it, and as those of namespaces with routes of their own do.
+fn put_service(output: &mut Output, view: &ServiceView<'_>, routings: &routes::Routings) {
+    let bytes = |namespace| Bytes::from(view.message(routings, namespace).encode_to_vec());
+    let shared = bytes(None);
+    let own = routings.namespaces(&view.id).into_iter().map(|namespace| (namespace.to_owned(), bytes(Some(namespace))));
+    let views = own.filter(|(_, bytes)| *bytes != shared).collect();
+    output.insert((ResourceType::Service, view.id.clone()), Compiled { bytes: shared, aliases: Vec::new(), views });
 }
 
 fn put_slices(
@@ -85,7 +100,7 @@ fn put_slices(
 }
 
 fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {
-    output.insert((kind, name), Compiled { bytes: message.encode_to_vec().into(), aliases });
+    output.insert((kind, name), Compiled { aliases, ..message.encode_to_vec().into() });
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.

@@ -97,7 +97,7 @@ pub static KINDS: &[Kind] = &[
         columns: columns::ENDPOINT_SLICE,
         ..core("EndpointSlice", "endpointslices", "endpointslice", &[])
     },
-    Kind { enforced: true, columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
+    Kind { columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
     Kind { columns: columns::GRPC_ROUTE, ..route("GRPCRoute", "grpcroutes", "grpcroute") },
     Kind {
         status: StatusShape::None,
@@ -143,7 +143,7 @@ const fn core(
 }
 
 const fn route(kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
-    Kind { group: GATEWAY, status: StatusShape::Parents, enforced: false, ..core(kind, plural, singular, &[]) }
+    Kind { group: GATEWAY, status: StatusShape::Parents, ..core(kind, plural, singular, &[]) }
 }
 
 const fn weft(

@@ -7,7 +7,7 @@ use weft_proto::v1;
 
 use crate::source::{Object, Problem, Resources, is_dns_label};
 
-use super::{instances::Instance, protocol};
+use super::{instances::Instance, protocol, routes::Routings};
 
 /// Which port of an instance a service port leads to.
 #[derive(Debug)]
@@ -60,8 +60,9 @@ impl ServiceView<'_> {
         self.object.is_none_or(|object| selector(&object.value).is_some())
     }
 
-    /// The message, with the routes of each of its ports.
-    pub fn message(&self, routings: &mut BTreeMap<(String, u32), v1::Routing>) -> v1::Service {
+    /// The message for the clients of a namespace with routes of its own, or for all others, with the routes of each of
+    /// its ports.
+    pub fn message(&self, routings: &Routings, clients: Option<&str>) -> v1::Service {
         let Self { namespace, name, .. } = self;
         let spec = self.object.and_then(|object| object.value.spec.as_ref());
         let mut addresses: Vec<String> = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
@@ -71,7 +72,7 @@ impl ServiceView<'_> {
             port: port.port,
             name: port.name.clone(),
             protocol: port.protocol.into(),
-            routing: routings.remove(&(self.id.clone(), port.port)),
+            routing: routings.message(&self.id, port.port, clients),
             ..v1::ServicePort::default()
         });
         v1::Service {

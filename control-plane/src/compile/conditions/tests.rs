@@ -75,7 +75,31 @@ fn target(service: &str) -> String {
 fn a_route_says_what_holds_for_each_parent() {
     let none = Refused::new();
     let backend = "{backendRefs: [{name: web, port: 80}]}";
-    let cases: [(&str, &str, &str, [&str; 3]); 7] = [
+    let cases: [(&str, &str, &str, [&str; 3]); 11] = [
+        (
+            "HTTPRoute",
+            "web",
+            "{backendRefs: [{name: web, port: 80, kind: Bucket, group: a.example}]}",
+            ["Accepted true Accepted", "ResolvedRefs false InvalidKind", "Programmed true Programmed"],
+        ),
+        (
+            "HTTPRoute",
+            "web",
+            "{backendRefs: [{name: web, port: 80, namespace: far}]}",
+            ["Accepted true Accepted", "ResolvedRefs false RefNotPermitted", "Programmed true Programmed"],
+        ),
+        (
+            "GRPCRoute",
+            "web",
+            "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: wbe, port: 80}}}]}",
+            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed true Programmed"],
+        ),
+        (
+            "GRPCRoute",
+            "web",
+            "{sessionPersistence: {sessionName: s}, backendRefs: [{name: web, port: 80}]}",
+            ["Accepted false UnsupportedValue", "ResolvedRefs true ResolvedRefs", "Programmed false UnsupportedValue"],
+        ),
         (
             "HTTPRoute",
             "web",
@@ -97,14 +121,14 @@ fn a_route_says_what_holds_for_each_parent() {
         (
             "HTTPRoute",
             "web",
-            "{filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}], backendRefs: [{name: web, port: 80}]}",
+            "{filters: [{type: ExtensionRef, extensionRef: {group: a.example, kind: K, name: n}}]}",
             ["Accepted false UnsupportedValue", "ResolvedRefs true ResolvedRefs", "Programmed false UnsupportedValue"],
         ),
         (
             "GRPCRoute",
             "web",
             backend,
-            ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs", "Programmed false NotEnforced"],
+            ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs", "Programmed true Programmed"],
         ),
         (
             "GRPCRoute",
@@ -116,13 +140,21 @@ fn a_route_says_what_holds_for_each_parent() {
             "GRPCRoute",
             "web",
             "{backendRefs: [{name: wbe, port: 80}]}",
-            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed false NotEnforced"],
+            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed true Programmed"],
         ),
     ];
     for (kind, parent, rules, expected) in cases {
         let found = told(&[service("web"), route(kind, parent, rules)], &none, &format!("{kind} default/r"));
         assert_eq!(found, expected.map(|line| format!("{parent}: {line}")), "{kind} {parent} {rules}");
     }
+}
+
+#[test]
+fn an_http_route_beside_a_grpc_route_at_one_port_is_not_accepted() {
+    let routes = [service("web"), route("GRPCRoute", "web", "{}"), route("HTTPRoute", "web", "{}")];
+    let none = Refused::new();
+    assert_eq!(told(&routes, &none, "HTTPRoute default/r")[0], "web: Accepted false Conflicted");
+    assert_eq!(told(&routes, &none, "GRPCRoute default/r")[0], "web: Accepted true Accepted");
 }
 
 #[test]
