@@ -41,7 +41,7 @@ pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
     push::{View, proxies::Proxies},
-    source::Problem,
+    source::{Problem, Resources},
     store::Store,
 };
 
@@ -58,6 +58,8 @@ pub struct ApiState {
     pub proxies: Proxies,
     /// What is pushed.
     pub view: channel::Receiver<Arc<View>>,
+    /// What it is made of.
+    pub resources: channel::Receiver<Arc<Resources>>,
     /// Problems of the resources, as of the last compile.
     pub problems: Arc<Mutex<Vec<Problem>>>,
     /// Who is let in.
@@ -74,17 +76,19 @@ impl ApiState {
         store: Store,
         proxies: Proxies,
         view: channel::Receiver<Arc<View>>,
+        resources: channel::Receiver<Arc<Resources>>,
         problems: Arc<Mutex<Vec<Problem>>>,
         access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        Self { store, proxies, view, problems, access, writes, watches, pages: Pages::default() }
+        Self { store, proxies, view, resources, problems, access, writes, watches, pages: Pages::default() }
     }
 
     /// The API of a store without a mesh; for tests.
     #[must_use]
     pub fn of(store: Store, access: Access) -> Self {
-        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default(), access)
+        let (view, resources) = (channel::Sender::new(Arc::default()), channel::Sender::new(Arc::default()));
+        Self::new(store, Proxies::default(), view.subscribe(), resources.subscribe(), Arc::default(), access)
     }
 }
 

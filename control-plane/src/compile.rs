@@ -4,6 +4,7 @@ pub mod again;
 pub mod conditions;
 mod endpoints;
 mod instances;
+pub mod policies;
 mod protocol;
 mod routes;
 mod services;
@@ -19,7 +20,11 @@ use weft_proto::{ResourceType, v1};
 
 use crate::source::{Problem, Resources};
 
-use self::{instances::Instance, services::ServiceView};
+use self::{
+    instances::Instance,
+    policies::{Inbound, Policies, Rule},
+    services::ServiceView,
+};
 
 /// What a sidecar registered, and the identity that it proved.
 #[derive(Clone, Debug)]
@@ -49,10 +54,14 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
     let mut routings = routes::compile(resources, &views, &mut problems);
+    let policies = Policies::of(resources);
+    problems.extend(policies.problems(&views));
+    let inbound = Inbound::of(&policies, &routings);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
-        let message = view.message(&mut routings);
+        let mut message = view.message(&mut routings);
+        apply(&policies, view, &mut message);
         put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
         put_slices(&mut output, view, &objects, &instances);
     }
@@ -62,10 +71,27 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of);
+        let message = workload_config(instance, of, &inbound);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
+}
+
+/// Puts in place how each port and each rule is used.
+fn apply(policies: &Policies<'_>, view: &ServiceView<'_>, message: &mut v1::Service) {
+    for (port, view_port) in message.ports.iter_mut().zip(&view.ports) {
+        let place = view.place(view_port);
+        port.backend = policies.backend_message(&place);
+        match &mut port.routing {
+            None => port.requests = policies.request_message(&place, None),
+            Some(routing) => {
+                for rule in &mut routing.rules {
+                    let named = Rule::named(&rule.name, policies.resources());
+                    rule.requests = policies.request_message(&place, named.as_ref());
+                }
+            }
+        }
+    }
 }
 
 fn put_slices(
@@ -85,12 +111,13 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.
-fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::WorkloadConfig {
+fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inbound<'_>) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
         .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, ..Default::default() }))
         .collect();
+    let mut served: BTreeMap<u32, Vec<policies::Port<'_>>> = BTreeMap::new();
     for view in views {
         for port in &view.ports {
             let Some(target) = port.target.resolve(port.port, instance) else { continue };
@@ -99,7 +126,11 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::Workl
                 inbound.protocol = port.protocol.into();
             }
             inbound.services.push(v1::ServiceRef { service: view.id.clone(), port: port.port });
+            served.entry(target).or_default().push(view.place(port));
         }
+    }
+    for port in ports.values_mut() {
+        port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
     }
     v1::WorkloadConfig {
         id: instance.id.clone(),

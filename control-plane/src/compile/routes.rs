@@ -9,7 +9,7 @@ use gateway_api::apis::standard::httproutes::{
 use serde::Serialize;
 use weft_proto::v1;
 
-use crate::source::{Object, Problem, Reason, Resources, did_you_mean, duration};
+use crate::source::{Object, Problem, Reason, Resources, did_you_mean};
 
 use super::services::{PortView, ServiceView};
 
@@ -194,19 +194,9 @@ fn compile_rule(
         backends.clear();
         problems.append(&mut unsupported);
     }
-    let time = |text: Option<&String>| {
-        let value = text.and_then(|text| duration(text)).filter(|value| !value.is_zero())?;
-        prost_types::Duration::try_from(value).ok()
-    };
-    let timeouts = rule.timeouts.as_ref();
     let compiled = v1::RouteRule {
         name: format!("{}#{}", route.id(), rule.name.clone().unwrap_or_else(|| index.to_string())),
         backends,
-        requests: Some(v1::RequestPolicy {
-            timeout: time(timeouts.and_then(|timeouts| timeouts.request.as_ref())),
-            backend_timeout: time(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref())),
-            ..v1::RequestPolicy::default()
-        }),
         ..v1::RouteRule::default()
     };
     (compiled, matches)

@@ -7,7 +7,7 @@ use weft_proto::v1;
 
 use crate::source::{Object, Problem, Resources, is_dns_label};
 
-use super::{instances::Instance, protocol};
+use super::{instances::Instance, policies::Port, protocol};
 
 /// Which port of an instance a service port leads to.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ impl ServiceView<'_> {
     /// Whether its endpoints are instances; otherwise they are those of its EndpointSlices.
     pub fn selects(&self) -> bool {
         self.object.is_none_or(|object| selector(&object.value).is_some())
+    }
+
+    /// One of its ports, as policies name it.
+    pub fn place<'p>(&'p self, port: &'p PortView) -> Port<'p> {
+        Port { namespace: &self.namespace, service: &self.name, name: &port.name, number: port.port }
     }
 
     /// The message, with the routes of each of its ports.

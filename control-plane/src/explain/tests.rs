@@ -37,19 +37,22 @@ spec:
     backendRefs: [{name: nowhere, port: 80}]
 ";
 
-fn view() -> View {
-    let (resources, problems) = Resources::from_text("shop.yaml", SHOP);
-    assert_eq!(problems, []);
-    View::default().next(&compile(&resources, &[]).0)
+fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+    ask_with("", url, headers)
 }
 
-fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+/// With more resources beside the shop's.
+fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+    let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{more}"));
+    assert_eq!(problems, []);
+    let view = View::default().next(&compile(&resources, &[]).0);
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, http::HeaderValue::from_static(value));
     }
     let url = url.parse().expect("a URL");
-    explain(&view(), &Question { method: Method::GET, url, namespace: "default".into(), headers: map })
+    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    explain(&view, &resources, &Question { method: Method::GET, url, namespace: "default".into(), headers: map, now })
 }
 
 #[test]
