@@ -22,7 +22,7 @@ use crate::source::{Problem, Resources};
 
 use self::{
     instances::Instance,
-    policies::{Inbound, Policies, Rule},
+    policies::{Inbound, Policies},
     services::ServiceView,
 };
 
@@ -42,6 +42,15 @@ pub struct Compiled {
     pub bytes: Bytes,
     /// Other names under which it can be subscribed to.
     pub aliases: Vec<String>,
+    /// What clients of these namespaces get in place of `bytes`; nothing that has aliases has any.
+    pub views: BTreeMap<String, Bytes>,
+}
+
+impl From<Vec<u8>> for Compiled {
+    /// The same for everybody, under one name.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), aliases: Vec::new(), views: BTreeMap::new() }
+    }
 }
 
 /// Compiled resources by type and canonical name.
@@ -53,16 +62,14 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
-    let mut routings = routes::compile(resources, &views, &mut problems);
+    let routings = routes::compile(resources, &views, &mut problems);
     let policies = Policies::of(resources);
     problems.extend(policies.problems(&views));
     let inbound = Inbound::of(&policies, &routings);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
-        let mut message = view.message(&mut routings);
-        apply(&policies, view, &mut message);
-        put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
+        put_service(&mut output, view, &routings, &policies);
         put_slices(&mut output, view, &objects, &instances);
     }
     let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
@@ -77,21 +84,13 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     (output, problems)
 }
 
-/// Puts in place how each port and each rule is used.
-fn apply(policies: &Policies<'_>, view: &ServiceView<'_>, message: &mut v1::Service) {
-    for (port, view_port) in message.ports.iter_mut().zip(&view.ports) {
-        let place = view.place(view_port);
-        port.backend = policies.backend_message(&place);
-        match &mut port.routing {
-            None => port.requests = policies.request_message(&place, None),
-            Some(routing) => {
-                for rule in &mut routing.rules {
-                    let named = Rule::named(&rule.name, policies.resources());
-                    rule.requests = policies.request_message(&place, named.as_ref());
-                }
-            }
-        }
-    }
+/// The service as all its clients see it, and as those of namespaces with routes of their own do.
+fn put_service(output: &mut Output, view: &ServiceView<'_>, routings: &routes::Routings, policies: &Policies<'_>) {
+    let bytes = |namespace| Bytes::from(view.message(routings, policies, namespace).encode_to_vec());
+    let shared = bytes(None);
+    let own = routings.namespaces(&view.id).into_iter().map(|namespace| (namespace.to_owned(), bytes(Some(namespace))));
+    let views = own.filter(|(_, bytes)| *bytes != shared).collect();
+    output.insert((ResourceType::Service, view.id.clone()), Compiled { bytes: shared, aliases: Vec::new(), views });
 }
 
 fn put_slices(
@@ -107,7 +106,7 @@ fn put_slices(
 }
 
 fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {
-    output.insert((kind, name), Compiled { bytes: message.encode_to_vec().into(), aliases });
+    output.insert((kind, name), Compiled { aliases, ..message.encode_to_vec().into() });
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.

@@ -28,7 +28,7 @@ pub struct Question {
     pub method: Method,
     /// With a host, which names the service.
     pub url: Uri,
-    /// Namespace of the caller: what a host name without one means.
+    /// Namespace of the caller: what a host name without one means, and whose routes count.
     pub namespace: String,
     /// Header fields.
     pub headers: HeaderMap,
@@ -108,7 +108,10 @@ pub fn explain(view: &View, resources: &Resources, question: &Question) -> Resul
             answer["decision"] = "route".into();
             answer["route"] = route.into();
             answer["rule"] = name.into();
-            if rule.total_weight == 0 {
+            if let Some(redirect) = &rule.filters.redirect {
+                answer["status"] = redirect.status.as_u16().into();
+                answer["because"] = "the rule redirects".into();
+            } else if rule.total_weight == 0 {
                 answer["status"] = 500.into();
                 answer["because"] = "the rule has no valid backend with a weight".into();
             }
@@ -122,8 +125,10 @@ pub fn explain(view: &View, resources: &Resources, question: &Question) -> Resul
 /// The service that a host names: one of its host names, or the short form in the caller's namespace.
 fn service(view: &View, host: &str, namespace: &str) -> Result<Service, ExplainError> {
     let host = host.to_ascii_lowercase();
-    let held =
-        || view.all(ResourceType::Service).filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()));
+    let held = || {
+        let all = view.all(ResourceType::Service, namespace);
+        all.filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()))
+    };
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(&host);
     let (name, namespace) = stem.split_once('.').unwrap_or((stem, namespace));
     let wanted = format!("{namespace}/{name}");
@@ -154,7 +159,7 @@ fn healthy(view: &View, service: &ObjectName) -> usize {
 }
 
 fn endpoints(view: &View, service: &ObjectName) -> impl Iterator<Item = v1::Endpoint> {
-    let slices = view.named(ResourceType::EndpointSlice, service.as_str());
+    let slices = view.named(ResourceType::EndpointSlice, service.as_str(), "");
     let slices = slices.iter().filter_map(|resource| {
         let any = resource.resource.as_ref()?;
         v1::EndpointSlice::decode(any.value.as_ref()).ok()

@@ -5,6 +5,7 @@ mod de;
 mod load;
 pub mod policies;
 mod problem;
+pub(crate) mod routes;
 pub mod stored;
 mod validate;
 mod watch;
@@ -17,7 +18,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use gateway_api::apis::{
+    experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute},
+    standard::referencegrants::ReferenceGrant,
+};
 use k8s_openapi::api::{
     core::v1::{Namespace, Service},
     discovery::v1::EndpointSlice,

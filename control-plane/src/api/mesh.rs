@@ -68,7 +68,7 @@ pub async fn endpoints(
 ) -> Json<Value> {
     let view = Arc::clone(&state.view.borrow());
     let slices = view
-        .all(ResourceType::EndpointSlice)
+        .all(ResourceType::EndpointSlice, "")
         .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
     let seen = slices.filter(|slice| caller.sees(slice.service.split('/').next().unwrap_or_default()));
     let wanted = seen.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));

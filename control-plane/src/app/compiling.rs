@@ -46,7 +46,7 @@ impl Compiling {
             trust_domain: self.ca.trust_domain().into(),
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
         };
-        let bundle = Compiled { bytes: bundle.encode_to_vec().into(), aliases: Vec::new() };
+        let bundle = Compiled::from(bundle.encode_to_vec());
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
         let mut compiler = Compiler::new((key, bundle));
         let mut debounce = Debounce::default();

@@ -181,7 +181,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
     #[test]
     fn compiling_again_makes_what_compiling_anew_makes() {
         let key = (ResourceType::TrustBundle, "weft.local".to_owned());
-        let always = Compiled { bytes: Vec::new().into(), aliases: Vec::new() };
+        let always = Compiled::from(Vec::new());
         let mut compiler = Compiler::new((key.clone(), always));
         let registered = Arc::default();
         let mesh = load(MESH);

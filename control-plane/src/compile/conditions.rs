@@ -130,7 +130,7 @@ mod tests {
     fn what_is_not_supported_is_said() {
         let found = outcome(&route(
             "web",
-            "{filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}], backendRefs: [{name: web, port: 80}]}",
+            "{filters: [{type: ExtensionRef, extensionRef: {group: a.example, kind: K, name: n}}], backendRefs: []}",
         ));
         assert_eq!(found[0], ("Accepted", false, "UnsupportedValue"));
     }

@@ -37,8 +37,8 @@ pub enum Origin<'a> {
     Mesh,
     /// A policy.
     Policy { namespace: &'a str, name: &'a str },
-    /// The rule of a route itself; `rule` is `namespace/route#rule`.
-    Route { kind: &'a str, rule: &'a str },
+    /// The rule of a route itself; `route` is `namespace/name`.
+    Route { kind: &'a str, route: &'a str, rule: &'a str },
 }
 
 impl fmt::Display for Origin<'_> {
@@ -47,7 +47,7 @@ impl fmt::Display for Origin<'_> {
             Self::Default => f.write_str("default"),
             Self::Mesh => f.write_str("MeshConfig default"),
             Self::Policy { namespace, name } => write!(f, "TrafficPolicy {namespace}/{name}"),
-            Self::Route { kind, rule } => write!(f, "{kind} {rule}"),
+            Self::Route { kind, route, rule } => write!(f, "{kind} {route}#{rule}"),
         }
     }
 }
@@ -222,12 +222,6 @@ impl<'a> Policies<'a> {
             rates: Attached::of(&resources.rate_limit_policies),
             resources,
         }
-    }
-
-    /// What they were made of.
-    #[must_use]
-    pub const fn resources(&self) -> &'a Resources {
-        self.resources
     }
 
     /// Settings for requests of this rule, or of the port when it has none.

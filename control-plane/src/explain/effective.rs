@@ -7,7 +7,7 @@ use prost::Message as _;
 use serde_json::{Map, Value, json};
 use weft_policy::{
     convert,
-    model::{Abort, Fault, InboundLimit, RateKey, RouteRule, Service, ServicePort, Target},
+    model::{Abort, Fault, InboundLimit, Protocol, RateKey, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
 use weft_proto::{ResourceType, v1};
@@ -33,7 +33,7 @@ impl Effective<'_> {
     /// Adds `effective`, `faults` and `rateLimits`. A setting in which the backends differ is at each backend.
     pub fn put(&self, rule: &RouteRule, answer: &mut Value) {
         let policies = Policies::of(self.resources);
-        let named = Rule::named(&rule.name, self.resources);
+        let named = Rule::named(&rule.name, self.port.protocol == Protocol::Grpc, self.resources);
         let place = port(self.service.id.as_str(), self.port.port, &self.port.name);
         let mut settings = Map::new();
         put(&mut settings, policies.requests(&place, named.as_ref()).rows());
@@ -74,7 +74,7 @@ impl Effective<'_> {
 
     /// Policies name ports by name too.
     fn port_name(&self, target: &Target) -> String {
-        let services = self.view.named(ResourceType::Service, target.service.as_str());
+        let services = self.view.named(ResourceType::Service, target.service.as_str(), &self.question.namespace);
         let service = services.first().and_then(|resource| resource.resource.as_ref());
         let service = service.and_then(|any| v1::Service::decode(any.value.as_ref()).ok()).unwrap_or_default();
         let found = service.ports.into_iter().find(|port| port.port == u32::from(target.port));
@@ -87,7 +87,7 @@ impl Effective<'_> {
         for target in rule.backends.iter().filter_map(|backend| backend.target.as_ref()) {
             for endpoint in endpoints(self.view, &target.service) {
                 let Some(port) = endpoint.ports.get(&u32::from(target.port)) else { continue };
-                let configs = self.view.named(ResourceType::WorkloadConfig, &endpoint.workload);
+                let configs = self.view.named(ResourceType::WorkloadConfig, &endpoint.workload, "");
                 let config = configs.first().and_then(|resource| resource.resource.as_ref());
                 let config = config.and_then(|any| v1::WorkloadConfig::decode(any.value.as_ref()).ok());
                 let Some(config) = config.and_then(|config| convert::workload_config(config).ok()) else { continue };

@@ -119,9 +119,10 @@ impl AggregatedDiscoveryService for Discovery {
         self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;
         // One response waits for the transport at most; its bytes are shared with all other streams.
         let (sender, receiver) = mpsc::channel(1);
+        let namespace = peer.id.namespace_and_account().map_or("", |(namespace, _)| namespace);
         let stream = Connected {
             id: self.streams.fetch_add(1, Relaxed),
-            state: StreamState::default(),
+            state: StreamState::of_namespace(namespace),
             view: self.view.clone(),
             registry: self.registry.clone(),
             proxies: self.proxies.clone(),

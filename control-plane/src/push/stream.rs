@@ -20,9 +20,17 @@ use super::{View, limits};
 #[derive(Default)]
 pub struct StreamState {
     types: BTreeMap<ResourceType, TypeState>,
-    /// The only WorkloadConfig that this peer may see.
-    workload: Option<String>,
+    peer: Peer,
     nonces: u64,
+}
+
+/// Who the client is.
+#[derive(Default)]
+struct Peer {
+    /// The only WorkloadConfig that it may see.
+    workload: Option<String>,
+    /// Its own, by its proven identity: which view it gets. Empty: the one that is shared.
+    namespace: String,
 }
 
 #[derive(Default)]
@@ -60,9 +68,16 @@ struct Outstanding {
 }
 
 impl StreamState {
+    /// The stream of a client that has proved to be of this namespace.
+    #[must_use]
+    pub fn of_namespace(namespace: &str) -> Self {
+        let peer = Peer { namespace: namespace.to_owned(), ..Peer::default() };
+        Self { peer, ..Self::default() }
+    }
+
     /// Names the one workload whose configuration this peer may fetch.
     pub fn set_workload(&mut self, id: &str) {
-        self.workload = Some(id.to_owned());
+        self.peer.workload = Some(id.to_owned());
         self.types.values_mut().for_each(TypeState::unsettle);
     }
 
@@ -136,10 +151,10 @@ impl StreamState {
         if state.outstanding.is_some() {
             return None;
         }
-        let Due { resources: due, removed, all } = match state.since_settled(kind, view) {
+        let Due { resources: due, removed, all } = match state.since_settled(kind, view, &self.peer.namespace) {
             Since::Nothing => return None,
             Since::Other(resources) => Due { resources, removed: Vec::new(), all: true },
-            Since::Unknown => state.due(kind, view, self.workload.as_deref(), removals)?,
+            Since::Unknown => state.due(kind, view, &self.peer, removals)?,
         };
         self.nonces += 1;
         let nonce = self.nonces.to_string();

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use gateway_api::apis::{
+    experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute},
+    standard::referencegrants::ReferenceGrant,
+};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Service},

@@ -32,7 +32,7 @@ pub enum Reason {
     Invalid,
     /// A backend does not exist.
     BackendNotFound,
-    /// An older policy with the same target sets the same.
+    /// Another object of the kind has its place: the older one wins, or that of a file.
     Conflicted,
     /// A backend of a kind that we do not know.
     InvalidKind,

@@ -1,15 +1,12 @@
 //! Rate limits, as the workloads that they protect get them.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use weft_proto::v1;
 
 use super::{Attached, Place, Policies, Policy, Port, Rule, wire};
 use crate::{
-    compile::instances::Instance,
+    compile::{instances::Instance, routes::Routings},
     source::policies::limits::{RateKey, RateLimit, RateLimitPolicySpec},
 };
 
@@ -35,23 +32,20 @@ struct Applied<'a> {
 impl<'a> Inbound<'a> {
     /// Those of these policies. Routes are limited where their requests arrive: at their backends.
     #[must_use]
-    pub fn of(policies: &'a Policies<'a>, routings: &BTreeMap<(String, u32), v1::Routing>) -> Self {
+    pub fn of(policies: &'a Policies<'a>, routings: &Routings) -> Self {
         let all = || policies.resources.rate_limit_policies.values().map(AsRef::as_ref);
         let mut routed = HashMap::<_, Vec<_>>::new();
         let routes = all().any(|rate: &Rate| rate.value.spec.target_refs.iter().any(|to| to.kind.ends_with("Route")));
-        for (index, rule, routing) in routings.values().filter(|_| routes).flat_map(|routing| {
-            routing.rules.iter().enumerate().map(move |(index, rule)| (u32::try_from(index), rule, routing))
-        }) {
-            let Some(place) = Rule::named(&rule.name, policies.resources) else { continue };
+        for rule in routings.rules().filter(|_| routes) {
+            let place = Rule::of(rule);
             let whole = Place { kind: place.kind, namespace: place.namespace, name: place.route, section: None };
             let named = policies.rates.at(Place { section: Some(place.section), ..whole });
             let limited = [named, policies.rates.at(whole)].concat();
             if limited.is_empty() {
                 continue;
             }
-            let matches = routing.matches.iter().filter(|found| Ok(found.rule) == index);
-            let matches: Vec<_> = matches.map(|found| v1::RouteMatch { rule: 0, ..found.clone() }).collect();
-            for backend in rule.backends.iter().filter(|backend| !backend.service.is_empty()) {
+            let matches: Vec<_> = rule.matches().map(|found| v1::RouteMatch { rule: 0, ..found.clone() }).collect();
+            for backend in rule.backends().iter().filter(|backend| !backend.service.is_empty()) {
                 let at: &mut Vec<_> = routed.entry((backend.service.clone(), backend.port)).or_default();
                 at.extend(limited.iter().map(|policy| (*policy, matches.clone())));
             }

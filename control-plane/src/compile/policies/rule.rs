@@ -1,15 +1,20 @@
-//! The rule of a route behind a compiled one: what policies can target, and what the route says itself.
-
-use gateway_api::apis::standard::httproutes::HttpRouteRules;
+//! The rule of a route: what policies can target, and what the route says itself.
 
 use super::Origin;
-use crate::source::{
-    Resources, duration,
-    policies::{
-        Span,
-        traffic::{Timeouts, TrafficPolicySpec},
+use crate::{
+    compile::routes,
+    source::{
+        Resources,
+        policies::{
+            Span,
+            traffic::{Backoff, Retries, Timeouts, TrafficPolicySpec},
+        },
+        routes::{self as read, requests::Requests},
     },
 };
+
+/// How many times longer than the first wait of a route's own retries the longest is.
+const BACKOFF_GROWTH: u32 = 10;
 
 /// A rule of a route.
 #[derive(Debug)]
@@ -24,40 +29,56 @@ pub struct Rule<'a> {
     pub section: &'a str,
     /// What the route itself sets: the most specific of all.
     pub own: TrafficPolicySpec,
-    name: &'a str,
+    id: &'a str,
 }
 
 impl<'a> Rule<'a> {
-    /// By the name that a compiled rule has, `namespace/route#rule`.
+    /// A rule that is being compiled.
     #[must_use]
-    pub fn named(name: &'a str, resources: &Resources) -> Option<Self> {
+    pub(in crate::compile) fn of(rule: &'a routes::Rule) -> Self {
+        let (namespace, route) = rule.route.split_once('/').unwrap_or(("", &rule.route));
+        let own = own(&rule.requests);
+        Self { kind: rule.kind, namespace, route, section: &rule.name, own, id: &rule.route }
+    }
+
+    /// By the name that a compiled rule has, `namespace/route#rule`. Routes of both kinds can have it: `grpc` tells
+    /// which is meant then.
+    #[must_use]
+    pub fn named(name: &'a str, grpc: bool, resources: &Resources) -> Option<Self> {
         let (id, section) = name.rsplit_once('#')?;
         let (namespace, route) = id.split_once('/')?;
+        let of_http = || {
+            let rules = resources.routes.get(id)?.value.spec.rules.iter().flatten();
+            Some(("HTTPRoute", rules.map(|rule| (rule.name.as_deref(), Requests::of(rule))).collect::<Vec<_>>()))
+        };
+        let of_grpc = || {
+            let rules = resources.grpc_routes.get(id)?.value.spec.rules.iter().flatten();
+            let rules = rules.map(|rule| (rule.name.as_deref(), Requests::of(&read::grpc_rule(rule))));
+            Some(("GRPCRoute", rules.collect()))
+        };
+        let (kind, rules) = if grpc { of_grpc().or_else(of_http) } else { of_http().or_else(of_grpc) }?;
         let numbered = section.parse::<usize>().ok();
-        let http = resources.routes.get(id).map(|route| route.value.spec.rules.as_deref().unwrap_or_default());
-        let kind = if http.is_some() { "HTTPRoute" } else { "GRPCRoute" };
-        let found = http.and_then(|rules| {
-            let named = rules.iter().find(|rule| rule.name.as_deref() == Some(section));
-            named.or_else(|| rules.get(numbered?))
-        });
-        Some(Self { kind, namespace, route, section, own: found.map(own).unwrap_or_default(), name })
+        let named = rules.iter().find(|(name, _)| *name == Some(section));
+        let found = named.or_else(|| rules.get(numbered?));
+        let own = found.map(|(_, requests)| own(requests)).unwrap_or_default();
+        Some(Self { kind, namespace, route, section, own, id })
     }
 
     /// What the rule's own values say of their origin.
     #[must_use]
     pub fn origin(&self) -> Origin<'_> {
-        Origin::Route { kind: self.kind, rule: self.name }
+        Origin::Route { kind: self.kind, route: self.id, rule: self.section }
     }
 }
 
-fn own(rule: &HttpRouteRules) -> TrafficPolicySpec {
-    let timeouts = rule.timeouts.as_ref().map(|timeouts| {
-        let span = |text: &Option<String>| text.as_deref().and_then(duration).map(Span);
-        Timeouts {
-            request: span(&timeouts.request),
-            backend_request: span(&timeouts.backend_request),
-            ..Timeouts::default()
-        }
-    });
-    TrafficPolicySpec { timeouts, ..TrafficPolicySpec::default() }
+/// In the form of a policy, so that it is merged like one.
+fn own(requests: &Requests) -> TrafficPolicySpec {
+    let Requests { timeout, backend_timeout, attempts, codes, backoff } = requests;
+    let timeouts =
+        Timeouts { request: timeout.map(Span), backend_request: backend_timeout.map(Span), ..Timeouts::default() };
+    let backoff =
+        backoff.map(|base| Backoff { base: Some(Span(base)), max: Some(Span(base.saturating_mul(BACKOFF_GROWTH))) });
+    let codes = codes.as_ref().map(|codes| codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect());
+    let retries = Retries { attempts: *attempts, codes, backoff, ..Retries::default() };
+    TrafficPolicySpec { timeouts: Some(timeouts), retries: Some(retries), ..TrafficPolicySpec::default() }
 }

@@ -57,7 +57,7 @@ fn outcome(text: &str, field: &str) -> (Sent, String, String) {
         Sent { requests: rule.map_or(&port.requests, |rule| &rule.requests).clone(), backend: port.backend.clone() };
     let policies = Policies::of(&resources);
     let place = Port { namespace: "shop", service: "web", name: "http", number: 80 };
-    let named = rule.and_then(|rule| Rule::named(&rule.name, &resources));
+    let named = rule.and_then(|rule| Rule::named(&rule.name, false, &resources));
     let rows = policies.requests(&place, named.as_ref()).rows();
     let Row { value, origin, .. } = rows
         .into_iter()

@@ -52,8 +52,7 @@ impl Server {
     }
 
     fn set(&self, name: &str, content: String) {
-        let output: Output =
-            [((SERVICE, name.to_owned()), Compiled { bytes: content.into(), aliases: Vec::new() })].into();
+        let output: Output = [((SERVICE, name.to_owned()), Compiled::from(content.into_bytes()))].into();
         self.view.send_modify(|view| *view = Arc::new(view.next(&output)));
     }
 
@@ -163,7 +162,7 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
     assert_eq!(server.sent(), 1);
     sidecar.ack(&first.nonce).await;
     let second = sidecar.responses.message().await.expect("open").expect("the newest");
-    assert_eq!(second.resources[0].version, server.view.borrow().named(SERVICE, "a/x")[0].version);
+    assert_eq!(second.resources[0].version, server.view.borrow().named(SERVICE, "a/x", "")[0].version);
     sidecar.ack(&second.nonce).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(server.sent(), 2);
@@ -173,7 +172,7 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
 async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let server = Server::new(100);
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
-    let big = || Compiled { bytes: "x".repeat(1 << 22).into(), aliases: Vec::new() };
+    let big = || Compiled::from("x".repeat(1 << 22).into_bytes());
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
     server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
     let sidecar = server.open(1).await.expect("let in");
