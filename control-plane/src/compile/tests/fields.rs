@@ -106,17 +106,36 @@ fn the_most_specific_level_that_sets_a_field_of_a_port_counts() {
 
 #[test]
 fn what_a_route_says_itself_is_the_most_specific() {
-    for (field, own) in [("timeouts.request", "request"), ("timeouts.backendRequest", "backendRequest")] {
-        let policies: String =
-            (0..LEVELS.len()).map(|number| level(number, &format!("timeouts: {{{own}: 9s}}"))).collect();
-        let text = format!("{WEB}{}{policies}", route(&format!(", timeouts: {{{own}: 7s}}")));
-        let (_, value, origin) = outcome(&text, field);
-        assert_eq!((value.as_str(), origin.as_str()), ("7s", "HTTPRoute shop/r#main"));
-        let text = format!("{WEB}{}{policies}", route(&format!(", timeouts: {{{own}: 0s}}")));
-        let (sent, value, _) = outcome(&text, field);
-        assert_eq!(value, "none", "0s is none, not left out");
-        assert_eq!(sent.requests.and_then(|requests| requests.timeout.and(requests.backend_timeout)), None);
+    for (path, policies, own, expected) in [
+        ("timeouts.request", "timeouts: {request: 9s}", "timeouts: {request: 7s}", "7s"),
+        ("timeouts.request", "timeouts: {request: 9s}", "timeouts: {request: 0s}", "none"),
+        ("timeouts.backendRequest", "timeouts: {backendRequest: 9s}", "timeouts: {backendRequest: 7s}", "7s"),
+        ("retries.attempts", "retries: {attempts: 4}", "retry: {attempts: 0}", "0"),
+        ("retries.codes", "retries: {codes: [500]}", "retry: {codes: [503, 429]}", "503, 429"),
+        ("retries.backoff.base", "retries: {backoff: {base: 9s}}", "retry: {backoff: 7s}", "7s"),
+        ("retries.backoff.max", "retries: {backoff: {max: 9s}}", "retry: {backoff: 7s}", "1m10s"),
+    ] {
+        let policies: String = (0..LEVELS.len()).map(|number| level(number, policies)).collect();
+        let (sent, value, origin) = outcome(&format!("{WEB}{}{policies}", route(&format!(", {own}"))), path);
+        assert_eq!((value.as_str(), origin.as_str()), (expected, "HTTPRoute shop/r#main"), "{own}");
+        let (field, _) = OF_RULES.iter().find(|(field, _)| field.0 == path).expect("a field");
+        assert_eq!(field.3(&sent).unwrap_or_else(|| "none".to_owned()), expected, "{own}");
     }
+}
+
+#[test]
+fn a_rule_of_a_grpc_route_has_policies_and_settings_of_its_own() {
+    let grpc = route("").replace("HTTPRoute", "GRPCRoute");
+    let text = format!(
+        "{}{grpc}{}{}",
+        WEB.replace("name: http", "name: http, appProtocol: kubernetes.io/h2c"),
+        level(0, "retries: {attempts: 4}").replace("HTTPRoute", "GRPCRoute"),
+        level(1, "retries: {attempts: 5, grpcCodes: [ABORTED]}").replace("HTTPRoute", "GRPCRoute"),
+    );
+    let (sent, value, origin) = outcome(&text, "retries.attempts");
+    assert_eq!((value.as_str(), origin.as_str()), ("4", "TrafficPolicy shop/level0"));
+    let retry = sent.requests.and_then(|requests| requests.retry).expect("a retry");
+    assert_eq!((retry.attempts, retry.grpc_codes), (4, vec![10]));
 }
 
 #[test]
