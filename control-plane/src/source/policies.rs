@@ -183,3 +183,6 @@ pub fn custom<S: Spec>(object: &Custom<S>, check: &mut Check<'_>) {
 fn same(a: &TargetRef, b: &TargetRef) -> bool {
     (&a.group, &a.kind, &a.name, &a.section_name) == (&b.group, &b.kind, &b.name, &b.section_name)
 }
+
+#[cfg(test)]
+mod tests;
