@@ -1,6 +1,7 @@
 //! Resources and registrations to the messages that sidecars get: pure, deterministic, no I/O.
 
 pub mod again;
+mod attached;
 pub mod conditions;
 mod endpoints;
 mod instances;
@@ -64,7 +65,8 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let views = services::collect(resources, &instances, &mut problems);
     let routings = routes::compile(resources, &views, &mut problems);
     let policies = Policies::of(resources);
-    problems.extend(policies.problems(&views));
+    attached::check(resources, &views, &mut problems);
+    problems.extend(policies.problems());
     let inbound = Inbound::of(&policies, &routings);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();

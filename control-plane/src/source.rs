@@ -28,7 +28,7 @@ use k8s_openapi::api::{
 };
 
 pub(crate) use self::check::{duration, is_dns_label, label_value, qualified_name};
-pub(crate) use self::load::{Loaded, schema};
+pub(crate) use self::load::{HasMetadata, Loaded, schema};
 use self::policies::{
     Custom,
     limits::{FaultInjectionSpec, RateLimitPolicySpec},
@@ -39,6 +39,7 @@ use self::policies::{
     workload::WorkloadSpec,
 };
 pub use self::problem::{Origin, Problem, Reason, did_you_mean};
+use crate::store::Key;
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";
@@ -104,6 +105,17 @@ pub struct Resources {
     pub mesh_configs: BTreeMap<String, Arc<Object<Custom<MeshConfigSpec>>>>,
     /// What was left out when objects of several sources were put together.
     pub problems: Vec<Problem>,
+    /// The same for objects of the store, by their keys.
+    pub left_out: BTreeMap<Key, LeftOut>,
+}
+
+/// An object of the store that is not among the resources: no longer valid, or one of a file has its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeftOut {
+    /// Its uid and generation.
+    pub of: (Option<String>, Option<i64>),
+    /// Why.
+    pub problem: Problem,
 }
 
 impl Resources {

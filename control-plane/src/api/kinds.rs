@@ -48,7 +48,7 @@ pub struct Kind {
     pub namespaced: bool,
     /// Where its conditions are.
     pub status: StatusShape,
-    /// Whether the mesh acts on it yet. Objects of other kinds are kept and say so.
+    /// Whether the sidecars act on it yet. Objects of other kinds are kept and say so: in their status and in warnings.
     pub enforced: bool,
     /// Columns between NAME and AGE.
     pub columns: &'static [Column],
@@ -73,6 +73,13 @@ impl Kind {
         matches!(self.group, CORE | DISCOVERY)
     }
 
+    /// Whether a deletion answers with the object instead of a `Status`, as in Kubernetes: the typed client libraries
+    /// read it as the one or the other.
+    #[must_use]
+    pub fn returns_deleted(&self) -> bool {
+        self.group == CORE && self.kind == "Service"
+    }
+
     /// Whether there is a status subresource.
     #[must_use]
     pub fn has_status(&self) -> bool {
@@ -90,7 +97,7 @@ pub static KINDS: &[Kind] = &[
         columns: columns::ENDPOINT_SLICE,
         ..core("EndpointSlice", "endpointslices", "endpointslice", &[])
     },
-    Kind { enforced: true, columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
+    Kind { columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
     Kind { columns: columns::GRPC_ROUTE, ..route("GRPCRoute", "grpcroutes", "grpcroute") },
     Kind {
         status: StatusShape::None,
@@ -136,7 +143,7 @@ const fn core(
 }
 
 const fn route(kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
-    Kind { group: GATEWAY, status: StatusShape::Parents, enforced: false, ..core(kind, plural, singular, &[]) }
+    Kind { group: GATEWAY, status: StatusShape::Parents, ..core(kind, plural, singular, &[]) }
 }
 
 const fn weft(

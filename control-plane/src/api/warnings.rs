@@ -1,4 +1,4 @@
-//! What an author should know of an object beside others: dangling references, routes that overlap, two policies on
+//! What an author should know of an object: kinds that are not acted upon and, beside others, dangling references, routes that overlap, two policies on
 //! one target. No reason to refuse it, because the other half may be on its way.
 
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::{
     ApiState,
     kinds::{GATEWAY, Kind},
 };
-use crate::store::Key;
+use crate::{compile::conditions::not_enforced, store::Key};
 
 /// Most warnings of one write.
 const MOST: usize = 8;
@@ -16,6 +16,9 @@ const MOST: usize = 8;
 /// Texts for `Warning` headers.
 pub fn of(state: &ApiState, kind: &Kind, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
+    if !kind.enforced {
+        found.push(not_enforced(kind.kind));
+    }
     if kind.group == GATEWAY && kind.kind.ends_with("Route") {
         route(state, kind, object, &mut found);
     }

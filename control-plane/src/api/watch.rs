@@ -1,6 +1,6 @@
 //! Watches: the log as one kind of object, one JSON document per line, for as long as the client stays.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -20,7 +20,7 @@ use super::{
     respond::{shown, with_version},
     status::ApiError,
 };
-use crate::store::{Event, Revision, Watcher};
+use crate::store::{Event, Revision, Stored, Watcher};
 
 /// How long a watch lasts that does not say.
 const DEFAULT_TIMEOUT: u64 = 3600;
@@ -36,7 +36,7 @@ const WAITING: usize = 16;
 /// # Errors
 /// 429 when there are too many.
 pub fn start(state: &ApiState, mut call: Call) -> Result<Response, ApiError> {
-    let permit = std::sync::Arc::clone(&state.watches).try_acquire_owned();
+    let permit = Arc::clone(&state.watches).try_acquire_owned();
     let permit = permit.map_err(|_| ApiError::too_many("watches"))?;
     let options = &call.options;
     let seconds = options.timeout.unwrap_or(DEFAULT_TIMEOUT).clamp(1, MAX_TIMEOUT);
@@ -44,28 +44,19 @@ pub fn start(state: &ApiState, mut call: Call) -> Result<Response, ApiError> {
     let initial = options.send_initial_events.unwrap_or(from.is_none());
     let snapshot = state.store.snapshot();
     let after = if initial { snapshot.revision() } else { from.unwrap_or_else(|| snapshot.revision()) };
-    let mut first = Vec::new();
+    // Shared with all other watches: what waits for a slow client is no copy.
+    let mut present = Vec::new();
     if initial {
-        let present = snapshot.list(call.target.kind.kind, call.target.namespace.as_deref());
-        let chosen = present.filter(|stored| selected(&call, Some(&stored.object)));
-        first.extend(chosen.map(|stored| line(&call, "ADDED", shown(stored))));
-        if options.send_initial_events == Some(true) {
-            first.push(bookmark(&call, after, true));
-        }
+        let all = snapshot.list(call.target.kind.kind, call.target.namespace.as_deref());
+        present.extend(all.filter(|stored| selected(&call, Some(&stored.object))).cloned());
     }
-    let events = match state.store.watch(after) {
-        Ok(events) => Some(events),
-        Err(error) => {
-            first = vec![error_line(&ApiError::expired(error.to_string()))];
-            None
-        }
-    };
+    let events = state.store.watch(after).map_err(|error| ApiError::expired(error.to_string()));
     // The headers of the request are no longer of use, and may be large.
     call.headers.clear();
     let (sender, receiver) = mpsc::channel(WAITING);
     let until = Instant::now() + Duration::from_secs(seconds);
     let following = Following { call, sender, after, until, _permit: permit };
-    tokio::spawn(following.run(first, events));
+    tokio::spawn(following.run(present, events));
     let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
@@ -80,13 +71,24 @@ struct Following {
 
 impl Following {
     /// Until the client goes, the time is over or the store is closed.
-    async fn run(mut self, first: Vec<Bytes>, events: Option<Watcher>) {
-        for line in first {
-            if self.send(line).await.is_err() {
+    async fn run(mut self, present: Vec<Arc<Stored>>, events: Result<Watcher, ApiError>) {
+        let mut events = match events {
+            Ok(events) => events,
+            Err(error) => {
+                _ = self.send(error_line(&error)).await;
+                return;
+            }
+        };
+        for stored in present {
+            if self.send(line(&self.call, "ADDED", shown(&stored))).await.is_err() {
                 return;
             }
         }
-        let Some(mut events) = events else { return };
+        if self.call.options.send_initial_events == Some(true)
+            && self.send(bookmark(&self.call, self.after, true)).await.is_err()
+        {
+            return;
+        }
         let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

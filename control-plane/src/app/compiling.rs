@@ -7,10 +7,13 @@ use prost::Message;
 use tokio::{sync::watch, time::Instant};
 use weft_proto::{ResourceType, v1::TrustBundle};
 
-use super::conditions::Conditions;
+use super::conditions::Found;
 use crate::{
     ca::Ca,
-    compile::{Compiled, again::Compiler, conditions},
+    compile::{
+        Compiled,
+        again::{Compiler, only_slices},
+    },
     push::{
         View,
         debounce::{Changes, Debounce},
@@ -33,8 +36,8 @@ pub struct Compiling {
     pub ca: Arc<Ca>,
     /// What the streams push.
     pub view: watch::Sender<Arc<View>>,
-    /// What the statuses of the store's routes should say.
-    pub conditions: watch::Sender<Conditions>,
+    /// What the statuses of the store's objects are made from.
+    pub found: watch::Sender<Arc<Found>>,
     /// Problems of the last compile, for the API.
     pub problems: Arc<Mutex<Vec<Problem>>>,
 }
@@ -63,7 +66,15 @@ impl Compiling {
         let resources = Arc::clone(&self.resources.borrow_and_update());
         let registered = Arc::clone(&self.registered.borrow_and_update());
         let (output, found) = compiler.compile(&resources, &registered);
-        self.conditions.send_replace(Arc::new(conditions::of_routes(&resources, found)));
+        self.found.send_if_modified(|told| {
+            // Endpoints are in no status.
+            let old = &told.resources;
+            let same = only_slices(old, &resources) && old.left_out == resources.left_out && told.problems == found;
+            if !same {
+                *told = Arc::new(Found { resources: Arc::clone(&resources), problems: found.to_vec() });
+            }
+            !same
+        });
         let mut all = self.source.as_ref().map(|source| source.problems()).unwrap_or_default();
         all.extend(resources.problems.iter().chain(found).cloned());
         for problem in &all {

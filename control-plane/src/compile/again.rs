@@ -77,8 +77,8 @@ impl Last {
     }
 }
 
-/// Whether at most EndpointSlices differ.
-fn only_slices(old: &Resources, new: &Resources) -> bool {
+/// Whether at most EndpointSlices differ (and what was left out).
+pub fn only_slices(old: &Resources, new: &Resources) -> bool {
     // By name, so that a kind that comes to be is not forgotten here.
     let Resources {
         trust_domain,
@@ -98,6 +98,7 @@ fn only_slices(old: &Resources, new: &Resources) -> bool {
         request_authentications,
         mesh_configs,
         problems: _,
+        left_out: _,
     } = old;
     *trust_domain == new.trust_domain
         && same(namespaces, &new.namespaces)

@@ -16,12 +16,15 @@ use weft_proto::v1;
 use self::{attach::Key, references::Grants};
 use super::services::ServiceView;
 use crate::source::{
-    Problem, Reason, Resources,
+    Problem, Reason, Resources, did_you_mean,
     routes::{matches::Ranked, requests::Requests},
 };
 
 /// Most matches of one port, as the wire has it.
 const MAX_MATCHES: usize = 1024;
+
+/// A hint compares a name with all others: that is not done for each of a mass of problems.
+pub const HINTS: usize = 50;
 
 /// All services by id.
 pub type Views<'a> = BTreeMap<String, ServiceView<'a>>;
@@ -104,6 +107,13 @@ impl Routings {
 
 fn at(rule: u32, matches: &[Ranked]) -> impl Iterator<Item = Ranked> {
     matches.iter().map(move |(rank, found)| (*rank, v1::RouteMatch { rule, ..found.clone() }))
+}
+
+/// What of the same namespace has nearly this id: who asks may not know of others.
+pub fn similar<V>(id: &str, known: &BTreeMap<String, V>) -> String {
+    let own = id.split_inclusive('/').next().unwrap_or_default();
+    let known = known.range(own.to_owned()..).map(|(id, _)| id.as_str());
+    did_you_mean(id, known.take_while(|id| id.starts_with(own)))
 }
 
 /// The routing of every service port that has routes.

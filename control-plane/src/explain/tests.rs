@@ -211,3 +211,33 @@ spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Id
     assert_eq!(answer["rateLimits"], expected);
     assert_eq!(explain(&view, &resources, &question("http://catalog/items")).expect("one")["rateLimits"], json!([]));
 }
+
+#[test]
+fn callers_of_a_namespace_with_routes_of_its_own_follow_those() {
+    let consumer = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mine, namespace: far}
+spec:
+  parentRefs: [{kind: Service, group: \"\", name: catalog, namespace: default, port: 80}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example, statusCode: 301}}]}]
+";
+    let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{consumer}"));
+    assert_eq!(problems, []);
+    let view = View::default().next(&compile(&resources, &[]).0);
+    let ask = |namespace: &str| {
+        let url = "http://catalog.default/items".parse().expect("a URL");
+        let question = Question {
+            method: Method::GET,
+            url,
+            namespace: namespace.into(),
+            headers: HeaderMap::new(),
+            now: SystemTime::UNIX_EPOCH,
+        };
+        explain(&view, &resources, &question).expect("an answer")
+    };
+    let answer = ask("far");
+    assert_eq!((&answer["route"], &answer["status"]), (&"far/mine".into(), &301.into()));
+    assert_eq!(answer["because"], "the rule redirects");
+    assert_eq!((&ask("default")["route"], &ask("third")["route"]), (&"default/beta".into(), &"default/beta".into()));
+}

@@ -24,7 +24,7 @@ pub struct Problem {
     pub reason: Reason,
 }
 
-/// The reason words of Gateway API that the conditions of routes and policies need.
+/// The reason words of Gateway API that conditions need.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Reason {
     /// None of the others.

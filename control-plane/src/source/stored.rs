@@ -3,19 +3,27 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Resources, load, yaml};
+use super::{LeftOut, Resources, load, yaml};
 use crate::{
     api::kinds,
     source::Problem,
     store::{Key, Revision, State, Stored},
 };
 
-/// What the objects of the store were read as, at their revisions.
+/// What the objects of the store were read as.
 #[derive(Default)]
 struct Reader {
-    read: BTreeMap<Key, (Revision, load::Loaded)>,
+    read: BTreeMap<Key, Read>,
+}
+
+/// An object as it was read.
+struct Read {
+    revision: Revision,
+    object: Arc<Value>,
+    loaded: load::Loaded,
 }
 
 /// The resources of the files and of the store, now and after each change, for as long as the store is there.
@@ -25,39 +33,81 @@ pub fn follow(
     mut objects: watch::Receiver<Arc<State>>,
 ) -> watch::Receiver<Arc<Resources>> {
     let mut reader = Reader::default();
-    let first = reader.merged(&files.borrow_and_update(), &objects.borrow_and_update());
+    reader.read(&objects.borrow_and_update());
+    let first = reader.merged(&files.borrow_and_update(), &objects.borrow());
     let (sender, receiver) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
         let mut files_end = false;
         loop {
+            let mut changed = false;
             tokio::select! {
-                changed = files.changed(), if !files_end => files_end = changed.is_err(),
-                changed = objects.changed() => if changed.is_err() { return },
+                other = files.changed(), if !files_end => (files_end, changed) = (other.is_err(), other.is_ok()),
+                other = objects.changed() => if other.is_err() { return },
                 () = sender.closed() => return,
             }
-            let merged = reader.merged(&files.borrow_and_update(), &objects.borrow_and_update());
-            sender.send_replace(Arc::new(merged));
+            let objects = Arc::clone(&objects.borrow_and_update());
+            changed |= reader.read(&objects);
+            if changed {
+                let merged = reader.merged(&files.borrow_and_update(), &objects);
+                sender.send_replace(Arc::new(merged));
+            }
         }
     });
     receiver
 }
 
 impl Reader {
-    /// The files' objects and those of the store. Where both have one of the same name, the file's stays.
-    fn merged(&mut self, files: &Resources, objects: &State) -> Resources {
-        self.read.retain(|key, (revision, _)| objects.get(key).is_some_and(|stored| stored.revision == *revision));
+    /// Reads what has changed; false if that is nothing but statuses, which nobody compiles.
+    fn read(&mut self, objects: &State) -> bool {
+        let before = self.read.len();
+        self.read.retain(|key, _| objects.get(key).is_some());
+        let mut changed = before != self.read.len();
+        for stored in objects.iter() {
+            let (revision, object) = (stored.revision, Arc::clone(&stored.object));
+            match self.read.get_mut(&stored.key) {
+                Some(read) if read.revision == revision => {}
+                Some(read) if same_but_status(&read.object, &object) => {
+                    (read.revision, read.object) = (revision, object)
+                }
+                _ => {
+                    changed = true;
+                    self.read.insert(stored.key.clone(), Read { revision, object, loaded: read(stored) });
+                }
+            }
+        }
+        changed
+    }
+
+    /// The files' objects and those of the store, which were read before. Where both have one of the same name, the
+    /// file's stays.
+    fn merged(&self, files: &Resources, objects: &State) -> Resources {
         let mut resources = files.clone();
         let mut problems = Vec::new();
         for stored in objects.iter() {
-            let (_, loaded) = self.read.entry(stored.key.clone()).or_insert_with(|| (stored.revision, read(stored)));
+            let Some(Read { loaded, .. }) = self.read.get(&stored.key) else { continue };
             problems.extend(loaded.unknown.iter().chain(&loaded.wrong).cloned());
+            let mut left_out = loaded.wrong.first().cloned();
             if let Some(object) = loaded.object.clone().filter(|_| !is_leaving(stored)) {
+                let before = problems.len();
                 object.insert(&mut resources, &mut problems);
+                left_out = problems.get(before).cloned();
+            }
+            if let Some(problem) = left_out {
+                let metadata = &stored.object["metadata"];
+                let of = (metadata["uid"].as_str().map(str::to_owned), metadata["generation"].as_i64());
+                resources.left_out.insert(stored.key.clone(), LeftOut { of, problem });
             }
         }
         resources.problems.extend(problems);
         resources
     }
+}
+
+/// Whether two versions of an object differ at most in their status.
+fn same_but_status(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old == new };
+    let rest = |fields: &serde_json::Map<String, Value>| fields.keys().filter(|name| *name != "status").count();
+    rest(old) == rest(new) && old.iter().all(|(name, value)| name == "status" || new.get(name) == Some(value))
 }
 
 /// Marked for deletion and only held by finalizers: the mesh acts as if it were gone.
@@ -136,11 +186,35 @@ mod tests {
         let mut leaving = service("leaving", 80);
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         put(&store, &Key::new("Service", "shop", "leaving"), Some(leaving)).await;
-        let now = Reader::default().merged(&Resources::default(), &store.snapshot());
+        let (mut reader, state) = (Reader::default(), store.snapshot());
+        assert!(reader.read(&state));
+        let now = reader.merged(&Resources::default(), &state);
         assert!(now.services.is_empty());
         let problems: Vec<String> = now.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("Gadget shop/x: unknown kind"), "{problems:?}");
         assert!(problems[1].contains("0 is not a port"), "{problems:?}");
+        let left_out: Vec<_> = now.left_out.keys().map(ToString::to_string).collect();
+        assert_eq!(left_out, ["Gadget shop/x", "Service shop/bad"]);
+    }
+
+    #[tokio::test]
+    async fn a_status_is_no_change_of_the_resources() {
+        let store = Store::memory();
+        let key = Key::new("Service", "shop", "cart");
+        put(&store, &key, Some(service("cart", 80))).await;
+        let (_files, receiver) = watch::channel(Arc::new(Resources::default()));
+        let mut resources = follow(receiver, store.state());
+        let first = Arc::clone(&resources.borrow_and_update().services["shop/cart"]);
+        let mut with_status = service("cart", 80);
+        with_status["status"] = json!({ "conditions": [] });
+        put(&store, &key, Some(with_status.clone())).await;
+        put(&store, &Key::new("Service", "shop", "other"), Some(service("other", 80))).await;
+        resources.wait_for(|now| now.services.len() == 2).await.expect("alive");
+        assert!(Arc::ptr_eq(&first, &resources.borrow().services["shop/cart"]), "it was not read again");
+        with_status["spec"]["ports"][0]["port"] = 81.into();
+        put(&store, &key, Some(with_status)).await;
+        resources.changed().await.expect("alive");
+        assert!(!Arc::ptr_eq(&first, &resources.borrow().services["shop/cart"]));
     }
 }

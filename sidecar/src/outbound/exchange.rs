@@ -176,7 +176,7 @@ fn backend(worker: &Worker, rule: &RouteRule) -> Result<Target, ProxyError> {
 
 /// The service that a Host names: one that is held, else one of the four forms of a service's name.
 fn by_host(worker: &Worker, snapshot: &Snapshot, host: &str) -> Result<ObjectName, ProxyError> {
-    if let Some(name) = snapshot.hosts.get(host) {
+    if let Some(name) = snapshot.by_host(host) {
         return Ok(name.clone());
     }
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);

@@ -35,8 +35,16 @@ pub struct Reply {
 
 impl Api {
     pub fn new() -> Self {
-        let store = Store::memory();
+        Self::over(Store::memory())
+    }
+
+    pub fn over(store: Store) -> Self {
         Self { router: api::router(ApiState::of(store.clone(), Access::dev())), store }
+    }
+
+    /// With a router of its own.
+    pub fn of(router: Router) -> Self {
+        Self { router, store: Store::memory() }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Response {

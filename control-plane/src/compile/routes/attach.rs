@@ -7,10 +7,10 @@ use weft_proto::v1;
 
 use super::{
     super::services::{PortView, ServiceView},
-    Views,
+    HINTS, Views, similar,
 };
 use crate::source::{
-    Origin, Problem, Reason, Resources, did_you_mean,
+    Origin, Problem, Reason, Resources,
     routes::{
         self, Parent, Rule,
         matches::{self, Ranked},
@@ -97,7 +97,7 @@ pub type Attached = Vec<(usize, Key)>;
 pub fn ports(route: &Route<'_>, views: &Views<'_>, problems: &mut Vec<Problem>) -> Attached {
     let mut found = Attached::new();
     for (index, parent) in route.parents.iter().enumerate() {
-        match of_parent(route, parent, &format!("spec.parentRefs[{index}]"), views) {
+        match of_parent(route, parent, &format!("spec.parentRefs[{index}]"), views, problems.len() < HINTS) {
             Ok(keys) => found.extend(keys.into_iter().map(|key| (index, key))),
             Err(problem) => problems.push(problem),
         }
@@ -133,7 +133,13 @@ pub fn is_service(parent: &Parent) -> bool {
     parent.kind.as_deref() == Some("Service") && matches!(parent.group.as_deref(), None | Some("" | "core"))
 }
 
-fn of_parent(route: &Route<'_>, parent: &Parent, path: &str, views: &Views<'_>) -> Result<Vec<Key>, Problem> {
+fn of_parent(
+    route: &Route<'_>,
+    parent: &Parent,
+    path: &str,
+    views: &Views<'_>,
+    hint: bool,
+) -> Result<Vec<Key>, Problem> {
     if !is_service(parent) {
         let kind = parent.kind.as_deref().unwrap_or("Gateway");
         let message = format!("a parent of kind {kind} is not supported: this attachment is ignored");
@@ -142,7 +148,7 @@ fn of_parent(route: &Route<'_>, parent: &Parent, path: &str, views: &Views<'_>) 
     }
     let id = service_of(route, parent);
     let Some(view) = views.get(&id) else {
-        let problem = missing_service(route.origin, &format!("{path}.name"), &id, views);
+        let problem = missing_service(route.origin, &format!("{path}.name"), &id, views, hint);
         return Err(problem.because(Reason::NoMatchingParent));
     };
     let matches = |port: &&PortView| {
@@ -166,8 +172,8 @@ fn of_parent(route: &Route<'_>, parent: &Parent, path: &str, views: &Views<'_>) 
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(key).collect())
 }
 
-pub fn missing_service(origin: &Origin, path: &str, id: &str, views: &Views<'_>) -> Problem {
-    let hint = did_you_mean(id, views.keys().map(String::as_str));
+pub fn missing_service(origin: &Origin, path: &str, id: &str, views: &Views<'_>, hint: bool) -> Problem {
+    let hint = if hint { similar(id, views) } else { String::new() };
     origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
 }
 

@@ -88,6 +88,7 @@ pub fn resolve(
     path: &str,
     (views, grants): (&Views<'_>, &Grants<'_>),
     consequence: &str,
+    hint: bool,
 ) -> Result<(String, u32), Problem> {
     let wrong = |field: &str, message: String, hint: &str, reason: Reason| {
         let message = format!("{message}: {consequence}");
@@ -112,7 +113,7 @@ pub fn resolve(
         return wrong("namespace", message, &hint, Reason::RefNotPermitted);
     }
     let Some(view) = views.get(&id) else {
-        let problem = attach::missing_service(route.origin, &format!("{path}.name"), &id, views);
+        let problem = attach::missing_service(route.origin, &format!("{path}.name"), &id, views, hint);
         return Err(problem.because(Reason::BackendNotFound));
     };
     let Some(port) = reference.port else {

@@ -4,7 +4,7 @@
 use weft_proto::v1::{self, filter::Kind};
 
 use super::{
-    Rule, Views,
+    HINTS, Rule, Views,
     attach::Route,
     references::{self, Grants},
 };
@@ -61,7 +61,8 @@ impl Compiler<'_> {
         let consequence = "its share answers 500";
         let filters = self.filters(&routes::backend_filters(backend), &format!("{path}.filters"), true, consequence);
         let place = (self.views, self.grants);
-        let target = references::resolve(self.route, backend.into(), path, place, consequence);
+        let target =
+            references::resolve(self.route, backend.into(), path, place, consequence, self.problems.len() < HINTS);
         match (target, filters) {
             (Ok((service, port)), Some(filters)) => v1::WeightedBackend { service, port, weight, filters },
             (Ok(_), None) => v1::WeightedBackend { weight, ..v1::WeightedBackend::default() },
@@ -107,7 +108,8 @@ impl Compiler<'_> {
     /// A mirror that leads nowhere is left out: nobody waits for what it answers.
     fn mirror(&mut self, to: &routes::MirrorBackend, ppm: u32, path: &str) -> Option<Kind> {
         let place = (self.views, self.grants);
-        match references::resolve(self.route, to.into(), path, place, "nothing is mirrored there") {
+        let (consequence, hint) = ("nothing is mirrored there", self.problems.len() < HINTS);
+        match references::resolve(self.route, to.into(), path, place, consequence, hint) {
             Ok((service, port)) => (ppm > 0).then_some(Kind::Mirror(v1::Mirror { service, port, ppm })),
             Err(problem) => {
                 self.problems.push(problem);

@@ -76,7 +76,7 @@ fn a_target_that_is_not_there_is_said_with_its_path() {
         (
             "kind: Service, name: web, sectionName: grpc",
             "spec.targetRefs[0].sectionName",
-            "has no such port (it has 80, http)",
+            "has no port named \"grpc\" (it has http, 80)",
         ),
         (
             &HTTP_ROUTE.replace("name: r", "name: s"),
@@ -86,13 +86,18 @@ fn a_target_that_is_not_there_is_said_with_its_path() {
         (
             &format!("{HTTP_ROUTE}, sectionName: itmes"),
             "spec.targetRefs[0].sectionName",
-            "has no such rule (it has items, 1)",
+            "has no rule named \"itmes\" (did you mean \"items\"?)",
         ),
-        ("kind: Namespace, name: shop", "spec.targetRefs[0].name", "own namespace only (use \"default\")"),
+        (
+            "kind: Namespace, name: shop",
+            "spec.targetRefs[0].name",
+            "a policy applies to its own namespace, not to \"shop\"",
+        ),
     ] {
         let (_, problems) = web(&policy("TrafficPolicy", "p", None, &[target], "timeouts: {request: 1s}"));
         let [problem] = problems.as_slice() else { panic!("{target}: {problems:?}") };
-        assert_eq!((problem.reason, problem.path.as_str()), (Reason::TargetNotFound, path));
+        let reason = if target.contains("Namespace") { Reason::Invalid } else { Reason::TargetNotFound };
+        assert_eq!((problem.reason, problem.path.as_str()), (reason, path));
         assert!(problem.to_string().contains(message), "{problem}");
     }
     for target in ["kind: Service, name: web, sectionName: '80'", &format!("{HTTP_ROUTE}, sectionName: '1'")] {

@@ -150,6 +150,23 @@ async fn rule_01_a_registration_for_another_account_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sidecar_gets_the_view_of_the_namespace_that_it_proved() {
+    let server = Server::new(100);
+    let views = |namespace: &str| [(namespace.to_owned(), b"own".to_vec().into())].into();
+    for (namespace, expected) in [("shop", "own"), ("other", "shared")] {
+        let compiled = Compiled { views: views(namespace), ..b"shared".to_vec().into() };
+        let output: Output = [((SERVICE, "a/x".to_owned()), compiled)].into();
+        server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+        let mut sidecar = server.open(1).await.expect("let in");
+        let response = sidecar.responses.message().await.expect("open").expect("x");
+        let content = response.resources[0].resource.as_ref().expect("content");
+        assert_eq!(content.value, expected.as_bytes(), "{namespace}");
+        drop(sidecar);
+        server.registered(false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_for_all_that_it_missed() {
     let server = Server::new(100);
     server.set("a/x", "0".into());

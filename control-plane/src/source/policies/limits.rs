@@ -50,6 +50,8 @@ pub struct RateLimit {
 }
 
 impl Spec for RateLimitPolicySpec {
+    const ADD_UP: bool = true;
+
     fn targets(&self) -> &[TargetRef] {
         &self.target_refs
     }
@@ -136,6 +138,7 @@ pub struct FaultBandwidth {
 }
 
 impl Spec for FaultInjectionSpec {
+    const ADD_UP: bool = true;
     const TARGETS: &'static [&'static str] = &["Service", "HTTPRoute", "GRPCRoute"];
 
     fn targets(&self) -> &[TargetRef] {

@@ -205,6 +205,8 @@ pub struct Connection {
 }
 
 impl Spec for TrafficPolicySpec {
+    const ADD_UP: bool = true;
+
     fn targets(&self) -> &[TargetRef] {
         &self.target_refs
     }

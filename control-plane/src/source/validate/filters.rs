@@ -1,7 +1,10 @@
 //! Filters of routes. What their values must be is the sidecars' conversion to say: it is asked, and its paths are
 //! turned into those of YAML.
 
-use gateway_api::apis::experimental::httproutes::{HttpRouteRulesFiltersType as Type, HttpRouteRulesMatchesPathType};
+use gateway_api::apis::experimental::httproutes::{
+    HttpRouteRulesFiltersRequestRedirectPath, HttpRouteRulesFiltersType as Type, HttpRouteRulesMatches,
+    HttpRouteRulesMatchesPathType,
+};
 use weft_policy::convert::{self, Invalid, Place};
 use weft_proto::v1;
 
@@ -60,9 +63,8 @@ fn list(rule: &Rule, filters: &[Filter], path: &str, check: &mut Check<'_>) {
 fn matches_one_prefix(rule: &Rule) -> bool {
     let matches = rule.matches.as_deref().unwrap_or_default();
     let prefix = |kind: &HttpRouteRulesMatchesPathType| *kind == HttpRouteRulesMatchesPathType::PathPrefix;
-    let by_prefix = |found: &gateway_api::apis::experimental::httproutes::HttpRouteRulesMatches| {
-        found.path.as_ref().and_then(|path| path.r#type.as_ref()).is_none_or(prefix)
-    };
+    let by_prefix =
+        |found: &HttpRouteRulesMatches| found.path.as_ref().and_then(|path| path.r#type.as_ref()).is_none_or(prefix);
     matches.len() <= 1 && matches.iter().all(by_prefix)
 }
 
@@ -173,26 +175,32 @@ fn mirror(filter: &Filter, path: &str, check: &mut Check<'_>) {
 }
 
 fn redirect(filter: &Filter, path: &str, check: &mut Check<'_>) {
-    let modifier = |path: &str, full: bool, value: bool, check: &mut Check<'_>| {
-        let field = if full { "replaceFullPath" } else { "replacePrefixMatch" };
-        if !value {
-            check.wrong(&format!("{path}.{field}"), "is missing", "the type of the path modifier needs it");
-        }
-    };
     if let Some(redirect) = &filter.request_redirect {
         if let Some(port) = redirect.port {
             check.port(&format!("{path}.requestRedirect.port"), port.into());
         }
-        if let Some(change) = &redirect.path {
-            let full = word(&change.r#type) == "ReplaceFullPath";
-            let value = if full { &change.replace_full_path } else { &change.replace_prefix_match };
-            modifier(&format!("{path}.requestRedirect.path"), full, value.is_some(), check);
-        }
+        modifier(redirect.path.as_ref(), &format!("{path}.requestRedirect.path"), check);
     }
-    if let Some(change) = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref()) {
-        let full = word(&change.r#type) == "ReplaceFullPath";
-        let value = if full { &change.replace_full_path } else { &change.replace_prefix_match };
-        modifier(&format!("{path}.urlRewrite.path"), full, value.is_some(), check);
+    if let Some(rewrite) = &filter.url_rewrite {
+        let change = rewrite.path.as_ref().and_then(routes::same);
+        modifier(change.as_ref(), &format!("{path}.urlRewrite.path"), check);
+    }
+}
+
+/// A path modifier has the field of its type and no other.
+fn modifier(change: Option<&HttpRouteRulesFiltersRequestRedirectPath>, path: &str, check: &mut Check<'_>) {
+    let Some(change) = change else { return };
+    let kind = word(&change.r#type);
+    let fields = [
+        ("ReplaceFullPath", "replaceFullPath", change.replace_full_path.is_some()),
+        ("ReplacePrefixMatch", "replacePrefixMatch", change.replace_prefix_match.is_some()),
+    ];
+    for (of, field, given) in fields {
+        if of == kind && !given {
+            check.wrong(&format!("{path}.{field}"), "is missing", format!("type {kind} needs it"));
+        } else if of != kind && given {
+            check.wrong(&format!("{path}.{field}"), format!("does not belong to type {kind}"), "");
+        }
     }
 }
 

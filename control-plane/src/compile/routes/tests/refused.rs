@@ -86,7 +86,11 @@ const FILTERS: &[(&str, &[&str])] = &[
     ),
     (
         "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath}}",
-        &[".requestRedirect.path.replaceFullPath: is missing (the type of the path modifier needs it)"],
+        &[".requestRedirect.path.replaceFullPath: is missing (type ReplaceFullPath needs it)"],
+    ),
+    (
+        "type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /x, replacePrefixMatch: /y}}",
+        &[".urlRewrite.path.replacePrefixMatch: does not belong to type ReplaceFullPath"],
     ),
     (
         "type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: x}}",
