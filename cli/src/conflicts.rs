@@ -39,8 +39,8 @@ pub fn find(items: &[Item]) -> Vec<Problem> {
         for (index, target) in item.list("targetRefs").iter().enumerate() {
             let path = format!("spec.targetRefs[{index}]");
             missing_target(items, item, &path, target, &mut problems);
-            // Several authorization policies on one target add up; others contradict each other.
-            if item.kind == "AuthorizationPolicy" {
+            // Several of these on one target add up; others contradict each other.
+            if matches!(item.kind.as_str(), "AuthorizationPolicy" | "FaultInjection" | "RateLimitPolicy") {
                 continue;
             }
             let key = (item.kind.as_str(), item.namespace.as_str(), target_key(target));
@@ -140,11 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn two_policies_on_one_target_contradict_each_other_unless_they_authorize() {
+    fn two_policies_on_one_target_contradict_each_other_unless_they_add_up() {
         let service = item("Service", "a", json!({}));
         let same = |kind: &str| texts(&[service.clone(), policy(kind, "x", "a"), policy(kind, "y", "a")]);
         assert!(same("TrafficPolicy")[0].contains("TrafficPolicy shop/x has the same target"));
-        assert!(same("AuthorizationPolicy").is_empty());
+        for adds_up in ["AuthorizationPolicy", "FaultInjection", "RateLimitPolicy"] {
+            assert!(same(adds_up).is_empty(), "{adds_up}");
+        }
         assert!(
             texts(&[service.clone(), policy("TrafficPolicy", "x", "a"), policy("RateLimitPolicy", "y", "a")])
                 .is_empty()

@@ -102,7 +102,30 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     for section in ["effective", "timeouts", "retries"] {
         rows(section.trim_start_matches("effective"), &answer[section], &mut settings);
     }
-    for (name, table) in [("Why", why), ("Backends", backends), ("Settings", settings)] {
+    let mut differing = Table::new(&["BACKEND", "SETTING", "VALUE", "FROM"]);
+    for backend in list(answer, "backends") {
+        let of = format!("{}:{}", text(backend, "service"), text(backend, "port"));
+        for (name, setting) in backend["effective"].as_object().into_iter().flatten() {
+            differing.row([of.clone(), name.clone(), text(setting, "value"), text(setting, "origin")]);
+        }
+    }
+    let mut faults = Table::new(&["FAULT", "DELAY", "ABORT", "BANDWIDTH", "UNTIL"]);
+    for fault in list(answer, "faults") {
+        faults.row(["origin", "delay", "abort", "bandwidth", "until"].map(|name| text(fault, name)));
+    }
+    let mut limits = Table::new(&["RATE LIMIT", "VALUE"]);
+    for limit in list(answer, "rateLimits") {
+        limits.row([text(limit, "origin"), text(limit, "value")]);
+    }
+    let tables = [
+        ("Why", why),
+        ("Backends", backends),
+        ("Settings", settings),
+        ("Settings in which the backends differ", differing),
+        ("Faults", faults),
+        ("Rate limits", limits),
+    ];
+    for (name, table) in tables {
         if !table.is_empty() {
             shown.push_str(&format!("\n{STRONG}{name}{STRONG:#}\n{}", table.render(width)));
         }
@@ -220,6 +243,23 @@ mod tests {
         let settings = json!({"timeouts": {"idle": "5m", "request": {"value": "1s", "origin": "x"}}});
         let shown = anstream::adapter::strip_str(&render(&settings, None)).to_string();
         assert!(shown.contains("timeouts.idle     5m\ntimeouts.request  1s     x\n"), "{shown}");
+    }
+
+    #[test]
+    fn what_backends_differ_in_faults_and_rate_limits_have_tables_of_their_own() {
+        let answer = json!({
+            "backends": [{"service": "shop/a", "port": 80, "weight": 1, "share": 1.0,
+                "effective": {"limits.requests": {"value": "7", "origin": "TrafficPolicy shop/a"}}}],
+            "faults": [{"origin": "FaultInjection shop/slow", "delay": "1s for 50 %", "until": "2027-01-15T09:00:00Z"}],
+            "rateLimits": [{"origin": "RateLimitPolicy shop/fair#0", "value": "5 per second"}]});
+        let shown = anstream::adapter::strip_str(&render(&answer, None)).to_string();
+        for line in [
+            "shop/a:80  limits.requests  7      TrafficPolicy shop/a\n",
+            "FaultInjection shop/slow  1s for 50 %                    2027-01-15T09:00:00Z\n",
+            "RateLimitPolicy shop/fair#0  5 per second\n",
+        ] {
+            assert!(shown.contains(line), "{line}{shown}");
+        }
     }
 
     #[test]

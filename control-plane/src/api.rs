@@ -40,7 +40,7 @@ pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
     push::{View, proxies::Proxies},
-    source::Problem,
+    source::{Problem, Resources},
     store::Store,
 };
 
@@ -59,6 +59,8 @@ pub struct ApiState {
     pub proxies: Proxies,
     /// What is pushed.
     pub view: channel::Receiver<Arc<View>>,
+    /// What it is made of.
+    pub resources: channel::Receiver<Arc<Resources>>,
     /// Problems of the resources, as of the last compile.
     pub problems: Arc<Mutex<Vec<Problem>>>,
     /// Who is let in.
@@ -76,18 +78,20 @@ impl ApiState {
         store: Store,
         proxies: Proxies,
         view: channel::Receiver<Arc<View>>,
+        resources: channel::Receiver<Arc<Resources>>,
         problems: Arc<Mutex<Vec<Problem>>>,
         access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
         let (log_reads, pages) = (Arc::new(Semaphore::new(MAX_LOG_READS)), Pages::default());
-        Self { store, proxies, view, problems, access, writes, watches, log_reads, pages }
+        Self { store, proxies, view, resources, problems, access, writes, watches, log_reads, pages }
     }
 
     /// The API of a store without a mesh; for tests.
     #[must_use]
     pub fn of(store: Store, access: Access) -> Self {
-        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default(), access)
+        let (view, resources) = (channel::Sender::new(Arc::default()), channel::Sender::new(Arc::default()));
+        Self::new(store, Proxies::default(), view.subscribe(), resources.subscribe(), Arc::default(), access)
     }
 }
 

@@ -57,7 +57,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let (files, source) = resources(&args)?;
     let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
-        resources,
+        resources: resources.clone(),
         resources_ended: false,
         source,
         registered: registry.watch(),
@@ -82,7 +82,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(store, proxies, reading, problems, access));
+    let router = api::router(ApiState::new(store, proxies, reading, resources, problems, access));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

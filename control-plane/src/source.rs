@@ -271,7 +271,13 @@ impl FileState {
             return false;
         }
         match load::objects(&file, &text) {
-            Ok(objects) => (self.objects, self.problems) = (objects, Vec::new()),
+            Ok(mut objects) => {
+                // What ends by itself needs a beginning that a restart does not move.
+                if let Ok(written) = std::fs::metadata(path).and_then(|metadata| metadata.modified()) {
+                    objects.iter_mut().for_each(|object| object.began(written));
+                }
+                (self.objects, self.problems) = (objects, Vec::new());
+            }
             Err(problems) => self.problems = problems,
         }
         self.text = text;

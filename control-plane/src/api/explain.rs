@@ -1,5 +1,7 @@
 //! `GET /weft/v1/explain?method=GET&url=http://catalog/items&from=NAMESPACE[/WORKLOAD]&header=NAME:VALUE...`
 
+use std::time::SystemTime;
+
 use axum::{
     Json,
     extract::{RawQuery, State},
@@ -19,7 +21,8 @@ pub async fn get(
     let question =
         question(query.as_deref().unwrap_or_default()).map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
     let view = state.view.borrow().clone();
-    explain::explain(&view, &question).map(Json).map_err(|error| {
+    let resources = state.resources.borrow().clone();
+    explain::explain(&view, &resources, &question).map(Json).map_err(|error| {
         let status = match error {
             ExplainError::BadRequest(_) => StatusCode::BAD_REQUEST,
             ExplainError::NoService { .. } | ExplainError::NoPort { .. } => StatusCode::NOT_FOUND,
@@ -34,6 +37,7 @@ fn question(query: &str) -> Result<Question, String> {
         url: Uri::default(),
         namespace: "default".to_owned(),
         headers: HeaderMap::new(),
+        now: SystemTime::now(),
     };
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let wrong = |why: &str| format!("{name}={value}: {why}");

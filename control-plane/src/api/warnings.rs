@@ -103,8 +103,8 @@ fn policy(state: &ApiState, kind: &Kind, object: &Value, found: &mut Vec<String>
         if target_kind == "Namespace" && name != own {
             found.push(format!("{path}: a policy applies to its own namespace, {own}, not to {name}"));
         }
-        // Several authorization policies on one target add up; others would contradict each other.
-        if kind.kind == "AuthorizationPolicy" {
+        // Several of these on one target add up; others would contradict each other.
+        if matches!(kind.kind, "AuthorizationPolicy" | "FaultInjection" | "RateLimitPolicy") {
             continue;
         }
         for other in others(state, kind, object) {

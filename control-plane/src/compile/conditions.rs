@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use weft_proto::ResourceType;
 
-use super::policies;
+use super::attached;
 use crate::{
     api::kinds,
     source::{HasMetadata, Object, Origin, Problem, Reason, Resources, routes},
@@ -65,7 +65,7 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
         let parents = || routes::grpc_parents(&route.value);
         judge.object(&mut found, "GRPCRoute", route, |own| judge.route("GRPCRoute", &route.namespace, own, parents()));
     }
-    for policy in policies::all(resources) {
+    for policy in attached::all(resources) {
         let of = (policy.namespace, policy.name, policy.metadata, policy.origin);
         judge.add(&mut found, policy.kind, of, |own| judge.policy(&policy, own));
     }
@@ -178,7 +178,7 @@ impl<'a> Judge<'a> {
         Conditions::Each(each.collect())
     }
 
-    fn policy(&self, policy: &policies::Policy<'_>, own: &[&Problem]) -> Conditions {
+    fn policy(&self, policy: &attached::Policy<'_>, own: &[&Problem]) -> Conditions {
         let of = |path: &str, refusal: Option<&str>| {
             let here =
                 |problem: &&&Problem| problem.path.starts_with(path) || !problem.path.starts_with("spec.targetRefs");

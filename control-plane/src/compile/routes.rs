@@ -33,7 +33,6 @@ pub type Views<'a> = BTreeMap<String, ServiceView<'a>>;
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Kind of its route.
-    #[expect(dead_code, reason = "a policy that names a route names its kind")]
     pub kind: &'static str,
     /// `namespace/name` of its route.
     pub route: String,
@@ -47,11 +46,21 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn message(&self) -> v1::RouteRule {
+    /// Where its requests go.
+    pub fn backends(&self) -> &[v1::WeightedBackend] {
+        &self.backends
+    }
+
+    /// Which requests follow it, unless another rule precedes.
+    pub fn matches(&self) -> impl Iterator<Item = &v1::RouteMatch> {
+        self.matches.iter().map(|(_, found)| found)
+    }
+
+    fn message(&self, requests: Option<v1::RequestPolicy>) -> v1::RouteRule {
         v1::RouteRule {
             name: format!("{}#{}", self.route, self.name),
             backends: self.backends.clone(),
-            requests: Some(self.requests.message()),
+            requests,
             filters: self.filters.clone(),
         }
     }
@@ -62,6 +71,11 @@ impl Rule {
 pub struct Routings(BTreeMap<Key, Vec<Rule>>);
 
 impl Routings {
+    /// Every rule, as often as it is attached.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.0.values().flatten()
+    }
+
     /// Namespaces whose clients have routes of their own to the service.
     pub fn namespaces<'a>(&'a self, service: &'a str) -> BTreeSet<&'a str> {
         // Nothing sorts before a port of 0 without a view.
@@ -71,15 +85,21 @@ impl Routings {
     }
 
     /// The routing of a service port for the clients of a namespace, or for those of all namespaces that have no routes
-    /// of their own to it.
-    pub fn message(&self, service: &str, port: u32, view: Option<&str>) -> Option<v1::Routing> {
+    /// of their own to it. `requests` tells how those of a rule are made.
+    pub fn message(
+        &self,
+        service: &str,
+        port: u32,
+        view: Option<&str>,
+        requests: impl Fn(&Rule) -> Option<v1::RequestPolicy>,
+    ) -> Option<v1::Routing> {
         let key = |view: Option<&str>| Key { service: service.to_owned(), port, view: view.map(str::to_owned) };
         let rules = view.and_then(|view| self.0.get(&key(Some(view)))).or_else(|| self.0.get(&key(None)))?;
         let mut matches: Vec<_> = (0..).zip(rules).flat_map(|(index, rule)| at(index, &rule.matches)).collect();
         // Ties stay as they are: older routes are first.
         matches.sort_by_key(|(rank, _)| Reverse(*rank));
         Some(v1::Routing {
-            rules: rules.iter().map(Rule::message).collect(),
+            rules: rules.iter().map(|rule| rule.message(requests(rule))).collect(),
             matches: matches.into_iter().map(|(_, found)| found).collect(),
         })
     }

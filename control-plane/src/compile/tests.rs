@@ -1,5 +1,9 @@
 //! What comes out for given resources and registrations.
 
+mod accepted;
+mod fields;
+mod policies;
+
 use prost::Message;
 
 use super::*;

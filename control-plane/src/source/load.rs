@@ -1,6 +1,6 @@
 //! One file to its objects: all of them, or what is wrong with it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use gateway_api::apis::{
     experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute},
@@ -11,7 +11,8 @@ use k8s_openapi::{
         core::v1::{Namespace, Service},
         discovery::v1::EndpointSlice,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::Timestamp,
 };
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -112,6 +113,19 @@ kinds! {
     RequestAuthentication: "weft.dev/v1alpha1" "RequestAuthentication" Namespaced,
         request_authentications: Custom<RequestAuthenticationSpec>, policies::custom;
     MeshConfig: "weft.dev/v1alpha1" "MeshConfig" Cluster, mesh_configs: Custom<MeshConfigSpec>, policies::custom;
+}
+
+impl AnyObject {
+    /// Gives a FaultInjection its creation time if it has none: the time at which its file was written. Of the other
+    /// kinds none depends on it but for precedence, where an object without one is the younger.
+    pub fn began(&mut self, written: SystemTime) {
+        if let Self::FaultInjection(object) = self
+            && let Ok(written) = Timestamp::try_from(written)
+        {
+            let created = &mut Arc::make_mut(object).value.metadata.creation_timestamp;
+            created.get_or_insert(Time(written));
+        }
+    }
 }
 
 /// Whether objects of a kind have a namespace.

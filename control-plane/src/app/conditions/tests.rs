@@ -242,6 +242,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         store.clone(),
         proxies,
         view.subscribe(),
+        watch::Sender::new(Arc::default()).subscribe(),
         Arc::clone(&problems),
         crate::api::access::Access::dev(),
     );

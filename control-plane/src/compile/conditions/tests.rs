@@ -23,6 +23,7 @@ fn stored(texts: &[String]) -> Resources {
         all.workloads.extend(loaded.workloads);
         all.traffic_policies.extend(loaded.traffic_policies);
         all.authorization_policies.extend(loaded.authorization_policies);
+        all.peer_authentications.extend(loaded.peer_authentications);
         all.rate_limit_policies.extend(loaded.rate_limit_policies);
         all.fault_injections.extend(loaded.fault_injections);
         all.mesh_configs.extend(loaded.mesh_configs);
@@ -198,12 +199,16 @@ fn of_two_policies_at_one_target_the_older_wins_and_then_the_first_by_name() {
     let conflicted = "web: Accepted false Conflicted";
     let accepted = "web: Accepted true Accepted";
     let fine = "default: Accepted true Accepted";
-    let named = "targetRefs: [{kind: Namespace, name: default}]".to_owned();
-    let cases: [(&str, String, String, [&str; 2]); 4] = [
-        ("TrafficPolicy", target("web"), target("web"), [accepted, conflicted]),
+    let limits = |targets: &str| format!("{targets}, limits: {{requests: 1}}");
+    let named = limits("targetRefs: [{kind: Namespace, name: default}]");
+    let peer = format!("{}, mode: Strict", target("web"));
+    let (of_web, whole) = (limits(&target("web")), "limits: {requests: 2}".to_owned());
+    let cases: [(&str, String, String, [&str; 2]); 5] = [
+        ("TrafficPolicy", of_web.clone(), of_web.clone(), [accepted, conflicted]),
+        ("PeerAuthentication", peer.clone(), peer, [accepted, conflicted]),
         ("AuthorizationPolicy", target("web"), target("web"), [accepted, accepted]),
-        ("TrafficPolicy", named, String::new(), [fine, "default: Accepted false Conflicted"]),
-        ("TrafficPolicy", target("web"), String::new(), [accepted, fine]),
+        ("TrafficPolicy", named, whole.clone(), [fine, "default: Accepted false Conflicted"]),
+        ("TrafficPolicy", of_web.clone(), whole, [accepted, fine]),
     ];
     for (kind, older, newer, expected) in cases {
         // The older one is the last by name.
@@ -213,9 +218,9 @@ fn of_two_policies_at_one_target_the_older_wins_and_then_the_first_by_name() {
             assert_eq!(found[0], expected, "{kind} {name}");
         }
     }
-    let mut same = stored(&[service("web"), policy("TrafficPolicy", "z", &target("web"))]);
+    let mut same = stored(&[service("web"), policy("TrafficPolicy", "z", &of_web)]);
     // As old as the other.
-    let first = stored(&[service("web"), policy("TrafficPolicy", "a", &target("web"))]);
+    let first = stored(&[service("web"), policy("TrafficPolicy", "a", &of_web)]);
     same.traffic_policies.extend(first.traffic_policies);
     let (_, problems) = compile(&same, &[]);
     assert_eq!(problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["TrafficPolicy default/z"]);

@@ -3,14 +3,8 @@
 
 use std::time::Duration;
 
-use weft_policy::model;
-use weft_proto::v1;
-
 use super::Rule;
 use crate::source::duration;
-
-/// How many times longer than the first wait the longest is.
-const BACKOFF_GROWTH: u32 = 10;
 
 /// The fields that a rule sets.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -41,34 +35,6 @@ impl Requests {
             backoff: retry.and_then(|retry| duration(retry.backoff.as_deref()?)),
         }
     }
-
-    /// The message, with the defaults in place of what is not set.
-    pub fn message(&self) -> v1::RequestPolicy {
-        let default = model::Retry::default();
-        let retries = self.attempts.is_some() || self.codes.is_some() || self.backoff.is_some();
-        let retry = retries.then(|| v1::Retry {
-            attempts: self.attempts.unwrap_or(default.attempts),
-            codes: self
-                .codes
-                .clone()
-                .unwrap_or_else(|| default.codes.iter().map(|code| code.as_u16().into()).collect()),
-            grpc_codes: default.grpc_codes.iter().copied().map(u32::from).collect(),
-            methods: Vec::new(),
-            backoff_base: wire(self.backoff.or(Some(default.backoff_base))),
-            backoff_max: wire(self.backoff.map_or(Some(default.backoff_max), |base| base.checked_mul(BACKOFF_GROWTH))),
-            hedge_after: None,
-        });
-        v1::RequestPolicy {
-            timeout: wire(self.timeout),
-            backend_timeout: wire(self.backend_timeout),
-            retry,
-            ..v1::RequestPolicy::default()
-        }
-    }
-}
-
-fn wire(time: Option<Duration>) -> Option<prost_types::Duration> {
-    time.filter(|time| !time.is_zero()).and_then(|time| time.try_into().ok())
 }
 
 #[cfg(test)]
@@ -80,22 +46,10 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_of_zero_is_set_and_means_none() {
-        let requests = of(serde_json::json!({ "timeouts": { "request": "0s", "backendRequest": "2s" } }));
-        assert_eq!(requests.timeout, Some(Duration::ZERO), "a policy does not fill it in");
-        let message = requests.message();
-        assert_eq!((message.timeout, message.backend_timeout.map(|time| time.seconds)), (None, Some(2)));
-    }
-
-    #[test]
-    fn what_a_retry_does_not_set_is_the_default() {
-        assert_eq!(of(serde_json::json!({ "retry": {} })).message().retry, None);
-        let retry = of(serde_json::json!({ "retry": { "attempts": 5 } })).message().retry.expect("a retry");
-        assert_eq!((retry.attempts, retry.codes, retry.grpc_codes), (5, vec![502, 503, 504], vec![14]));
-        let retry = of(serde_json::json!({ "retry": { "codes": [500], "backoff": "1s" } })).message().retry;
-        let retry = retry.expect("a retry");
-        assert_eq!((retry.attempts, retry.codes), (2, vec![500]));
-        let seconds = |time: Option<prost_types::Duration>| time.map(|time| time.seconds);
-        assert_eq!((seconds(retry.backoff_base), seconds(retry.backoff_max)), (Some(1), Some(10)));
+    fn what_is_set_is_told_apart_from_what_is_not() {
+        let requests = of(serde_json::json!({ "timeouts": { "request": "0s" }, "retry": { "codes": [500] } }));
+        let expected = Requests { timeout: Some(Duration::ZERO), codes: Some(vec![500]), ..Requests::default() };
+        assert_eq!(requests, expected, "a timeout of zero is set: a policy does not fill it in");
+        assert_eq!(of(serde_json::json!({ "retry": {} })), Requests::default());
     }
 }
