@@ -36,3 +36,8 @@ pub fn verified(client: &mut Client) -> u64 {
     assert_eq!((reply.code, &reply.body["verified"]), (200, &true.into()), "{reply:?}");
     reply.body["revision"].as_u64().unwrap_or_else(|| panic!("{reply:?}"))
 }
+
+/// Whether an event is Weft's own word on an object, and nobody's change.
+pub fn is_status(event: &Value) -> bool {
+    event["author"] == "weft" && event["reason"] == "status"
+}
