@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a number that does not fit fails the test, also in its helpers")]
 
+mod answer;
 mod script;
 mod world;
 
