@@ -111,14 +111,26 @@ pub static KINDS: &[Kind] = &[
         columns: columns::WORKLOAD,
         ..weft("Workload", "workloads", "workload", &["wl"])
     },
-    Kind { columns: columns::TRAFFIC, ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"]) },
+    Kind {
+        enforced: true,
+        columns: columns::TRAFFIC,
+        ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"])
+    },
     Kind {
         columns: columns::AUTHORIZATION,
         ..weft("AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["authz"])
     },
     Kind { columns: columns::PEER, ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"]) },
-    Kind { columns: columns::POLICY, ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"]) },
-    Kind { columns: columns::POLICY, ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"]) },
+    Kind {
+        enforced: true,
+        columns: columns::POLICY,
+        ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"])
+    },
+    Kind {
+        enforced: true,
+        columns: columns::POLICY,
+        ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"])
+    },
     Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },
     Kind {
         columns: columns::POLICY,

@@ -163,11 +163,12 @@ fn a_policy_says_what_holds_for_each_target() {
     let both = "targetRefs: [{kind: Service, name: web}, {kind: Service, name: wbe}]";
     let section = |name: &str| format!("targetRefs: [{{kind: Service, name: web, sectionName: {name}}}]");
     let limits = "limits: [{requests: 1}]";
-    let accepted = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
+    let accepted = ["web: Accepted true Accepted", "web: Programmed true Programmed"];
+    let kept = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
     let no_port = ["web: Accepted false TargetNotFound", "web: Programmed false TargetNotFound"];
     let cases: [(&str, String, &[&str]); 9] = [
         ("TrafficPolicy", target("web"), &accepted),
-        ("AuthorizationPolicy", target("web"), &accepted),
+        ("AuthorizationPolicy", target("web"), &kept),
         ("RateLimitPolicy", format!("{}, {limits}", target("web")), &accepted),
         ("TrafficPolicy", section("http"), &accepted),
         ("TrafficPolicy", section("htpt"), &no_port),
@@ -176,7 +177,7 @@ fn a_policy_says_what_holds_for_each_target() {
             both.to_owned(),
             &[accepted[0], accepted[1], "wbe: Accepted false TargetNotFound", "wbe: Programmed false TargetNotFound"],
         ),
-        ("TrafficPolicy", String::new(), &["default: Accepted true Accepted", "default: Programmed false NotEnforced"]),
+        ("TrafficPolicy", String::new(), &["default: Accepted true Accepted", "default: Programmed true Programmed"]),
         (
             "TrafficPolicy",
             "targetRefs: [{kind: Namespace, name: other}]".to_owned(),
