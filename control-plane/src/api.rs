@@ -40,7 +40,7 @@ use tokio::sync::{Semaphore, watch as channel};
 pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
-    push::{View, proxies::Proxies},
+    push::{Reflected, View, proxies::Proxies},
     source::Problem,
     store::Store,
 };
@@ -58,6 +58,8 @@ pub struct ApiState {
     pub proxies: Proxies,
     /// What is pushed.
     pub view: channel::Receiver<Arc<View>>,
+    /// Which event of the store that reflects.
+    pub reflected: channel::Receiver<Reflected>,
     /// Problems of the resources, as of the last compile.
     pub problems: Arc<Mutex<Vec<Problem>>>,
     /// Who is let in.
@@ -74,17 +76,20 @@ impl ApiState {
         store: Store,
         proxies: Proxies,
         view: channel::Receiver<Arc<View>>,
+        reflected: channel::Receiver<Reflected>,
         problems: Arc<Mutex<Vec<Problem>>>,
         access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        Self { store, proxies, view, problems, access, writes, watches, pages: Pages::default() }
+        Self { store, proxies, view, reflected, problems, access, writes, watches, pages: Pages::default() }
     }
 
     /// The API of a store without a mesh; for tests.
     #[must_use]
     pub fn of(store: Store, access: Access) -> Self {
-        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default(), access)
+        let view = channel::Sender::new(Arc::default()).subscribe();
+        let reflected = channel::Sender::new(Reflected::default()).subscribe();
+        Self::new(store, Proxies::default(), view, reflected, Arc::default(), access)
     }
 }
 

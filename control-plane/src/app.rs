@@ -21,7 +21,7 @@ use crate::{
     ca::{Ca, service::IdentityService},
     config::ControlPlaneArgs,
     push::{
-        View,
+        Reflected, View,
         proxies::Proxies,
         server::{self, Discovery},
     },
@@ -54,6 +54,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
     let reading = view.subscribe();
+    let reflected = watch::Sender::new(Reflected::default());
+    let reflecting = reflected.subscribe();
     let (files, source) = resources(&args)?;
     let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
@@ -63,6 +65,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         registered: registry.watch(),
         ca: Arc::clone(&ca),
         view,
+        reflected,
         conditions: watch::Sender::new(conditions::Conditions::default()),
         problems: Arc::clone(&problems),
     };
@@ -80,7 +83,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(store, proxies, reading, problems, access));
+    let router = api::router(ApiState::new(store, proxies, reading, reflecting, problems, access));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

@@ -98,6 +98,8 @@ pub struct Resources {
     pub request_authentications: BTreeMap<String, Arc<Object<Custom<RequestAuthenticationSpec>>>>,
     /// `weft.dev/v1alpha1` MeshConfig.
     pub mesh_configs: BTreeMap<String, Arc<Object<Custom<MeshConfigSpec>>>>,
+    /// The event of the store that they reflect; 0 without a store.
+    pub revision: u64,
     /// What was left out when objects of several sources were put together.
     pub problems: Vec<Problem>,
 }

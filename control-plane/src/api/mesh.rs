@@ -14,16 +14,21 @@ use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
 use super::{ApiState, Caller};
-use crate::push::{proxies::Proxy, stream::TypeStatus};
+use crate::push::{Reflected, proxies::Proxy, stream::TypeStatus};
 
-/// GET `/weft/v1/proxies`.
+/// GET `/weft/v1/proxies`: `storeRevision` is the last event of the store that what is pushed reflects, and that of an
+/// item the last one that the sidecar has acknowledged, or refused, all of. A write is in force everywhere when all of
+/// them have come to its revision.
 pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    // Before the rows: a sidecar is never said to be further than it is.
+    let pushed = *state.reflected.borrow();
     let rows = state.proxies.rows();
-    let items: Vec<Value> = rows.iter().filter(|row| caller.sees(&row.registration.namespace)).map(proxy).collect();
-    Json(json!({ "revision": state.view.borrow().revision, "items": items }))
+    let seen = rows.iter().filter(|row| caller.sees(&row.registration.namespace));
+    let items: Vec<Value> = seen.map(|row| proxy(row, pushed)).collect();
+    Json(json!({ "revision": state.view.borrow().revision, "storeRevision": pushed.store, "items": items }))
 }
 
-fn proxy(proxy: &Proxy) -> Value {
+fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
     let types: Vec<Value> = proxy.types.iter().map(type_status).collect();
     json!({
         "name": proxy.registration.name,
@@ -35,6 +40,7 @@ fn proxy(proxy: &Proxy) -> Value {
         "healthy": proxy.registration.healthy,
         "draining": proxy.registration.draining,
         "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
+        "storeRevision": proxy.store_revision(pushed),
         "types": types,
     })
 }

@@ -12,7 +12,7 @@ use crate::{
     ca::Ca,
     compile::{Compiled, again::Compiler, conditions},
     push::{
-        View,
+        Reflected, View,
         debounce::{Changes, Debounce},
     },
     registry,
@@ -33,6 +33,8 @@ pub struct Compiling {
     pub ca: Arc<Ca>,
     /// What the streams push.
     pub view: watch::Sender<Arc<View>>,
+    /// Which event of the store what is pushed reflects, also when that changed nothing.
+    pub reflected: watch::Sender<Reflected>,
     /// What the statuses of the store's routes should say.
     pub conditions: watch::Sender<Conditions>,
     /// Problems of the last compile, for the API.
@@ -71,13 +73,15 @@ impl Compiling {
         }
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = all;
         self.view.send_if_modified(|current| {
-            let next = current.next(output);
+            let next = current.next(output, resources.revision);
             let changed = next.is_change();
             if changed {
                 *current = Arc::new(next);
             }
             changed
         });
+        // After the view: nobody is told of an event that is not in what the streams see.
+        self.reflected.send_replace(Reflected { view: self.view.borrow().revision, store: resources.revision });
     }
 }
 

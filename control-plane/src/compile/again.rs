@@ -97,6 +97,7 @@ fn only_slices(old: &Resources, new: &Resources) -> bool {
         telemetry_policies,
         request_authentications,
         mesh_configs,
+        revision: _,
         problems: _,
     } = old;
     *trust_domain == new.trust_domain

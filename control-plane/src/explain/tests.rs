@@ -40,7 +40,7 @@ spec:
 fn view() -> View {
     let (resources, problems) = Resources::from_text("shop.yaml", SHOP);
     assert_eq!(problems, []);
-    View::default().next(&compile(&resources, &[]).0)
+    View::default().next(&compile(&resources, &[]).0, 0)
 }
 
 fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {

@@ -9,7 +9,7 @@ use std::{
 use weft_proto::v1::Registration;
 use weft_svid::PeerIdentity;
 
-use super::stream::TypeStatus;
+use super::{Reflected, stream::TypeStatus};
 
 /// What is known of a connected sidecar.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Proxy {
     pub registration: Registration,
     /// Sync state by type.
     pub types: Vec<TypeStatus>,
+    /// The newest view that it has answered all of: each resource accepted or refused.
+    pub reflected: Reflected,
 }
 
 /// All connected sidecars. Clones share them.
@@ -44,6 +46,15 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// The last event of the store that what it holds reflects, when what is pushed reflects `pushed`: events that
+    /// changed nothing in the view that it holds count too. What it refused is told by [`Proxy::types`].
+    #[must_use]
+    pub const fn store_revision(&self, pushed: Reflected) -> u64 {
+        if self.reflected.view >= pushed.view { pushed.store } else { self.reflected.store }
+    }
+}
+
 impl Proxies {
     /// A stream's sidecar, when it is new or says something new of itself.
     pub fn set(&self, stream: u64, proxy: Proxy) {
@@ -51,9 +62,9 @@ impl Proxies {
     }
 
     /// The sync state of a stream that has a row.
-    pub fn synced(&self, stream: u64, types: Vec<TypeStatus>) {
+    pub fn synced(&self, stream: u64, types: Vec<TypeStatus>, reflected: Reflected) {
         if let Some(proxy) = self.lock().get_mut(&stream) {
-            proxy.types = types;
+            (proxy.types, proxy.reflected) = (types, reflected);
         }
     }
 
@@ -104,6 +115,7 @@ mod tests {
             connected: Instant::now(),
             registration: Registration { name: name.into(), namespace: "shop".into(), epoch_ms, ..Default::default() },
             types: Vec::new(),
+            reflected: Reflected::default(),
         }
     }
 

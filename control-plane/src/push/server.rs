@@ -27,7 +27,7 @@ use weft_proto::{
 use weft_svid::PeerIdentity;
 
 use super::{
-    View,
+    Reflected, View,
     admission::Admission,
     limits,
     proxies::{Proxies, Proxy},
@@ -132,6 +132,7 @@ impl AggregatedDiscoveryService for Discovery {
             lease: None,
             registration: Registration::default(),
             connected: Instant::now(),
+            reflected: Reflected::default(),
             opened: false,
             listed: false,
         };
@@ -153,6 +154,8 @@ struct Connected {
     lease: Option<Lease>,
     registration: Registration,
     connected: Instant,
+    /// The newest view that it has answered all of.
+    reflected: Reflected,
     /// The first request has come.
     opened: bool,
     /// The list of sidecars has it as it last described itself.
@@ -250,7 +253,12 @@ impl Connected {
     async fn push(&mut self, slot: Slot) -> bool {
         let _turn = self.turns.acquire().await;
         let view = Arc::clone(&self.view.borrow_and_update());
-        let Some(response) = self.state.next(&view) else { return false };
+        let Some(response) = self.state.next(&view) else {
+            if self.state.is_settled(&view) {
+                self.reflected = Reflected { view: view.revision, store: view.store_revision };
+            }
+            return false;
+        };
         slot.send(Ok(response));
         true
     }
@@ -291,7 +299,7 @@ impl Connected {
 
     fn report(&mut self) {
         if std::mem::replace(&mut self.listed, true) {
-            return self.proxies.synced(self.id, self.state.status());
+            return self.proxies.synced(self.id, self.state.status(), self.reflected);
         }
         let proxy = Proxy {
             peer: self.peer.clone(),
@@ -299,6 +307,7 @@ impl Connected {
             connected: self.connected,
             registration: self.registration.clone(),
             types: self.state.status(),
+            reflected: self.reflected,
         };
         self.proxies.set(self.id, proxy);
     }

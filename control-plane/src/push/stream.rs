@@ -161,6 +161,14 @@ impl StreamState {
         })
     }
 
+    /// Whether the client has answered all that it is to hold by this view, of every type that it asked for; false
+    /// before it asked for any. What it refused counts as answered: only a change of it is sent again.
+    #[must_use]
+    pub fn is_settled(&self, view: &View) -> bool {
+        let mut asked = self.types.values().filter(|state| state.seen).peekable();
+        asked.peek().is_some() && asked.all(|state| state.settled == Some(view.revision))
+    }
+
     /// Sync state of every type, also of those that the sidecar has not asked for.
     #[must_use]
     pub fn status(&self) -> Vec<TypeStatus> {

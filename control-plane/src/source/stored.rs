@@ -46,7 +46,7 @@ impl Reader {
     /// The files' objects and those of the store. Where both have one of the same name, the file's stays.
     fn merged(&mut self, files: &Resources, objects: &State) -> Resources {
         self.read.retain(|key, (revision, _)| objects.get(key).is_some_and(|stored| stored.revision == *revision));
-        let mut resources = files.clone();
+        let mut resources = Resources { revision: objects.revision(), ..files.clone() };
         let mut problems = Vec::new();
         for stored in objects.iter() {
             let (_, loaded) = self.read.entry(stored.key.clone()).or_insert_with(|| (stored.revision, read(stored)));

@@ -54,7 +54,7 @@ impl Server {
     fn set(&self, name: &str, content: String) {
         let output: Output =
             [((SERVICE, name.to_owned()), Compiled { bytes: content.into(), aliases: Vec::new() })].into();
-        self.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+        self.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     }
 
     async fn connect(&self) -> Client<Channel> {
@@ -175,7 +175,7 @@ async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
     let big = || Compiled { bytes: "x".repeat(1 << 22).into(), aliases: Vec::new() };
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
-    server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+    server.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     let sidecar = server.open(1).await.expect("let in");
     server.registered(true).await;
     // One response of four megabytes is in the transport, which nobody reads, one waits for it, and one is due.
