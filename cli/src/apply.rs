@@ -12,8 +12,7 @@ use crate::{
     merge,
     objects::{self, Manifest},
     server::{Call, CallError, Server, ServerArgs, with_query},
-    style,
-    wait,
+    style, wait,
 };
 
 /// Flags of `weft apply`.

@@ -1,6 +1,10 @@
 //! `weft history` and `weft rollback`: who changed what and why, whether the log is whole, and back to a past state.
 
-use std::{path::{Path, PathBuf}, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;

@@ -11,6 +11,7 @@ pub mod conditions;
 mod defaults;
 mod discovery;
 mod explain;
+mod graph;
 mod history;
 pub mod kinds;
 mod mesh;
@@ -115,6 +116,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/proxies", get(mesh::proxies))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
+        .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))

@@ -3,4 +3,5 @@
 pub mod common;
 mod hostile;
 mod lists;
+mod mesh;
 mod writes;

@@ -22,6 +22,8 @@ pub struct Proxy {
     pub connected: Instant,
     /// What it says of its workload.
     pub registration: Registration,
+    /// Services that it subscribes to; `*` for all.
+    pub services: Arc<[String]>,
     /// Sync state by type.
     pub types: Vec<TypeStatus>,
     /// The newest view that it has answered all of: each resource accepted or refused.
@@ -114,6 +116,7 @@ mod tests {
             address: address.into(),
             connected: Instant::now(),
             registration: Registration { name: name.into(), namespace: "shop".into(), epoch_ms, ..Default::default() },
+            services: Arc::default(),
             types: Vec::new(),
             reflected: Reflected::default(),
         }

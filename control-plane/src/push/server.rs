@@ -278,6 +278,8 @@ impl Connected {
         if self.state.subscriptions() + request.resource_names_subscribe.len() > limits::SUBSCRIPTIONS {
             return Err(Status::resource_exhausted(format!("more than {} subscribed names", limits::SUBSCRIPTIONS)));
         }
+        let subscribes = !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        self.listed &= kind != ResourceType::Service || !subscribes;
         self.state.on_request(kind, request);
         Ok(())
     }
@@ -306,6 +308,7 @@ impl Connected {
             address: self.address.clone(),
             connected: self.connected,
             registration: self.registration.clone(),
+            services: self.state.services(),
             types: self.state.status(),
             reflected: self.reflected,
         };

@@ -3,7 +3,10 @@
 mod due;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use weft_proto::{
@@ -70,6 +73,14 @@ impl StreamState {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         self.types.values().map(|state| state.names.len()).sum()
+    }
+
+    /// The services that it subscribes to; `*` for all.
+    #[must_use]
+    pub fn services(&self) -> Arc<[String]> {
+        let of = self.types.get(&ResourceType::Service);
+        let all = of.filter(|state| state.wildcard).map(|_| "*".to_owned());
+        all.into_iter().chain(of.into_iter().flat_map(|state| state.names.iter().cloned())).collect()
     }
 
     /// Takes a request.
