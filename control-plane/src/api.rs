@@ -12,6 +12,7 @@ mod defaults;
 mod discovery;
 mod explain;
 mod graph;
+mod held;
 mod history;
 pub mod kinds;
 mod mesh;
@@ -42,7 +43,7 @@ pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
     push::{Reflected, View, proxies::Proxies},
-    source::Problem,
+    source::{Files, Problem},
     store::Store,
 };
 
@@ -55,14 +56,12 @@ const MAX_WATCHES: usize = 2048;
 pub struct ApiState {
     /// The objects and their history.
     pub store: Store,
+    /// The objects of the resource directory, which win over those of the store.
+    pub files: channel::Receiver<Arc<Files>>,
     /// Connected sidecars.
     pub proxies: Proxies,
-    /// What is pushed.
-    pub view: channel::Receiver<Arc<View>>,
-    /// Which event of the store that reflects.
-    pub reflected: channel::Receiver<Reflected>,
-    /// Problems of the resources, as of the last compile.
-    pub problems: Arc<Mutex<Vec<Problem>>>,
+    /// What the sidecars are sent.
+    pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
     writes: Arc<Semaphore>,
@@ -70,19 +69,29 @@ pub struct ApiState {
     pages: Pages,
 }
 
+/// What compiling makes of the objects.
+#[derive(Clone)]
+pub struct Pushed {
+    /// What is pushed.
+    pub view: channel::Receiver<Arc<View>>,
+    /// Which event of the store that reflects.
+    pub reflected: channel::Receiver<Reflected>,
+    /// Problems of the resources, as of the last compile.
+    pub problems: Arc<Mutex<Vec<Problem>>>,
+}
+
 impl ApiState {
     /// The API of this store and this mesh.
     #[must_use]
     pub fn new(
         store: Store,
+        files: channel::Receiver<Arc<Files>>,
         proxies: Proxies,
-        view: channel::Receiver<Arc<View>>,
-        reflected: channel::Receiver<Reflected>,
-        problems: Arc<Mutex<Vec<Problem>>>,
+        pushed: Pushed,
         access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        Self { store, proxies, view, reflected, problems, access, writes, watches, pages: Pages::default() }
+        Self { store, files, proxies, pushed, access, writes, watches, pages: Pages::default() }
     }
 
     /// The API of a store without a mesh; for tests.
@@ -90,7 +99,8 @@ impl ApiState {
     pub fn of(store: Store, access: Access) -> Self {
         let view = channel::Sender::new(Arc::default()).subscribe();
         let reflected = channel::Sender::new(Reflected::default()).subscribe();
-        Self::new(store, Proxies::default(), view, reflected, Arc::default(), access)
+        let pushed = Pushed { view, reflected, problems: Arc::default() };
+        Self::new(store, channel::Sender::default().subscribe(), Proxies::default(), pushed, access)
     }
 }
 

@@ -17,7 +17,7 @@ use weft_proto::identity::identity_server::IdentityServer;
 
 use self::compiling::Compiling;
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Pushed},
     ca::{Ca, service::IdentityService},
     config::ControlPlaneArgs,
     push::{
@@ -57,6 +57,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let reflected = watch::Sender::new(Reflected::default());
     let reflecting = reflected.subscribe();
     let (files, source) = resources(&args)?;
+    let written = source.as_ref().map_or_else(|| watch::Sender::default().subscribe(), |source| source.files());
     let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
         resources,
@@ -83,7 +84,13 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(store, proxies, reading, reflecting, problems, access));
+    let router = api::router(ApiState::new(
+        store,
+        written,
+        proxies,
+        Pushed { view: reading, reflected: reflecting, problems },
+        access,
+    ));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

@@ -18,7 +18,7 @@ pub async fn get(
     let refuse = |status: StatusCode, message: String| (status, Json(json!({ "message": message })));
     let question =
         question(query.as_deref().unwrap_or_default()).map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
-    let view = state.view.borrow().clone();
+    let view = state.pushed.view.borrow().clone();
     explain::explain(&view, &question).map(Json).map_err(|error| {
         let status = match error {
             ExplainError::BadRequest(_) => StatusCode::BAD_REQUEST,

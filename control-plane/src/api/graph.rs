@@ -46,8 +46,8 @@ use crate::push::{View, proxies::Proxy};
 /// its app has called or has declared, and to those that their routes lead to; `service:*` is all of them.
 pub async fn get(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
     // Before the rows: a sidecar is never said to be further than it is.
-    let pushed = *state.reflected.borrow();
-    let view = Arc::clone(&state.view.borrow());
+    let pushed = *state.pushed.reflected.borrow();
+    let view = Arc::clone(&state.pushed.view.borrow());
     let rows = state.proxies.rows();
     let sees = |id: &str| caller.sees(id.split('/').next().unwrap_or_default());
     let services = services(&view);

@@ -21,11 +21,11 @@ use crate::push::{Reflected, proxies::Proxy, stream::TypeStatus};
 /// them have come to its revision.
 pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
     // Before the rows: a sidecar is never said to be further than it is.
-    let pushed = *state.reflected.borrow();
+    let pushed = *state.pushed.reflected.borrow();
     let rows = state.proxies.rows();
     let seen = rows.iter().filter(|row| caller.sees(&row.registration.namespace));
     let items: Vec<Value> = seen.map(|row| proxy(row, pushed)).collect();
-    Json(json!({ "revision": state.view.borrow().revision, "storeRevision": pushed.store, "items": items }))
+    Json(json!({ "revision": state.pushed.view.borrow().revision, "storeRevision": pushed.store, "items": items }))
 }
 
 fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
@@ -72,7 +72,7 @@ pub async fn endpoints(
     Extension(caller): Extension<Caller>,
     Query(query): Query<EndpointsQuery>,
 ) -> Json<Value> {
-    let view = Arc::clone(&state.view.borrow());
+    let view = Arc::clone(&state.pushed.view.borrow());
     let slices = view
         .all(ResourceType::EndpointSlice)
         .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
@@ -94,15 +94,17 @@ pub async fn endpoints(
 
 /// GET `/weft/v1/resources/errors`.
 pub async fn errors(State(state): State<ApiState>) -> Json<Value> {
-    let problems = state.problems.lock().unwrap_or_else(PoisonError::into_inner);
+    let problems = state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner);
     Json(json!({ "items": *problems }))
 }
 
 /// GET `/metrics`.
 pub async fn metrics(State(state): State<ApiState>) -> String {
     let connected = state.proxies.rows().len();
-    let (revision, problems) =
-        (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
+    let (revision, problems) = (
+        state.pushed.view.borrow().revision,
+        state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner).len(),
+    );
     let mut text = format!(
         "# HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
          # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\

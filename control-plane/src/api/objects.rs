@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     ApiState, Caller,
     body::{self, MAX_BODY},
+    held,
     respond::{Form, answer, shown},
     status::ApiError,
     target::{Options, Target},
@@ -112,7 +113,7 @@ fn read(state: &ApiState, call: Call) -> Result<Response, ApiError> {
         return watch::start(state, call);
     }
     let Some(name) = &call.target.name else { return list(state, &call) };
-    let stored = state.store.get(&call.target.key(name)).ok_or_else(|| ApiError::not_found(call.target.kind, name))?;
+    let stored = state.held(&call.target.key(name)).ok_or_else(|| ApiError::not_found(call.target.kind, name))?;
     let body = call.form.object(call.target.kind, shown(&stored), call.options.include);
     Ok(answer(StatusCode::OK, body, &[]))
 }
@@ -133,8 +134,9 @@ fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
         return Err(ApiError::expired(message));
     }
     let namespace = call.target.namespace.as_deref();
-    let matching: Vec<&Arc<Stored>> = objects
-        .list(kind.kind, namespace)
+    let files = Arc::clone(&state.files.borrow());
+    let matching: Vec<&Arc<Stored>> = held::list(&objects, &files, kind.kind, namespace)
+        .into_iter()
         .filter(|stored| after.as_ref().is_none_or(|after| stored.key > *after))
         .filter(|stored| options.selector.matches(&stored.object))
         .collect();

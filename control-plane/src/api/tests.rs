@@ -1,6 +1,7 @@
 //! The API over a store in memory, request by request.
 
 pub mod common;
+mod files;
 mod hostile;
 mod lists;
 mod mesh;

@@ -35,7 +35,7 @@ fn list<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
 /// Whether there is such a Service: in the store, in a file, or made for its workloads.
 fn service_exists(state: &ApiState, namespace: &str, name: &str) -> bool {
     state.store.get(&Key::new("Service", namespace, name)).is_some()
-        || !state.view.borrow().named(ResourceType::Service, &format!("{namespace}/{name}")).is_empty()
+        || !state.pushed.view.borrow().named(ResourceType::Service, &format!("{namespace}/{name}")).is_empty()
 }
 
 fn is_service(reference: &Value, default: &str) -> bool {

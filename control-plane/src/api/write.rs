@@ -36,6 +36,7 @@ pub async fn create(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
     let object = admitted.object;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let key = target.key(&name);
+    state.refuse_file(target.kind, &key)?;
     if state.store.get(&key).is_some() {
         return Err(ApiError::exists(target.kind, &name));
     }
@@ -114,6 +115,7 @@ async fn modify(
     let (target, options) = (&call.target, &call.options);
     let (kind, name) = (target.kind, target.name());
     let key = target.key(name);
+    state.refuse_file(kind, &key)?;
     for _ in 0..ATTEMPTS {
         let old = state.store.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
         let changed = change(shown(&old))?;
@@ -207,6 +209,13 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
     let wanted = delete_options(call, bytes)?;
     let (kind, name) = (call.target.kind, call.target.name());
     let key = call.target.key(name);
+    // One of the store that a file hides may go.
+    let hidden = state.files.borrow().place(&key).map(str::to_owned);
+    if state.store.get(&key).is_none() {
+        state.refuse_file(kind, &key)?;
+    }
+    let warnings: Vec<String> =
+        hidden.map(|place| format!("the object of {place} is still there: remove it there")).into_iter().collect();
     for _ in 0..ATTEMPTS {
         let old = state.store.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
         let uid = old.object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -240,7 +249,7 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
             Some(marked) if marked.object["metadata"]["deletionTimestamp"].is_string() => shown(&marked),
             _ => deleted(call, uid, revision),
         };
-        return Ok(answer(StatusCode::OK, body, &[]));
+        return Ok(answer(StatusCode::OK, body, &warnings));
     }
     Err(ApiError::conflict(kind, name, MODIFIED))
 }

@@ -19,7 +19,7 @@ use weft_svid::PeerIdentity;
 use super::common::Reply;
 use crate::{
     api::{
-        ApiState, Caller,
+        ApiState, Caller, Pushed,
         access::{Access, rules::Role},
         graph, router,
     },
@@ -88,7 +88,8 @@ fn shop() -> ApiState {
     proxies.set(2, proxy("bank", "till-1", &["shop/catalog"], old));
     let view = watch::Sender::new(Arc::new(view)).subscribe();
     let reflected = watch::Sender::new(Reflected { view: 1, store: 40 }).subscribe();
-    ApiState::new(Store::memory(), proxies, view, reflected, Arc::default(), Access::dev())
+    let pushed = Pushed { view, reflected, problems: Arc::default() };
+    ApiState::new(Store::memory(), watch::Sender::default().subscribe(), proxies, pushed, Access::dev())
 }
 
 async fn told(path: &str) -> Value {
