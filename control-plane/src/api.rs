@@ -16,6 +16,7 @@ mod held;
 mod history;
 pub mod kinds;
 mod mesh;
+pub mod meshconfig;
 mod objects;
 mod openapi;
 pub mod patch;

@@ -58,6 +58,11 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let reflecting = reflected.subscribe();
     let (files, source) = resources(&args)?;
     let written = source.as_ref().map_or_else(|| watch::Sender::default().subscribe(), |source| source.files());
+    let in_files = Arc::clone(&written.borrow());
+    if let Err(error) = api::meshconfig::ensure(&store, &in_files, args.dev).await {
+        // The defaults are in force all the same, and reads go on.
+        tracing::warn!(error = format!("{error:#}"), "the defaults are not visible");
+    }
     let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
         resources,

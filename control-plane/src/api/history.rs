@@ -171,6 +171,7 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     let present = state.store.snapshot();
     let now = Timestamp::now();
     let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), now);
+    still_valid(revision, &writes)?;
     let items: Vec<Value> = writes
         .iter()
         .map(|write| {
@@ -198,6 +199,28 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     Ok(json!({
         "toRevision": revision, "revision": state.store.revision(), "dryRun": wanted.dry_run, "items": items,
     }))
+}
+
+/// What was valid once may break the rules of this version: all that does is named, and nothing is restored.
+fn still_valid(revision: u64, writes: &[Write]) -> Result<(), ApiError> {
+    let mut refused = Vec::new();
+    for (key, object) in writes.iter().filter_map(|write| Some((&write.key, write.object.as_ref()?))) {
+        if kinds::by_kind(&key.kind).is_none() {
+            refused.push(format!("{key}: this version of Weft does not know the kind"));
+            continue;
+        }
+        let loaded = crate::source::from_json(object);
+        let problems = loaded.unknown.iter().chain(&loaded.wrong);
+        refused.extend(problems.map(|problem| format!("{key}: {}", admit::warning(problem))));
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "revision {revision} has what is refused today, so nothing was restored: {}; restore the rest object by object",
+        refused.join("; ")
+    );
+    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
 }
 
 /// The writes that lead from the present to the past. Deletions come first, so that names are free.
