@@ -213,7 +213,7 @@ async fn policies_that_are_not_acted_upon_say_so_in_status_and_warning() {
     let reply = api.json("POST", POLICIES, &policy("p", "cart")).await;
     assert_eq!(reply.warnings.len(), 2, "{reply:?}");
     assert!(reply.warnings[0].contains("do not act on it yet"));
-    assert!(reply.warnings[1].contains("spec.targetRefs[0]: Service shop/cart does not exist (yet)"));
+    assert!(reply.warnings[1].contains("spec.targetRefs[0].name: Service shop/cart does not exist (yet)"));
     let conditions = &reply.body["status"]["ancestors"][0]["conditions"];
     assert_eq!((&conditions[1]["type"], &conditions[1]["reason"]), (&json!("Programmed"), &json!("NotImplemented")));
     let again = api.json("POST", POLICIES, &policy("q", "cart")).await;
