@@ -2,10 +2,13 @@
 
 use std::{os::unix::fs::FileExt, path::Path};
 
+use rustix::process::Signal;
+
 use crate::{
     apps::recorder,
     mesh::{TestMesh, Workload},
     net::{eventually, get, ok},
+    process::signal,
 };
 
 const REASON: &str = "green is ready for everybody";
@@ -93,4 +96,53 @@ fn a_route_is_applied_told_rolled_back_and_a_forged_history_is_refused() {
     let refused = mesh.start_control_plane_that_fails();
     assert!(refused.contains("the event log is damaged: restore the data directory from a backup"), "{refused}");
     assert!(refused.contains(&format!("revision {}", before + 1)), "{refused}");
+}
+
+#[test]
+fn apply_wait_names_the_sidecar_that_has_not_acknowledged_and_returns_when_it_has() {
+    let (mesh, route) = blue_and_green("lag");
+    eventually("blue", || ok(get(mesh.local("blue"), "blue", "/")));
+    let file = mesh.dir.join("route.yaml");
+    std::fs::write(&file, &route).expect("writable");
+    let file = file.to_string_lossy().into_owned();
+
+    signal(mesh.client_pid(), Signal::STOP);
+    let late = mesh.weft(&["apply", "--wait", "--timeout", "1s", "-f", &file]);
+    signal(mesh.client_pid(), Signal::CONT);
+    assert_eq!(late.code, Some(1), "{late:?}");
+    assert!(
+        late.text.contains("created") && late.text.contains("not acknowledged in 1 s by: default/client"),
+        "{late:?}"
+    );
+    assert!(!late.text.contains("default/blue"), "who has acknowledged is not named: {late:?}");
+
+    let waited = mesh.weft(&["apply", "--wait", "-f", &file]).ok();
+    assert!(waited.contains("unchanged") && waited.contains("acknowledged by 3 sidecars"), "{waited}");
+    assert_eq!(served(&mesh), "from green");
+    let proxies = mesh.weft(&["status", "-o", "json"]).json();
+    let items = proxies["items"].as_array().expect("sidecars");
+    assert!(items.iter().all(|item| item["storeRevision"] == proxies["storeRevision"]), "{proxies}");
+}
+
+#[test]
+fn the_defaults_and_the_objects_of_files_are_visible_and_a_file_is_not_written_over() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: written}\nspec: {ports: [{port: 80}]}\n";
+    let mesh = TestMesh::builder("visible").resource("services.yaml", service).start();
+    let defaults = mesh.weft(&["get", "meshconfig", "default", "-o", "yaml"]).ok();
+    for part in ["peerMode: Permissive", "attempts: 2", "consecutiveFailures: 5", "connect: 2s"] {
+        assert!(defaults.contains(part), "{part} in {defaults}");
+    }
+    let told = mesh.weft(&["history", "meshconfig/default"]).ok();
+    assert!(told.contains("weft") && told.contains("defaults"), "{told}");
+
+    let got = mesh.weft(&["get", "service", "written", "-o", "json"]).json();
+    let place = got["metadata"]["annotations"]["weft.dev/source"].as_str().expect("a place");
+    assert!(place.ends_with("services.yaml:1"), "{place}");
+    let file = mesh.dir.join("other.yaml");
+    std::fs::write(&file, service.replace("80", "81")).expect("writable");
+    let refused = mesh.weft(&["apply", "-f", &file.to_string_lossy()]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.text.contains("read-only") && refused.text.contains(place), "{refused:?}");
+    let graph = eventually("the graph", || ok(get(mesh.api, "localhost", "/weft/v1/graph")));
+    assert!(graph.contains("service:default/written"), "{graph}");
 }
