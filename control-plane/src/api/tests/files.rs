@@ -1,6 +1,6 @@
 //! Objects of the resource directory beside those of the store.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,6 +12,9 @@ use tokio_stream::StreamExt;
 
 use super::common::{Api, CART, SERVICES, service};
 use crate::source::{Files, Source};
+
+/// How long a line of a watch may take.
+const LIMIT: Duration = Duration::from_secs(60);
 
 const WRITTEN: &str = "# the shop\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec:\n  \
                        ports: [{port: 81, name: http}]\n";
@@ -86,7 +89,8 @@ async fn a_watch_tells_of_files_that_come_change_and_go() {
     let response = api.raw(request.body(Body::empty()).expect("a request")).await;
     let mut lines = response.into_body().into_data_stream();
     let mut next = async || {
-        let line = lines.next().await.expect("a line").expect("a body");
+        let line = tokio::time::timeout(LIMIT, lines.next()).await.expect("in time");
+        let line = line.expect("a line").expect("a body");
         let line: Value = serde_json::from_slice(&line).expect("JSON");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (object, port) = (&line["object"], &line["object"]["spec"]["ports"][0]["port"]);
