@@ -7,7 +7,6 @@ pub mod access;
 pub mod admit;
 pub mod body;
 mod columns;
-pub mod conditions;
 mod defaults;
 mod discovery;
 mod explain;
@@ -51,6 +50,8 @@ use crate::{
 /// Writes and watches at once: more would only wait in memory.
 const MAX_WRITES: usize = 256;
 const MAX_WATCHES: usize = 2048;
+/// Reads of the whole log at once.
+const MAX_LOG_READS: usize = 4;
 
 /// What the API serves.
 #[derive(Clone)]
@@ -67,6 +68,7 @@ pub struct ApiState {
     pub access: Access,
     writes: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    log_reads: Arc<Semaphore>,
     pages: Pages,
 }
 
@@ -92,7 +94,8 @@ impl ApiState {
         access: Access,
     ) -> Self {
         let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        Self { store, files, proxies, pushed, access, writes, watches, pages: Pages::default() }
+        let (log_reads, pages) = (Arc::new(Semaphore::new(MAX_LOG_READS)), Pages::default());
+        Self { store, files, proxies, pushed, access, writes, watches, log_reads, pages }
     }
 
     /// The API of a store without a mesh; for tests.
@@ -110,14 +113,10 @@ pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/readyz", get(mesh::ready))
         .route("/metrics", get(mesh::metrics))
-        .route("/version", get(discovery::version))
-        .route("/api", get(discovery::core))
-        .route("/apis", get(discovery::groups))
-        .route("/apis/{group}", get(discovery::group))
-        .route("/api/v1", get(discovery::core_resources))
-        .route("/apis/{group}/{version}", get(discovery::group_resources))
+        .merge(discovered(""))
+        .merge(discovered("/"))
         .route("/openapi/v2", get(openapi::all))
         .route("/openapi/v3", get(openapi::index))
         .route("/openapi/v3/api/v1", get(openapi::core))
@@ -142,6 +141,17 @@ pub fn router(state: ApiState) -> Router {
         })
         .layer(middleware::from_fn_with_state(state.access.clone(), access::check))
         .with_state(state)
+}
+
+/// What clients find the kinds by. Some, as those in Python and Java, ask with a slash at the end.
+fn discovered(slash: &str) -> Router<ApiState> {
+    Router::new()
+        .route(&format!("/version{slash}"), get(discovery::version))
+        .route(&format!("/api{slash}"), get(discovery::core))
+        .route(&format!("/apis{slash}"), get(discovery::groups))
+        .route(&format!("/apis/{{group}}{slash}"), get(discovery::group))
+        .route(&format!("/api/v1{slash}"), get(discovery::core_resources))
+        .route(&format!("/apis/{{group}}/{{version}}{slash}"), get(discovery::group_resources))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
 use weft_proto::identity::identity_server::IdentityServer;
 
-use self::compiling::Compiling;
+use self::{compiling::Compiling, conditions::Statuses};
 use crate::{
     api::{self, ApiState, Pushed},
     ca::{Ca, service::IdentityService},
@@ -72,15 +72,17 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         ca: Arc::clone(&ca),
         view,
         reflected,
-        conditions: watch::Sender::new(conditions::Conditions::default()),
+        found: watch::Sender::new(Arc::default()),
         problems: Arc::clone(&problems),
     };
-    tokio::spawn(conditions::write(store.clone(), compiling.conditions.subscribe()));
+    let proxies = Proxies::default();
+    let statuses = Statuses::new(store.clone(), compiling.found.subscribe(), proxies.clone());
+    tokio::spawn(statuses.run());
     tokio::spawn(compiling.run());
 
     // Nobody is served before the first compile: an empty view would look like an empty mesh.
     reading.clone().wait_for(|view| view.revision > 0).await.context("first compile")?;
-    let (proxies, stopping) = (Proxies::default(), watch::Sender::new(false));
+    let stopping = watch::Sender::new(false);
     let discovery = Discovery::new(
         reading.clone(),
         registry.clone(),

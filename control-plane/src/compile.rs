@@ -3,7 +3,9 @@
 pub mod again;
 pub mod conditions;
 mod endpoints;
+mod grpc;
 mod instances;
+mod policies;
 mod protocol;
 mod routes;
 mod services;
@@ -49,6 +51,8 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
     let mut routings = routes::compile(resources, &views, &mut problems);
+    grpc::check(resources, &views, &mut problems);
+    policies::check(resources, &views, &mut problems);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
@@ -89,7 +93,7 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::Workl
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
-        .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, services: Vec::new() }))
+        .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, ..Default::default() }))
         .collect();
     for view in views {
         for port in &view.ports {

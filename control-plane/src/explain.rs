@@ -5,7 +5,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use weft_policy::{
     canonical, convert,
-    model::{ObjectName, PathMatch, RouteMatch, RouteRule, Routing, Service, ServicePort},
+    model::{ObjectName, PathMatch, RouteMatch, RouteRule, Routing, Service, ServicePort, ValueMatch},
     routing::RequestView,
 };
 use weft_proto::{ResourceType, v1};
@@ -169,24 +169,30 @@ fn mismatch(found: &RouteMatch, request: &RequestView<'_>) -> Option<String> {
     if let Some(method) = found.method.as_ref().filter(|method| *method != request.method) {
         return Some(format!("method is {} and not {method}", request.method));
     }
-    for (name, value) in &found.headers {
-        let lines: Vec<_> =
-            request.headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
-        if !lines.iter().any(|line| **line == **value) {
-            let is = lines.first().map_or_else(|| "missing".to_owned(), |line| format!("{line:?}"));
-            return Some(format!("header {name} is {is} and not {value:?}"));
-        }
+    if let Some(header) = found.headers.iter().find(|header| !header.matches(request.headers)) {
+        let name = &header.name;
+        let line = request.headers.get(name).map(|line| String::from_utf8_lossy(line.as_bytes()));
+        let is = line.map_or_else(|| "missing".to_owned(), |line| format!("{line:?}"));
+        return Some(format!("header {name} is {is} and not {}", value(&header.value)));
     }
     let without_query = RouteMatch { query: Vec::new(), ..found.clone() };
-    let (name, value) = found.query.first().filter(|_| without_query.matches(request) && !found.matches(request))?;
-    Some(format!("query parameter {name} is not {value:?}, or another one differs"))
+    let key = found.query.first().filter(|_| without_query.matches(request) && !found.matches(request))?;
+    Some(format!("query parameter {} is not {}, or another one differs", key.name, value(&key.value)))
+}
+
+/// A condition on a value, for people.
+fn value(condition: &ValueMatch) -> String {
+    match condition {
+        ValueMatch::Exact(value) => format!("{value:?}"),
+        ValueMatch::Regex(pattern) => format!("like {}", pattern.as_str()),
+    }
 }
 
 fn conditions(found: &RouteMatch) -> String {
     let mut parts = vec![path(&found.path)];
     parts.extend(found.method.as_ref().map(|method| format!("method {method}")));
-    parts.extend(found.headers.iter().map(|(name, value)| format!("header {name}: {value}")));
-    parts.extend(found.query.iter().map(|(name, value)| format!("query {name}={value}")));
+    parts.extend(found.headers.iter().map(|header| format!("header {}: {}", header.name, value(&header.value))));
+    parts.extend(found.query.iter().map(|key| format!("query {}: {}", key.name, value(&key.value))));
     parts.join(", ")
 }
 
@@ -195,6 +201,7 @@ fn path(condition: &PathMatch) -> String {
         PathMatch::Any => "any path".to_owned(),
         PathMatch::Exact(path) => format!("exactly {path}"),
         PathMatch::Prefix(prefix) => format!("under {prefix}"),
+        PathMatch::Regex(pattern) => format!("like {}", pattern.as_str()),
     }
 }
 
@@ -215,8 +222,8 @@ fn effective(rule: Option<&RouteRule>) -> Value {
         Some(rule) if set => format!("HTTPRoute {}", rule.name),
         _ => "default".to_owned(),
     };
-    let timeout = rule.and_then(|rule| rule.timeout);
-    let backend = rule.and_then(|rule| rule.backend_timeout);
+    let timeout = rule.and_then(|rule| rule.requests.timeout);
+    let backend = rule.and_then(|rule| rule.requests.backend_timeout);
     let text =
         |value: Option<std::time::Duration>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
     json!({

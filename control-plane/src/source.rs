@@ -26,7 +26,7 @@ use k8s_openapi::api::{
 
 pub(crate) use self::check::{duration, is_dns_label, label_value, qualified_name};
 pub use self::files::Files;
-pub(crate) use self::load::{Loaded, schema};
+pub(crate) use self::load::{HasMetadata, Loaded, schema};
 use self::policies::{
     Custom,
     limits::{FaultInjectionSpec, RateLimitPolicySpec},
@@ -37,8 +37,7 @@ use self::policies::{
     workload::WorkloadSpec,
 };
 pub use self::problem::{Origin, Problem, Reason, did_you_mean};
-
-use crate::store::Stored;
+use crate::store::{Key, Stored};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";
@@ -102,10 +101,19 @@ pub struct Resources {
     pub request_authentications: BTreeMap<String, Arc<Object<Custom<RequestAuthenticationSpec>>>>,
     /// `weft.dev/v1alpha1` MeshConfig.
     pub mesh_configs: BTreeMap<String, Arc<Object<Custom<MeshConfigSpec>>>>,
-    /// The event of the store that they reflect; 0 without a store.
-    pub revision: u64,
     /// What was left out when objects of several sources were put together.
     pub problems: Vec<Problem>,
+    /// The same for objects of the store, by their keys.
+    pub left_out: BTreeMap<Key, LeftOut>,
+}
+
+/// An object of the store that is not among the resources: no longer valid, or one of a file has its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeftOut {
+    /// Its uid and generation.
+    pub of: (Option<String>, Option<i64>),
+    /// Why.
+    pub problem: Problem,
 }
 
 impl Resources {

@@ -63,6 +63,15 @@ impl Store {
         Self::open_with(data_dir, Options::default())
     }
 
+    /// The same, and asks before each wait for the disk.
+    #[cfg(test)]
+    pub(crate) fn open_on_sync(
+        data_dir: &Path,
+        ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(data_dir, Options::on_sync(ask))
+    }
+
     fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
         Ok(Self { engine: Arc::new(Engine::Embedded(Embedded::open(data_dir, options)?)) })
     }

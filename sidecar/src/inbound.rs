@@ -289,6 +289,7 @@ mod tests {
                 port: 9000,
                 protocol: Protocol::Tcp,
                 services: vec![target("shop/ledger", 5432)],
+                rate_limits: vec![],
             }],
             tls_mode: TlsMode::Permissive,
         };

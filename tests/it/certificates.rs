@@ -133,9 +133,11 @@ fn refused_with(mesh: &TestMesh, reason: &str) {
         let count = metric(mesh.admin("catalog"), "weft_mesh_refused_total", &labels);
         if count > 0.0 { Ok(()) } else { Err(format!("{count}")) }
     });
-    let log = mesh.log("catalog");
-    let told = |line: &str| line.contains("mesh connection refused") && line.contains(reason);
-    assert!(log.lines().any(told), "{reason} is not in the log");
+    // Counted first, then logged.
+    eventually(&format!("the refusal for {reason} in the server's log"), || {
+        let told = |line: &str| line.contains("mesh connection refused") && line.contains(reason);
+        if mesh.log("catalog").lines().any(told) { Ok(()) } else { Err("is not there".to_owned()) }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use rand::Rng;
 use serde_json::{Map, Value};
 
 use super::{
-    conditions, defaults,
+    defaults,
     kinds::Kind,
     status::{ApiError, text, unknown_field},
     target::{FieldValidation, Target},
@@ -65,7 +65,6 @@ pub fn create(
     metadata.insert("uid".into(), uid().into());
     metadata.insert("creationTimestamp".into(), timestamp(now).into());
     metadata.insert("generation".into(), 1.into());
-    conditions::refresh(target.kind, &Value::Null, &mut object, now);
     Ok(Admitted { object, warnings })
 }
 
@@ -79,7 +78,6 @@ pub fn update(
     body: Value,
     duplicates: &[Problem],
     mode: FieldValidation,
-    now: Timestamp,
 ) -> Result<Admitted, ApiError> {
     let mut object = identified(target, body)?;
     let was = old["metadata"].as_object().cloned().unwrap_or_default();
@@ -104,7 +102,6 @@ pub fn update(
     if content(old) != content(&object) {
         let generation = was.get("generation").and_then(Value::as_u64).unwrap_or(0) + 1;
         self::metadata(&mut object)?.insert("generation".into(), generation.into());
-        conditions::refresh(target.kind, old, &mut object, now);
     }
     Ok(Admitted { object, warnings })
 }
@@ -143,7 +140,14 @@ fn content(object: &Value) -> Vec<(&String, &Value)> {
 /// Checks apiVersion, kind, namespace and name against the path, and fills in what is left out.
 fn identified(target: &Target, body: Value) -> Result<Value, ApiError> {
     let Value::Object(mut fields) = body else {
-        return Err(ApiError::bad_request(format!("the body is not an object of kind {}", target.kind.kind)));
+        let kind = target.kind.kind;
+        return Err(ApiError::bad_request(if body.is_null() {
+            format!(
+                "the body is empty: send an object of kind {kind}, with Content-Length or Transfer-Encoding: chunked"
+            )
+        } else {
+            format!("the body is not an object of kind {kind}")
+        }));
     };
     for (field, wanted) in [("apiVersion", target.kind.api_version()), ("kind", target.kind.kind.to_owned())] {
         match fields.get(field) {

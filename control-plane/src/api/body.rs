@@ -1,9 +1,13 @@
-//! Request bodies to JSON trees: JSON or YAML, bounded, with repeated keys noticed.
+//! Request bodies: read within bounds, and made JSON trees, from JSON or YAML, with repeated keys noticed.
 
 mod protobuf;
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, error::Error, fmt, time::Duration};
 
+use axum::{
+    extract::{FromRequest, Request},
+    http::{HeaderMap, StatusCode, header},
+};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -12,6 +16,42 @@ use crate::source::{self, Problem};
 
 /// Largest body in bytes, as in Kubernetes.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// Time for a body to arrive: it may hold one of the places for writes.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// The bytes of a request, for handlers that take them as they are; bounded as those of [`read`].
+pub struct Sent(pub Vec<u8>);
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        read(&parts.headers, body).await.map(Self)
+    }
+}
+
+/// Reads a body to its end.
+///
+/// # Errors
+/// 413 when it is larger than [`MAX_BODY`], 408 when it takes longer than 30 s, 400 when it breaks off.
+pub async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
+    let too_large = || ApiError::too_large(format!("the body is too large: at most {MAX_BODY} bytes are taken"));
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY)).await.map_err(|_| {
+        let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "Timeout", message)
+    })?;
+    let bytes = read.map_err(|error| {
+        let limited = error.source().is_some_and(|source| source.to_string().contains("length limit"));
+        if limited { too_large() } else { ApiError::bad_request(format!("the body cannot be read: {error}")) }
+    })?;
+    Ok(bytes.into())
+}
 
 /// A tree and the keys that were given more than once in it; the last one counts.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use super::{
     ApiState, Caller,
     access::Peer,
     admit,
+    body::Sent,
     kinds::{self, KINDS},
     status::ApiError,
 };
@@ -23,6 +24,8 @@ use crate::store::{Action, AppendError, Batch, Event, Expect, HistoryFilter, Key
 
 /// Most events of one answer.
 const MAX_EVENTS: usize = 1000;
+/// How often a rollback is made anew when others were faster.
+const ATTEMPTS: usize = 16;
 
 /// Query of `/weft/v1/history`.
 #[derive(Deserialize)]
@@ -57,6 +60,7 @@ pub async fn history(
         before_revision: query.before,
         limit,
     };
+    let Ok(_permit) = state.log_reads.try_acquire() else { return busy().into_response() };
     match state.store.history(filter).await {
         Ok(events) => {
             let next =
@@ -108,6 +112,11 @@ fn event_json(event: &Event, objects: bool) -> Value {
     value
 }
 
+/// Each reads the log from end to end.
+fn busy() -> ApiError {
+    ApiError::too_many("reads of the history")
+}
+
 fn read_failed(error: &ReadError) -> ApiError {
     match error {
         ReadError::Future { .. } => ApiError::bad_request(error.to_string()),
@@ -117,6 +126,7 @@ fn read_failed(error: &ReadError) -> ApiError {
 
 /// GET `/weft/v1/history/verify`: whether the chain of hashes is whole.
 pub async fn verify(State(state): State<ApiState>) -> Response {
+    let Ok(_permit) = state.log_reads.try_acquire() else { return busy().into_response() };
     match state.store.verify().await {
         Ok(head) => {
             Json(json!({ "verified": true, "revision": head.revision, "head": head.to_string() })).into_response()
@@ -147,7 +157,7 @@ pub async fn rollback(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
     peer: Option<Extension<Peer>>,
-    body: axum::body::Bytes,
+    Sent(body): Sent,
 ) -> Response {
     match rolled_back(&state, caller, peer.map(|Extension(peer)| peer), &body).await {
         Ok(body) => Json(body).into_response(),
@@ -166,36 +176,27 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     }
     let within = |key: &Key| wanted.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace);
     let revision = wanted.to_revision;
+    let _permit = state.log_reads.try_acquire().map_err(|_| busy())?;
     let mut past = state.store.state_at(revision).await.map_err(|error| read_failed(&error))?;
     past.retain(|key, _| within(key));
-    let present = state.store.snapshot();
-    let now = Timestamp::now();
-    let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), now);
-    still_valid(revision, &writes)?;
-    let items: Vec<Value> = writes
-        .iter()
-        .map(|write| {
-            let action = match (&write.object, write.expect) {
-                (None, _) => "delete",
-                (Some(_), Expect::Absent) => "create",
-                _ => "update",
-            };
-            json!({
-                "action": action, "kind": &*write.key.kind, "namespace": write.key.namespace, "name": write.key.name,
-            })
-        })
-        .collect();
-    if !wanted.dry_run && !writes.is_empty() {
-        let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };
-        let batch = Batch { author: caller.name, reason, writes };
-        state.store.append(batch).await.map_err(|error| match error {
-            AppendError::Conflict { .. } => {
-                ApiError::new(StatusCode::CONFLICT, "Conflict", format!("somebody else wrote meanwhile: {error}"))
-            }
-            AppendError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-            error => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
-        })?;
-    }
+    let reason = if wanted.reason.is_empty() { format!("rollback to revision {revision}") } else { wanted.reason };
+    let mut attempt = 1;
+    let writes = loop {
+        let present = state.store.snapshot();
+        let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), Timestamp::now());
+        still_valid(revision, &writes)?;
+        if wanted.dry_run || writes.is_empty() {
+            break writes;
+        }
+        let batch = Batch { author: caller.name.clone(), reason: reason.clone(), writes: writes.clone() };
+        match state.store.append(batch).await {
+            Ok(_) => break writes,
+            // Somebody was faster, most likely with a status.
+            Err(AppendError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(append_failed(&error)),
+        }
+    };
+    let items: Vec<Value> = writes.iter().map(write_json).collect();
     Ok(json!({
         "toRevision": revision, "revision": state.store.revision(), "dryRun": wanted.dry_run, "items": items,
     }))
@@ -223,7 +224,28 @@ fn still_valid(revision: u64, writes: &[Write]) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
 }
 
-/// The writes that lead from the present to the past. Deletions come first, so that names are free.
+fn write_json(write: &Write) -> Value {
+    let action = match (&write.object, write.expect) {
+        (None, _) => "delete",
+        (Some(_), Expect::Absent) => "create",
+        _ => "update",
+    };
+    let Key { kind, namespace, name } = &write.key;
+    json!({ "action": action, "kind": &**kind, "namespace": namespace, "name": name })
+}
+
+fn append_failed(error: &AppendError) -> ApiError {
+    match error {
+        AppendError::Conflict { .. } => {
+            ApiError::new(StatusCode::CONFLICT, "Conflict", format!("somebody else wrote meanwhile: {error}"))
+        }
+        AppendError::TooLarge { .. } => ApiError::too_large(error.to_string()),
+        error => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+    }
+}
+
+/// The writes that lead from the present to the past. Deletions come first, so that names are free. Statuses say what is
+/// now: they are no part of it.
 fn changes<'a>(
     past: &BTreeMap<Key, std::sync::Arc<Stored>>,
     present: impl Iterator<Item = &'a std::sync::Arc<Stored>>,
@@ -244,6 +266,7 @@ fn changes<'a>(
                 for field in ["uid", "creationTimestamp"] {
                     object["metadata"][field] = stored.object["metadata"][field].clone();
                 }
+                set_status(&mut object, stored.object.get("status"));
                 // A rollback twice over is no change.
                 let mut held = (*stored.object).clone();
                 held["metadata"]["generation"] = generation.into();
@@ -255,6 +278,7 @@ fn changes<'a>(
     }
     for (key, old) in past.iter().filter(|(key, _)| !seen.contains(*key)) {
         let mut object = (*old.object).clone();
+        set_status(&mut object, None);
         // It is another object now: nobody may take it for the one that was deleted.
         object["metadata"]["uid"] = admit::uid().into();
         object["metadata"]["creationTimestamp"] = admit::timestamp(now).into();
@@ -262,4 +286,12 @@ fn changes<'a>(
     }
     gone.extend(changed);
     gone
+}
+
+fn set_status(object: &mut Value, status: Option<&Value>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    match status {
+        Some(status) => _ = fields.insert("status".into(), status.clone()),
+        None => _ = fields.remove("status"),
+    }
 }

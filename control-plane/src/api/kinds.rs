@@ -48,7 +48,7 @@ pub struct Kind {
     pub namespaced: bool,
     /// Where its conditions are.
     pub status: StatusShape,
-    /// Whether the mesh acts on it yet. Objects of other kinds are kept and say so.
+    /// Whether the sidecars act on it yet. Objects of other kinds are kept and say so: in their status and in warnings.
     pub enforced: bool,
     /// Columns between NAME and AGE.
     pub columns: &'static [Column],
@@ -71,6 +71,13 @@ impl Kind {
     #[must_use]
     pub fn strategic(&self) -> bool {
         matches!(self.group, CORE | DISCOVERY)
+    }
+
+    /// Whether a deletion answers with the object instead of a `Status`, as in Kubernetes: the typed client libraries
+    /// read it as the one or the other.
+    #[must_use]
+    pub fn returns_deleted(&self) -> bool {
+        self.group == CORE && self.kind == "Service"
     }
 
     /// Whether there is a status subresource.

@@ -8,6 +8,7 @@ use std::{
 use axum::{
     Json,
     extract::{Extension, Query, State},
+    http::StatusCode,
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -98,6 +99,17 @@ pub async fn errors(State(state): State<ApiState>) -> Json<Value> {
     Json(json!({ "items": *problems }))
 }
 
+/// GET `/readyz`: whether everything is served. Everybody may ask, so why it is not is in the log and the metrics.
+pub async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) {
+    match state.store.stopped() {
+        None => (StatusCode::OK, "ok\n"),
+        Some(_) => {
+            let text = "the store takes no writes until a restart: the log of the control plane says why\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
+}
+
 /// GET `/metrics`.
 pub async fn metrics(State(state): State<ApiState>) -> String {
     let connected = state.proxies.rows().len();
@@ -105,8 +117,10 @@ pub async fn metrics(State(state): State<ApiState>) -> String {
         state.pushed.view.borrow().revision,
         state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner).len(),
     );
+    let stopped = u8::from(state.store.stopped().is_some());
     let mut text = format!(
-        "# HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
+        "# HELP weft_store_stopped Whether the store takes no writes until a restart.\n# TYPE weft_store_stopped gauge\nweft_store_stopped {stopped}\n\
+         # HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
          # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\
          # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
     );

@@ -1,6 +1,6 @@
 //! Requests for resources: which handler serves them. Reads are here, writes in `write`, watches in `watch`.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     body::Body,
@@ -11,9 +11,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    ApiState, Caller,
-    body::{self, MAX_BODY},
-    held,
+    ApiState, Caller, body, held,
     respond::{Form, answer, shown},
     status::ApiError,
     target::{Options, Target},
@@ -23,8 +21,6 @@ use crate::store::{Key, Revision, State as Objects, Stored};
 
 /// Snapshots that lists in pages go on from.
 const PAGED: usize = 32;
-/// Time for a body to arrive: it holds one of the places for writes.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// One request, taken apart.
 pub struct Call {
@@ -71,7 +67,7 @@ async fn route(state: &ApiState, parts: Parts, body: Body) -> Result<Response, A
         return read(state, call);
     }
     let _permit = state.writes.try_acquire().map_err(|_| ApiError::too_many("writes"))?;
-    let bytes = read_body(&call.headers, body).await?;
+    let bytes = body::read(&call.headers, body).await?;
     match (call.method.as_str(), call.target.name.is_some()) {
         ("POST", _) => write::create(state, &call, &bytes).await,
         ("PUT", _) => write::replace(state, &call, &bytes).await,
@@ -79,24 +75,6 @@ async fn route(state: &ApiState, parts: Parts, body: Body) -> Result<Response, A
         (_, true) => write::delete(state, &call, &bytes).await,
         (_, false) => write::delete_collection(state, &call, &bytes).await,
     }
-}
-
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    let too_large = || ApiError::too_large(format!("the body is too large: at most {MAX_BODY} bytes are taken"));
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MAX_BODY) {
-        return Err(too_large());
-    }
-    let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY)).await.map_err(|_| {
-        let message = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "Timeout", message)
-    })?;
-    let bytes = read.map_err(|error| {
-        use std::error::Error;
-        let limited = error.source().is_some_and(|source| source.to_string().contains("length limit"));
-        if limited { too_large() } else { ApiError::bad_request(format!("the body cannot be read: {error}")) }
-    })?;
-    Ok(bytes.into())
 }
 
 /// The body in the media type of its header.

@@ -1,4 +1,5 @@
-//! What an author should know of an object beside those that are in force, from [`beside`].
+//! What an author should know of an object: that its kind is not acted upon and, from [`beside`], what is odd beside
+//! those that are in force. No reason to refuse it, because the other half may be on its way.
 
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use weft_proto::ResourceType;
 use super::{ApiState, admit, held, kinds::Kind};
 use crate::{
     beside::{self, Others},
+    compile::conditions::not_enforced,
     push::View,
     source::{Files, Origin},
     store::{Key, State},
@@ -26,7 +28,8 @@ pub fn of(state: &ApiState, kind: &Kind, object: &Value) -> Vec<String> {
         view: Arc::clone(&state.pushed.view.borrow()),
     };
     let found = beside::find(&object, &Origin::default(), &in_force);
-    found.iter().take(MOST).map(admit::warning).collect()
+    let idle = (!kind.enforced).then(|| not_enforced(kind.kind));
+    idle.into_iter().chain(found.iter().map(admit::warning)).take(MOST).collect()
 }
 
 /// Objects of the store and of files, and services that were made for their workloads.

@@ -50,29 +50,20 @@ pub fn start(state: &ApiState, mut call: Call) -> Result<Response, ApiError> {
     let after = if initial { snapshot.revision() } else { from.unwrap_or_else(|| snapshot.revision()) };
     let mut files = state.files.clone();
     let known = Arc::clone(&files.borrow_and_update());
-    let mut first = Vec::new();
+    // Shared with all other watches: what waits for a slow client is no copy.
+    let mut present = Vec::new();
     if initial {
-        let present = held::list(&snapshot, &known, call.target.kind.kind, call.target.namespace.as_deref());
-        let chosen = present.into_iter().filter(|stored| selected(&call, Some(&stored.object)));
-        first.extend(chosen.map(|stored| line(&call, "ADDED", at(stored, after))));
-        if options.send_initial_events == Some(true) {
-            first.push(bookmark(&call, after, true));
-        }
+        let all = held::list(&snapshot, &known, call.target.kind.kind, call.target.namespace.as_deref());
+        present.extend(all.into_iter().filter(|stored| selected(&call, Some(&stored.object))).cloned());
     }
-    let events = match state.store.watch(after) {
-        Ok(events) => Some(events),
-        Err(error) => {
-            first = vec![error_line(&ApiError::expired(error.to_string()))];
-            None
-        }
-    };
+    let events = state.store.watch(after).map_err(|error| ApiError::expired(error.to_string()));
     // The headers of the request are no longer of use, and may be large.
     call.headers.clear();
     let (sender, receiver) = mpsc::channel(WAITING);
     let until = Instant::now() + Duration::from_secs(seconds);
     let files = FromFiles { files: Some(files), known, objects: state.store.state() };
     let following = Following { call, sender, after, until, files, _permit: permit };
-    tokio::spawn(following.run(first, events));
+    tokio::spawn(following.run(present, events));
     let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
@@ -130,13 +121,24 @@ impl FromFiles {
 
 impl Following {
     /// Until the client goes, the time is over or the store is closed.
-    async fn run(mut self, first: Vec<Bytes>, events: Option<Watcher>) {
-        for line in first {
-            if self.send(line).await.is_err() {
+    async fn run(mut self, present: Vec<Arc<Stored>>, events: Result<Watcher, ApiError>) {
+        let mut events = match events {
+            Ok(events) => events,
+            Err(error) => {
+                _ = self.send(error_line(&error)).await;
+                return;
+            }
+        };
+        for stored in present {
+            if self.send(line(&self.call, "ADDED", at(&stored, self.after))).await.is_err() {
                 return;
             }
         }
-        let Some(mut events) = events else { return };
+        if self.call.options.send_initial_events == Some(true)
+            && self.send(bookmark(&self.call, self.after, true)).await.is_err()
+        {
+            return;
+        }
         let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

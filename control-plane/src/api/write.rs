@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     ApiState,
     admit::{self, Admitted},
-    body, conditions,
+    body,
     objects::{Call, parse_body},
     patch::{self, PatchError},
     respond::{answer, shown, with_version},
@@ -41,7 +41,6 @@ pub async fn create(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
         return Err(ApiError::exists(target.kind, &name));
     }
     let mut all = admitted.warnings;
-    all.extend(conditions::warning(target.kind));
     all.extend(warnings::of(state, target.kind, &object));
     let object = if options.dry_run {
         object
@@ -120,15 +119,14 @@ async fn modify(
         let old = state.store.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
         let changed = change(shown(&old))?;
         same_version(call, &old, &changed)?;
-        let (mode, now) = (options.field_validation, Timestamp::now());
+        let mode = options.field_validation;
         let admitted = if target.status {
             admit::status(target, &old.object, changed, duplicates, mode)?
         } else {
-            admit::update(target, &old.object, changed, duplicates, mode, now)?
+            admit::update(target, &old.object, changed, duplicates, mode)?
         };
         let Admitted { object, warnings: mut all } = admitted;
         if !target.status {
-            all.extend(conditions::warning(kind));
             all.extend(warnings::of(state, kind, &object));
         }
         let unchanged = object == *old.object;
@@ -247,6 +245,7 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
         };
         let body = match state.store.get(&key).filter(|_| !wanted.dry_run) {
             Some(marked) if marked.object["metadata"]["deletionTimestamp"].is_string() => shown(&marked),
+            _ if kind.returns_deleted() => with_version((*old.object).clone(), revision),
             _ => deleted(call, uid, revision),
         };
         return Ok(answer(StatusCode::OK, body, &warnings));

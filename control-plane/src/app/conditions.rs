@@ -1,110 +1,243 @@
-//! Writes what compiling found into the status of the objects in the store, as the author `weft`: only where it differs,
-//! and never over a newer object.
+//! Writes what holds for the objects of the store into their statuses, as the author `weft`: only where it differs, never
+//! what was found of another version, and many at once, so that they share commits.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-
-use crate::{
-    api::{admit::timestamp, conditions::CONTROLLER},
-    compile::conditions::Parent,
-    store::{AppendError, Batch, Expect, Key, Store, Stored, Write},
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep_until},
 };
 
-/// What the statuses should say, as of the last compile.
-pub type Conditions = Arc<BTreeMap<Key, Vec<Parent>>>;
+use crate::{
+    api::{
+        admit::timestamp,
+        kinds::{self, StatusShape},
+    },
+    compile::conditions::{self, Condition, Conditions, Refused, Verdict},
+    push::{
+        debounce::{Changes, Debounce},
+        proxies::Proxies,
+    },
+    source::{Problem, Resources},
+    store::{AppendError, Batch, Expect, Key, Revision, Store, Stored, Write},
+};
 
-/// Follows what compiling finds for as long as it goes on.
-pub async fn write(store: Store, mut wanted: watch::Receiver<Conditions>) {
-    while wanted.changed().await.is_ok() {
-        let conditions = Arc::clone(&wanted.borrow_and_update());
-        let now = Timestamp::now();
-        let writes = conditions.iter().filter_map(|(key, parents)| {
-            let stored = store.get(key)?;
-            let object = with_status(&stored, parents, now)?;
-            Some(Write { key: key.clone(), expect: Expect::Revision(stored.revision), object: Some(object) })
-        });
-        for write in writes.collect::<Vec<_>>() {
-            let key = write.key.clone();
-            let batch = Batch { author: "weft".into(), reason: "status".into(), writes: vec![write] };
-            match store.append(batch).await {
-                // Somebody was faster: what they wrote is compiled next.
-                Ok(_) | Err(AppendError::Conflict { .. }) => {}
-                Err(error) => tracing::warn!(%key, %error, "the status could not be written"),
-            }
+/// `controllerName` of the entries that Weft writes.
+const CONTROLLER: &str = "weft.dev/control-plane";
+/// Writes at once: as many as share a commit.
+const AT_ONCE: usize = 256;
+/// How often a status is made anew when somebody else was faster.
+const ATTEMPTS: usize = 8;
+/// What sidecars refuse is written no more often: they must not fill the log, whatever they say.
+const PACE: Duration = Duration::from_secs(5);
+/// Statuses that could not be written are tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What a compile found.
+#[derive(Default)]
+pub struct Found {
+    /// Of what.
+    pub resources: Arc<Resources>,
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+}
+
+/// The task that writes, and what it follows.
+pub struct Statuses {
+    store: Store,
+    found: watch::Receiver<Arc<Found>>,
+    proxies: Proxies,
+    refusals: watch::Receiver<u64>,
+    refused: Refused,
+    /// They are to be read anew.
+    refused_due: bool,
+    /// When [`PACE`] is over.
+    refused_next: Instant,
+    /// What the statuses say, and of which revision that is known.
+    settled: BTreeMap<Key, (Verdict, Revision)>,
+    /// When what could not be written is tried again.
+    again: Option<Instant>,
+}
+
+impl Statuses {
+    /// Of the objects of this store.
+    #[must_use]
+    pub fn new(store: Store, found: watch::Receiver<Arc<Found>>, proxies: Proxies) -> Self {
+        let (refusals, refused_next) = (proxies.refusals(), Instant::now());
+        let (refused, settled) = (Refused::new(), BTreeMap::new());
+        Self { store, found, proxies, refusals, refused, refused_due: false, refused_next, settled, again: None }
+    }
+
+    /// Writes for as long as there are compiles to come.
+    pub async fn run(mut self) {
+        let mut debounce = Debounce::default();
+        while debounce.settled(&mut self).await {
+            self.pass().await;
+            debounce.pushed(Instant::now());
         }
     }
+
+    async fn pass(&mut self) {
+        let is_time = Instant::now() >= self.refused_next && self.refusals.has_changed().unwrap_or(false);
+        if std::mem::take(&mut self.refused_due) || is_time {
+            self.refusals.mark_unchanged();
+            self.refused = self.proxies.refused();
+            self.refused_next = Instant::now() + PACE;
+        }
+        let found = Arc::clone(&self.found.borrow_and_update());
+        let state = self.store.snapshot();
+        let (mut settled, mut wanted) = (BTreeMap::new(), Vec::new());
+        for (key, verdict) in conditions::of(&found.resources, &found.problems, &self.refused) {
+            let Some(stored) = state.get(&key) else { continue };
+            match self.settled.remove(&key) {
+                Some(old) if old.0 == verdict && old.1 == stored.revision => _ = settled.insert(key, old),
+                _ => wanted.push((key, verdict)),
+            }
+        }
+        let store = &self.store;
+        let mut writing = stream::iter(wanted)
+            .map(async |(key, verdict)| (write(store, &key, &verdict).await, key, verdict))
+            .buffer_unordered(AT_ONCE);
+        let mut failed: Option<(usize, AppendError)> = None;
+        while let Some((result, key, verdict)) = writing.next().await {
+            match result {
+                Ok(revision) => settled.extend(revision.map(|revision| (key, (verdict, revision)))),
+                Err(error) => failed = Some((failed.map_or(1, |(count, _)| count + 1), error)),
+            }
+        }
+        if let Some((statuses, error)) = &failed {
+            tracing::warn!(statuses, %error, "statuses could not be written; trying again");
+        }
+        drop(writing);
+        self.again = failed.map(|_| Instant::now() + RETRY);
+        self.settled = settled;
+    }
+}
+
+impl Changes for Statuses {
+    async fn changed(&mut self) -> bool {
+        // A clone sees the same changes, and this one stays unseen until it is used.
+        let (mut refusals, next) = (self.refusals.clone(), self.refused_next);
+        let refused = async {
+            match refusals.changed().await {
+                Ok(()) => sleep_until(next).await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let again = async {
+            match self.again {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (changed, refused, again) = tokio::select! {
+            changed = self.found.changed() => (changed.is_ok(), false, false),
+            () = refused => (true, true, false),
+            () = again => (true, false, true),
+        };
+        // Told once: the next pass looks.
+        if refused {
+            self.refusals.mark_unchanged();
+            self.refused_due = true;
+        }
+        if again {
+            self.again = None;
+        }
+        changed
+    }
+}
+
+/// Writes one status. The revision at which it says so; none when the object is another or gone.
+async fn write(store: &Store, key: &Key, verdict: &Verdict) -> Result<Option<Revision>, AppendError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let Some(stored) = store.get(key).filter(|stored| is_of(stored, verdict)) else { return Ok(None) };
+        let Some(object) = with_status(&stored, &verdict.conditions, Timestamp::now()) else {
+            return Ok(Some(stored.revision));
+        };
+        let write = Write { key: key.clone(), expect: Expect::Revision(stored.revision), object: Some(object) };
+        let batch = Batch { author: "weft".into(), reason: "status".into(), writes: vec![write] };
+        match store.append(batch).await {
+            Ok(events) => return Ok(events.last().map(|event| event.revision)),
+            // Somebody was faster, perhaps with another part of the status.
+            Err(AppendError::Conflict { .. }) if attempt < ATTEMPTS => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the verdict was found of this very object and generation.
+fn is_of(stored: &Stored, verdict: &Verdict) -> bool {
+    let (uid, generation) = &verdict.of;
+    let metadata = &stored.object["metadata"];
+    metadata["uid"].as_str() == uid.as_deref() && metadata["generation"].as_i64() == *generation
 }
 
 /// The object with its new status, or `None` when that says so already.
-fn with_status(stored: &Stored, parents: &[Parent], now: Timestamp) -> Option<Value> {
-    let old = &stored.object["status"]["parents"];
-    let held = || old.as_array().into_iter().flatten();
-    let generation = &stored.object["metadata"]["generation"];
-    let own = parents.iter().map(|(reference, conditions)| {
-        let before = held().find(|entry| entry["parentRef"] == *reference && entry["controllerName"] == CONTROLLER);
-        let conditions = conditions.iter().map(|condition| {
-            let state = if condition.holds { "True" } else { "False" };
-            let same = before
-                .and_then(|entry| entry["conditions"].as_array())
-                .and_then(|list| list.iter().find(|old| old["type"] == condition.name && old["status"] == state));
-            let since = same.map_or_else(|| timestamp(now).into(), |old| old["lastTransitionTime"].clone());
-            json!({
-                "type": condition.name, "status": state, "reason": condition.reason, "message": condition.message,
-                "observedGeneration": generation, "lastTransitionTime": since,
-            })
-        });
-        json!({ "parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions.collect::<Vec<_>>() })
-    });
-    // What other controllers say stays.
-    let others = held().filter(|entry| entry["controllerName"] != CONTROLLER).cloned();
-    let new: Vec<Value> = own.chain(others).collect();
+fn with_status(stored: &Stored, conditions: &Conditions, now: Timestamp) -> Option<Value> {
+    let object = &*stored.object;
+    let generation = &object["metadata"]["generation"];
+    let (list, new) = match (kinds::by_kind(&stored.key.kind)?.status, conditions) {
+        (StatusShape::None, _) => return None,
+        (StatusShape::Conditions, Conditions::Whole(own)) => {
+            let old = &object["status"]["conditions"];
+            let others = entries(old).filter(|held| own.iter().all(|condition| held["type"] != condition.name));
+            ("conditions", written(own, old, generation, now).into_iter().chain(others.cloned()).collect())
+        }
+        (StatusShape::Parents, of) => ("parents", each(object, ["parents", "parentRef", "parentRefs"], of, now)),
+        (_, of) => ("ancestors", each(object, ["ancestors", "ancestorRef", "targetRefs"], of, now)),
+    };
+    let old = &object["status"][list];
     if *old == Value::Array(new.clone()) || old.is_null() && new.is_empty() {
         return None;
     }
-    let mut object = (*stored.object).clone();
-    object["status"] = json!({ "parents": new });
+    let mut object = object.clone();
+    if !object["status"].is_object() {
+        object["status"] = json!({});
+    }
+    object["status"][list] = new.into();
     Some(object)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compile::conditions::Condition;
-
-    fn accepted(holds: bool) -> Vec<Parent> {
-        let condition = Condition { name: "Accepted", holds, reason: "Accepted", message: String::new() };
-        vec![(json!({ "name": "web" }), vec![condition])]
-    }
-
-    #[tokio::test]
-    async fn a_status_is_written_once_and_again_when_it_changes() {
-        let store = Store::memory();
-        let key = Key::new("HTTPRoute", "default", "r");
-        let object = json!({ "metadata": { "generation": 3 }, "spec": {}, "status": { "parents": [{ "controllerName": "other" }] } });
-        let write_ = Write { key: key.clone(), expect: Expect::Absent, object: Some(object) };
-        let batch = Batch { author: "test".into(), reason: String::new(), writes: vec![write_] };
-        store.append(batch).await.expect("taken");
-        let (sender, receiver) = watch::channel(Conditions::default());
-        let writing = tokio::spawn(write(store.clone(), receiver));
-        let mut states = store.state();
-        let mut revision = store.revision();
-        for holds in [true, false] {
-            sender.send_replace(Arc::new(BTreeMap::from([(key.clone(), accepted(holds))])));
-            states.wait_for(|state| state.revision() > revision).await.expect("alive");
-            revision += 1;
-            let stored = store.get(&key).expect("there");
-            let parents = stored.object["status"]["parents"].clone();
-            assert_eq!(parents[0]["conditions"][0]["status"], if holds { "True" } else { "False" });
-            assert_eq!(parents[0]["conditions"][0]["observedGeneration"], 3);
-            assert_eq!(parents[1]["controllerName"], "other", "what others say stays");
-        }
-        // The same again appends nothing: the next event is that of another change.
-        sender.send_replace(Arc::new(BTreeMap::from([(key.clone(), accepted(false))])));
-        drop(sender);
-        writing.await.expect("ends with its source");
-        assert_eq!(store.revision(), revision);
-    }
+/// One entry for each reference, and those of other controllers.
+fn each(object: &Value, [list, name, references]: [&str; 3], conditions: &Conditions, now: Timestamp) -> Vec<Value> {
+    let old = &object["status"][list];
+    let generation = &object["metadata"]["generation"];
+    let entry = |reference: &Value, conditions: &[Condition]| {
+        let ours = |entry: &&Value| entry[name] == *reference && entry["controllerName"] == CONTROLLER;
+        let before = entries(old).find(ours).map_or(&Value::Null, |entry| &entry["conditions"]);
+        let conditions = written(conditions, before, generation, now);
+        json!({ name: reference, "controllerName": CONTROLLER, "conditions": conditions })
+    };
+    let own: Vec<Value> = match conditions {
+        Conditions::Each(each) => each.iter().map(|(reference, conditions)| entry(reference, conditions)).collect(),
+        Conditions::Whole(all) => entries(&object["spec"][references]).map(|reference| entry(reference, all)).collect(),
+    };
+    let others = entries(old).filter(|entry| entry["controllerName"] != CONTROLLER).cloned();
+    own.into_iter().chain(others).collect()
 }
+
+/// Conditions with their times: one that is as it was has been so since then.
+fn written(conditions: &[Condition], before: &Value, generation: &Value, now: Timestamp) -> Vec<Value> {
+    let one = |condition: &Condition| {
+        let state = if condition.holds { "True" } else { "False" };
+        let same = entries(before).find(|old| old["type"] == condition.name && old["status"] == state);
+        let since = same.map_or_else(|| timestamp(now).into(), |old| old["lastTransitionTime"].clone());
+        json!({
+            "type": condition.name, "status": state, "reason": condition.reason, "message": condition.message,
+            "observedGeneration": generation, "lastTransitionTime": since,
+        })
+    };
+    conditions.iter().map(one).collect()
+}
+
+fn entries(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests;

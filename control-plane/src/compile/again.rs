@@ -32,6 +32,13 @@ impl Compiler {
         Self { always, last: None }
     }
 
+    /// Whether these are what was compiled last.
+    #[must_use]
+    pub fn holds(&self, resources: &Arc<Resources>, registered: &Arc<Vec<Arc<Registered>>>) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|last| Arc::ptr_eq(&last.resources, resources) && Arc::ptr_eq(&last.registered, registered))
+    }
+
     /// What [`compile`] makes of these, and the resource that is always there.
     pub fn compile(
         &mut self,
@@ -77,8 +84,8 @@ impl Last {
     }
 }
 
-/// Whether at most EndpointSlices differ.
-fn only_slices(old: &Resources, new: &Resources) -> bool {
+/// Whether at most EndpointSlices differ (and what was left out).
+pub fn only_slices(old: &Resources, new: &Resources) -> bool {
     // By name, so that a kind that comes to be is not forgotten here.
     let Resources {
         trust_domain,
@@ -97,8 +104,8 @@ fn only_slices(old: &Resources, new: &Resources) -> bool {
         telemetry_policies,
         request_authentications,
         mesh_configs,
-        revision: _,
         problems: _,
+        left_out: _,
     } = old;
     *trust_domain == new.trust_domain
         && same(namespaces, &new.namespaces)

@@ -1,14 +1,25 @@
-//! What the status of a route says of its parents, in the terms of Gateway API, from what compiling found wrong. Pure;
-//! `app` writes it where the object is kept.
+//! What the status of an object says of it, in the terms of Gateway API: from what compiling found wrong, from what
+//! sidecars refuse, and from what this version enforces at all (the table in `api::kinds`). Pure; `app` writes it where
+//! the object is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
+use weft_proto::ResourceType;
 
+use super::{grpc, policies};
 use crate::{
-    source::{Problem, Reason, Resources},
+    api::kinds,
+    source::{HasMetadata, Object, Origin, Problem, Reason, Resources},
     store::Key,
 };
+
+/// What sidecars refuse at the moment: by type and canonical name of a pushed resource, the field and why.
+pub type Refused = BTreeMap<(ResourceType, String), String>;
+
+/// Verdicts on the objects of the store.
+pub type Verdicts = BTreeMap<Key, Verdict>;
 
 /// One condition without its times.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,121 +28,223 @@ pub struct Condition {
     pub name: &'static str,
     /// `True` rather than `False`.
     pub holds: bool,
-    /// A word of Gateway API.
+    /// A word of Gateway API where it has one.
     pub reason: &'static str,
     /// For people.
     pub message: String,
 }
 
-/// A parent of a route, as it was written, and what holds for it.
-pub type Parent = (Value, Vec<Condition>);
+/// What holds for an object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// Uid and generation that this was found of: it says nothing of another.
+    pub of: (Option<String>, Option<i64>),
+    /// The conditions.
+    pub conditions: Conditions,
+}
 
-/// The parents of every route of the store. What a file has is reported with its place instead.
+/// Conditions, by what they are about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Conditions {
+    /// Of each parent or target, as it is to be named.
+    Each(Vec<(Value, Vec<Condition>)>),
+    /// Of the object as a whole. Of one that has parents or targets: the same for all of them.
+    Whole(Vec<Condition>),
+}
+
+/// The verdict on every object of the store whose kind has a status. What a file has is reported with its place instead.
 #[must_use]
-pub fn of_routes(resources: &Resources, problems: &[Problem]) -> BTreeMap<Key, Vec<Parent>> {
-    let mut found = BTreeMap::new();
+pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Verdicts {
+    let judge = Judge::new(problems, refused);
+    let mut found = Verdicts::new();
     for route in resources.routes.values() {
-        let key = Key::new("HTTPRoute", &route.namespace, &route.name);
-        if *route.origin.file != key.to_string() {
-            continue;
-        }
-        let own: Vec<&Problem> = problems.iter().filter(|problem| problem.file == *route.origin.file).collect();
-        let parents = route.value.spec.parent_refs.iter().flatten().enumerate();
-        let parents = parents.map(|(index, parent)| {
-            let reference = serde_json::to_value(parent).unwrap_or_else(|_| json!({}));
-            (reference, conditions(index, &own))
-        });
-        found.insert(key, parents.collect());
+        let parents = || route.value.spec.parent_refs.iter().flatten().map(|parent| (json(parent), parent.clone()));
+        judge.object(&mut found, "HTTPRoute", route, |own| judge.route("HTTPRoute", &route.namespace, own, parents()));
+    }
+    for route in resources.grpc_routes.values() {
+        let parents =
+            || route.value.spec.parent_refs.iter().flatten().map(|parent| (json(parent), grpc::parent(parent)));
+        judge.object(&mut found, "GRPCRoute", route, |own| judge.route("GRPCRoute", &route.namespace, own, parents()));
+    }
+    for policy in policies::all(resources) {
+        let of = (policy.namespace, policy.name, policy.metadata, policy.origin);
+        judge.add(&mut found, policy.kind, of, |own| judge.policy(&policy, own));
+    }
+    for service in resources.services.values() {
+        let refusal = judge.services.get(service.id().as_str()).copied();
+        judge.object(&mut found, "Service", service, |own| judge.whole("Service", own, refusal));
+    }
+    for workload in resources.workloads.values() {
+        let refusal = refused.get(&(ResourceType::WorkloadConfig, workload.id())).map(String::as_str);
+        judge.object(&mut found, "Workload", workload, |own| judge.whole("Workload", own, refusal));
+    }
+    for config in resources.mesh_configs.values() {
+        judge.object(&mut found, "MeshConfig", config, |own| judge.whole("MeshConfig", own, None));
+    }
+    for (key, left) in &resources.left_out {
+        let all = vec![
+            condition("Accepted", ACCEPTED, Some(failed(&left.problem))),
+            condition("Programmed", PROGRAMMED, Some(failed(&left.problem))),
+        ];
+        found.insert(key.clone(), Verdict { of: left.of.clone(), conditions: Conditions::Whole(all) });
     }
     found
 }
 
-fn conditions(parent: usize, problems: &[&Problem]) -> Vec<Condition> {
-    let path = format!("spec.parentRefs[{parent}]");
-    let at_parent =
-        |problem: &Problem| problem.path.strip_prefix(&path).is_some_and(|rest| !rest.starts_with(char::is_numeric));
-    let unaccepted = |problem: &Problem| {
-        at_parent(problem) || problem.path.starts_with("spec.rules") && problem.reason == Reason::UnsupportedValue
-    };
-    let unresolved = |problem: &Problem| {
-        matches!(problem.reason, Reason::BackendNotFound | Reason::InvalidKind | Reason::RefNotPermitted)
-    };
-    let condition = |name, good: (&'static str, &str), bad: Option<&&Problem>| match bad {
-        None => Condition { name, holds: true, reason: good.0, message: good.1.to_owned() },
-        Some(problem) => {
-            let reason = problem.reason.as_str();
-            let hint = if problem.hint.is_empty() { String::new() } else { format!(" ({})", problem.hint) };
-            let message = format!("{}: {}{hint}", problem.path, problem.message);
-            Condition { name, holds: false, reason, message }
+/// Of kinds that the sidecars do not act on.
+#[must_use]
+pub fn not_enforced(kind: &str) -> String {
+    format!("{kind} is checked and kept, but the sidecars do not act on it yet")
+}
+
+const ACCEPTED: (&str, &str) = ("Accepted", "it is valid, and what it is attached to is there");
+const RESOLVED: (&str, &str) = ("ResolvedRefs", "every reference leads somewhere");
+const PROGRAMMED: (&str, &str) = ("Programmed", "it is pushed to the sidecars that it concerns");
+
+type Named<'a> = (&'a str, &'a str, &'a ObjectMeta, &'a Origin);
+
+/// What the verdicts are made from.
+struct Judge<'a> {
+    /// By place.
+    problems: HashMap<&'a str, Vec<&'a Problem>>,
+    /// Why a Service or endpoints of it are refused, by its id.
+    services: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(problems: &'a [Problem], refused: &'a Refused) -> Self {
+        let mut judge = Self { problems: HashMap::new(), services: HashMap::new() };
+        for problem in problems {
+            judge.problems.entry(&problem.file).or_default().push(problem);
         }
+        for ((kind, name), why) in refused {
+            let service = match kind {
+                ResourceType::Service => name.as_str(),
+                ResourceType::EndpointSlice => name.rsplit_once('/').map_or(name.as_str(), |(service, _)| service),
+                _ => continue,
+            };
+            judge.services.entry(service).or_insert(why);
+        }
+        judge
+    }
+
+    fn object<T: HasMetadata>(
+        &self,
+        found: &mut Verdicts,
+        kind: &str,
+        object: &Object<T>,
+        conditions: impl FnOnce(&[&Problem]) -> Conditions,
+    ) {
+        let of = (object.namespace.as_str(), object.name.as_str(), object.value.metadata(), &*object.origin);
+        self.add(found, kind, of, conditions);
+    }
+
+    fn add(
+        &self,
+        found: &mut Verdicts,
+        kind: &str,
+        (namespace, name, metadata, origin): Named<'_>,
+        conditions: impl FnOnce(&[&Problem]) -> Conditions,
+    ) {
+        let key = Key::new(kind, namespace, name);
+        if *origin.file != key.to_string() {
+            return;
+        }
+        let own = self.problems.get(&*origin.file).map(Vec::as_slice).unwrap_or_default();
+        let of = (metadata.uid.clone(), metadata.generation);
+        found.insert(key, Verdict { of, conditions: conditions(own) });
+    }
+
+    fn route(
+        &self,
+        kind: &str,
+        namespace: &str,
+        own: &[&Problem],
+        parents: impl Iterator<Item = (Value, gateway_api::apis::standard::httproutes::HttpRouteParentRefs)>,
+    ) -> Conditions {
+        let unresolved = |problem: &&&Problem| {
+            matches!(problem.reason, Reason::BackendNotFound | Reason::InvalidKind | Reason::RefNotPermitted)
+        };
+        let each = parents.enumerate().map(|(index, (reference, parent))| {
+            let path = format!("spec.parentRefs[{index}]");
+            let unaccepted = |problem: &&&Problem| {
+                problem.path.starts_with(&path)
+                    || problem.path.starts_with("spec.rules") && problem.reason == Reason::UnsupportedValue
+            };
+            let bad = own.iter().find(unaccepted).map(|problem| failed(problem));
+            let service = format!("{}/{}", parent.namespace.as_deref().unwrap_or(namespace), parent.name);
+            let dangling = own.iter().find(unresolved).map(|problem| failed(problem));
+            let refusal = self.services.get(service.as_str()).copied();
+            let conditions = vec![
+                condition("Accepted", ACCEPTED, bad.clone()),
+                condition("ResolvedRefs", RESOLVED, dangling),
+                programmed(kind, bad, refusal),
+            ];
+            (reference, conditions)
+        });
+        Conditions::Each(each.collect())
+    }
+
+    fn policy(&self, policy: &policies::Policy<'_>, own: &[&Problem]) -> Conditions {
+        let of = |path: &str, refusal: Option<&str>| {
+            let here =
+                |problem: &&&Problem| problem.path.starts_with(path) || !problem.path.starts_with("spec.targetRefs");
+            let bad = own.iter().find(here).map(|problem| failed(problem));
+            vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(policy.kind, bad, refusal)]
+        };
+        if policy.targets.is_empty() {
+            let namespace = json!({ "group": "", "kind": "Namespace", "name": policy.namespace });
+            return Conditions::Each(vec![(namespace, of("spec", None))]);
+        }
+        let each = policy.targets.iter().enumerate().map(|(index, target)| {
+            let mut reference = json!({ "group": target.group, "kind": target.kind, "name": target.name });
+            if let Some(section) = &target.section_name {
+                reference["sectionName"] = section.as_str().into();
+            }
+            let service = (target.kind == "Service").then(|| format!("{}/{}", policy.namespace, target.name));
+            let refusal = service.and_then(|service| self.services.get(service.as_str()).copied());
+            (reference, of(&format!("spec.targetRefs[{index}]"), refusal))
+        });
+        Conditions::Each(each.collect())
+    }
+
+    fn whole(&self, kind: &str, own: &[&Problem], refusal: Option<&str>) -> Conditions {
+        let bad = own.first().map(|problem| failed(problem));
+        Conditions::Whole(vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(kind, bad, refusal)])
+    }
+}
+
+/// Why a condition does not hold: reason and message.
+type Failure = (&'static str, String);
+
+fn failed(problem: &Problem) -> Failure {
+    let hint = if problem.hint.is_empty() { String::new() } else { format!(" ({})", problem.hint) };
+    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+    (problem.reason.as_str(), format!("{path}{}{hint}", problem.message))
+}
+
+fn condition(name: &'static str, (reason, message): (&'static str, &str), bad: Option<Failure>) -> Condition {
+    match bad {
+        None => Condition { name, holds: true, reason, message: message.to_owned() },
+        Some((reason, message)) => Condition { name, holds: false, reason, message },
+    }
+}
+
+/// True only for what sidecars act on: not for what is not accepted, not for what they refuse.
+fn programmed(kind: &str, unaccepted: Option<Failure>, refusal: Option<&str>) -> Condition {
+    let enforced = kinds::by_kind(kind).is_some_and(|kind| kind.enforced);
+    let idle = || (!enforced).then(|| ("NotEnforced", not_enforced(kind)));
+    let refused = || {
+        let text =
+            |why: &str| format!("a sidecar keeps the last version that it took: {why} (weft status tells which)");
+        refusal.map(|why| ("RefusedBySidecar", text(why)))
     };
-    let refused = problems.iter().find(|problem| unaccepted(problem));
-    vec![
-        condition("Accepted", ("Accepted", "the parent has taken the route"), refused),
-        condition(
-            "ResolvedRefs",
-            ("ResolvedRefs", "every reference leads somewhere"),
-            problems.iter().find(|problem| unresolved(problem)),
-        ),
-        condition("Programmed", ("Programmed", "it is pushed to the sidecars that use the service"), refused),
-    ]
+    condition("Programmed", PROGRAMMED, unaccepted.or_else(idle).or_else(refused))
+}
+
+fn json(reference: &impl serde::Serialize) -> Value {
+    serde_json::to_value(reference).unwrap_or_else(|_| json!({}))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compile::compile;
-
-    /// Names, states and reasons of the only parent of the only route.
-    fn outcome(route: &str) -> Vec<(&'static str, bool, &'static str)> {
-        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{name: http, port: 80}]}\n";
-        let (mut resources, _) = Resources::from_text("HTTPRoute default/r", route);
-        resources.services = Resources::from_text("Service default/web", service).0.services;
-        let (_, problems) = compile(&resources, &[]);
-        let found = of_routes(&resources, &problems);
-        let parents = &found[&Key::new("HTTPRoute", "default", "r")];
-        assert_eq!(parents.len(), 1);
-        parents[0].1.iter().map(|condition| (condition.name, condition.holds, condition.reason)).collect()
-    }
-
-    fn route(parent: &str, rules: &str) -> String {
-        format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec:\n  \
-             parentRefs: [{{kind: Service, group: \"\", name: {parent}}}]\n  rules: [{rules}]\n"
-        )
-    }
-
-    #[test]
-    fn a_good_route_is_accepted_resolved_and_programmed() {
-        let good = outcome(&route("web", "{backendRefs: [{name: web, port: 80}]}"));
-        let expected = [
-            ("Accepted", true, "Accepted"),
-            ("ResolvedRefs", true, "ResolvedRefs"),
-            ("Programmed", true, "Programmed"),
-        ];
-        assert_eq!(good, expected);
-    }
-
-    #[test]
-    fn a_dangling_backend_is_unresolved_and_the_rest_of_the_route_works() {
-        let found = outcome(&route("web", "{backendRefs: [{name: wbe, port: 80}]}"));
-        assert_eq!(found[1], ("ResolvedRefs", false, "BackendNotFound"));
-        assert!(found[0].1 && found[2].1, "{found:?}");
-    }
-
-    #[test]
-    fn a_parent_that_does_not_exist_does_not_accept() {
-        let found = outcome(&route("wbe", "{backendRefs: [{name: web, port: 80}]}"));
-        assert_eq!(found[0], ("Accepted", false, "NoMatchingParent"));
-        assert_eq!(found[2], ("Programmed", false, "NoMatchingParent"));
-    }
-
-    #[test]
-    fn what_is_not_supported_is_said() {
-        let found = outcome(&route(
-            "web",
-            "{filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}], backendRefs: [{name: web, port: 80}]}",
-        ));
-        assert_eq!(found[0], ("Accepted", false, "UnsupportedValue"));
-    }
-}
+mod tests;

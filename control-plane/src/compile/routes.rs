@@ -16,7 +16,11 @@ use super::services::{PortView, ServiceView};
 /// Most matches of one port, as the wire has it.
 const MAX_MATCHES: usize = 1024;
 
-type Views<'a> = BTreeMap<String, ServiceView<'a>>;
+/// A hint compares a name with all others: that is not done for each of a mass of problems.
+pub const HINTS: usize = 50;
+
+/// All services by id.
+pub type Views<'a> = BTreeMap<String, ServiceView<'a>>;
 
 /// The routing of every service port that has routes.
 pub fn compile(
@@ -61,7 +65,7 @@ fn precedence(found: &v1::RouteMatch) -> impl Ord + use<> {
     let (exact, length) = match found.path.as_ref().and_then(|path| path.kind.as_ref()) {
         Some(v1::path_match::Kind::Exact(path)) => (true, path.len()),
         Some(v1::path_match::Kind::Prefix(path)) => (false, path.len()),
-        None => (false, 0),
+        Some(v1::path_match::Kind::Regex(_)) | None => (false, 0),
     };
     Reverse((exact, length, !found.method.is_empty(), found.headers.len(), found.query.len()))
 }
@@ -71,7 +75,7 @@ fn attached(route: &Object<HttpRoute>, views: &Views<'_>, problems: &mut Vec<Pro
     let mut found = Vec::new();
     for (index, parent) in route.value.spec.parent_refs.iter().flatten().enumerate() {
         let path = format!("spec.parentRefs[{index}]");
-        match parent_ports(route, parent, &path, views) {
+        match parent_ports(route, parent, &path, views, problems.len() < HINTS) {
             Ok(ports) => found.extend(ports),
             Err(problem) => problems.push(problem),
         }
@@ -81,11 +85,13 @@ fn attached(route: &Object<HttpRoute>, views: &Views<'_>, problems: &mut Vec<Pro
     found
 }
 
-fn parent_ports(
-    route: &Object<HttpRoute>,
+/// The ports of a parent that a route attaches to; the kinds of routes have the same references.
+pub fn parent_ports<T>(
+    route: &Object<T>,
     parent: &HttpRouteParentRefs,
     path: &str,
     views: &Views<'_>,
+    hint: bool,
 ) -> Result<Vec<(String, u32)>, Problem> {
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
     if kind != "Service" || !matches!(parent.group.as_deref(), None | Some("" | "core")) {
@@ -106,7 +112,7 @@ fn parent_ports(
             .because(Reason::UnsupportedValue));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::NoMatchingParent));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views, hint).because(Reason::NoMatchingParent));
     };
     let matches = |port: &&PortView| {
         parent.port.is_none_or(|wanted| u32::try_from(wanted) == Ok(port.port))
@@ -126,12 +132,19 @@ fn parent_ports(
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(|port| (id.clone(), port.port)).collect())
 }
 
-fn missing_service(route: &Object<HttpRoute>, path: &str, id: &str, views: &Views<'_>) -> Problem {
-    let hint = did_you_mean(id, views.keys().map(String::as_str));
+fn missing_service<T>(route: &Object<T>, path: &str, id: &str, views: &Views<'_>, hint: bool) -> Problem {
+    let hint = if hint { similar(id, views) } else { String::new() };
     route.origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
 }
 
-fn missing_port(route: &Object<HttpRoute>, path: &str, view: &ServiceView<'_>) -> Problem {
+/// What of the same namespace has nearly this id: who asks may not know of others.
+pub fn similar<V>(id: &str, known: &BTreeMap<String, V>) -> String {
+    let own = id.split_inclusive('/').next().unwrap_or_default();
+    let known = known.range(own.to_owned()..).map(|(id, _)| id.as_str());
+    did_you_mean(id, known.take_while(|id| id.starts_with(own)))
+}
+
+fn missing_port<T>(route: &Object<T>, path: &str, view: &ServiceView<'_>) -> Problem {
     let known: Vec<String> = view
         .ports
         .iter()
@@ -182,13 +195,15 @@ fn compile_rule(
     let mut backends = Vec::new();
     for (place, backend) in rule.backend_refs.iter().flatten().enumerate() {
         let weight = backend.weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
-        backends.push(match backend_of(route, backend, &format!("{path}.backendRefs[{place}]"), views) {
-            Ok((service, port)) => v1::WeightedBackend { service, port, weight },
-            Err(problem) => {
-                problems.push(problem);
-                v1::WeightedBackend { weight, ..v1::WeightedBackend::default() }
-            }
-        });
+        backends.push(
+            match backend_of(route, backend, &format!("{path}.backendRefs[{place}]"), views, problems.len() < HINTS) {
+                Ok((service, port)) => v1::WeightedBackend { service, port, weight, ..Default::default() },
+                Err(problem) => {
+                    problems.push(problem);
+                    v1::WeightedBackend { weight, ..v1::WeightedBackend::default() }
+                }
+            },
+        );
     }
     if !unsupported.is_empty() {
         backends.clear();
@@ -202,8 +217,12 @@ fn compile_rule(
     let compiled = v1::RouteRule {
         name: format!("{}#{}", route.id(), rule.name.clone().unwrap_or_else(|| index.to_string())),
         backends,
-        timeout: time(timeouts.and_then(|timeouts| timeouts.request.as_ref())),
-        backend_timeout: time(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref())),
+        requests: Some(v1::RequestPolicy {
+            timeout: time(timeouts.and_then(|timeouts| timeouts.request.as_ref())),
+            backend_timeout: time(timeouts.and_then(|timeouts| timeouts.backend_request.as_ref())),
+            ..v1::RequestPolicy::default()
+        }),
+        ..v1::RouteRule::default()
     };
     (compiled, matches)
 }
@@ -247,7 +266,7 @@ fn compile_match(
     // Of conditions with the same name the first counts, as Gateway API says.
     let add = |list: &mut Vec<v1::KeyMatch>, name: String, value: &str| {
         if !list.iter().any(|known| known.name == name) {
-            list.push(v1::KeyMatch { name, value: value.to_owned() });
+            list.push(v1::KeyMatch { name, value: value.to_owned(), regex: false });
         }
     };
     for (index, header) in found.headers.iter().flatten().enumerate() {
@@ -269,11 +288,13 @@ fn compile_match(
     compiled
 }
 
-fn backend_of(
-    route: &Object<HttpRoute>,
+/// The service and port that a backend names.
+pub fn backend_of<T>(
+    route: &Object<T>,
     backend: &HttpRouteRulesBackendRefs,
     path: &str,
     views: &Views<'_>,
+    hint: bool,
 ) -> Result<(String, u32), Problem> {
     let kind = backend.kind.as_deref().unwrap_or("Service");
     if kind != "Service" || !matches!(backend.group.as_deref(), None | Some("" | "core")) {
@@ -291,7 +312,7 @@ fn backend_of(
         return Err(route.origin.problem(&format!("{path}.namespace"), message, hint).because(Reason::RefNotPermitted));
     }
     let Some(view) = views.get(&id) else {
-        return Err(missing_service(route, &format!("{path}.name"), &id, views).because(Reason::BackendNotFound));
+        return Err(missing_service(route, &format!("{path}.name"), &id, views, hint).because(Reason::BackendNotFound));
     };
     let Some(port) = backend.port else {
         let message = "port is missing: its share answers 500";

@@ -72,6 +72,7 @@ impl ServiceView<'_> {
             name: port.name.clone(),
             protocol: port.protocol.into(),
             routing: routings.remove(&(self.id.clone(), port.port)),
+            ..v1::ServicePort::default()
         });
         v1::Service {
             id: self.id.clone(),

@@ -75,7 +75,10 @@ fn the_shop_example_splits_by_version() {
     assert_eq!(service.ports[0].protocol(), v1::Protocol::Http);
     let rule = &service.ports[0].routing.as_ref().unwrap().rules[0];
     assert_eq!(rule.name, "default/catalog#split");
-    assert_eq!(rule.timeout, Some(prost_types::Duration { seconds: 10, nanos: 0 }));
+    assert_eq!(
+        rule.requests.as_ref().and_then(|requests| requests.timeout),
+        Some(prost_types::Duration { seconds: 10, nanos: 0 })
+    );
     let backends: Vec<_> = rule.backends.iter().map(|b| (b.service.as_str(), b.port, b.weight)).collect();
     assert_eq!(backends, [("default/catalog-v1", 80, 80), ("default/catalog-v2", 80, 20)]);
     let slice: v1::EndpointSlice = get(&output, ResourceType::EndpointSlice, "default/catalog-v2/0");
@@ -176,6 +179,7 @@ fn matches_are_in_the_order_of_gateway_api() {
             let path = match found.path.clone().unwrap().kind.unwrap() {
                 v1::path_match::Kind::Exact(path) => format!("={path}"),
                 v1::path_match::Kind::Prefix(path) => path,
+                v1::path_match::Kind::Regex(pattern) => format!("~{pattern}"),
             };
             format!("{path} {} {} {} {}", found.method, found.headers.len(), found.query.len(), found.rule)
         })

@@ -6,10 +6,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use weft_proto::v1::Registration;
+use tokio::sync::watch;
+use weft_proto::{
+    ResourceType,
+    v1::{Registration, Rejection},
+};
 use weft_svid::PeerIdentity;
 
 use super::{Reflected, stream::TypeStatus};
+use crate::compile::conditions::Refused;
 
 /// What is known of a connected sidecar.
 #[derive(Clone, Debug)]
@@ -32,7 +37,14 @@ pub struct Proxy {
 
 /// All connected sidecars. Clones share them.
 #[derive(Clone, Default)]
-pub struct Proxies(Arc<Mutex<BTreeMap<u64, Proxy>>>);
+pub struct Proxies(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    streams: Mutex<BTreeMap<u64, Proxy>>,
+    /// Counts changes of what is refused.
+    refusals: watch::Sender<u64>,
+}
 
 impl Proxy {
     /// Seconds until its current certificate ends; negative when it has.
@@ -60,19 +72,56 @@ impl Proxy {
 impl Proxies {
     /// A stream's sidecar, when it is new or says something new of itself.
     pub fn set(&self, stream: u64, proxy: Proxy) {
-        self.lock().insert(stream, proxy);
+        self.change(|streams| {
+            let refuses = refusals(&proxy.types).next().is_some();
+            let old = streams.insert(stream, proxy);
+            old.is_some_and(|old| refusals(&old.types).next().is_some()) || refuses
+        });
     }
 
     /// The sync state of a stream that has a row.
     pub fn synced(&self, stream: u64, types: Vec<TypeStatus>, reflected: Reflected) {
-        if let Some(proxy) = self.lock().get_mut(&stream) {
-            (proxy.types, proxy.reflected) = (types, reflected);
-        }
+        self.change(|streams| {
+            let Some(proxy) = streams.get_mut(&stream) else { return false };
+            proxy.reflected = reflected;
+            let old = std::mem::replace(&mut proxy.types, types);
+            !refusals(&old).eq(refusals(&proxy.types))
+        });
     }
 
     /// The stream has ended.
     pub fn remove(&self, stream: u64) {
-        self.lock().remove(&stream);
+        self.change(|streams| streams.remove(&stream).is_some_and(|old| refusals(&old.types).next().is_some()));
+    }
+
+    /// Changes the streams; tells those who follow refusals when there may be others now.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u64, Proxy>) -> bool) {
+        let changed = change(&mut self.lock());
+        if changed {
+            self.0.refusals.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Wakes whenever what is refused may have changed, see [`Self::refused`].
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.0.refusals.subscribe()
+    }
+
+    /// What is refused at the moment, and why. Of several sidecars' reasons the first in order, so that it does not
+    /// change with each sidecar that says the same.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        let mut found = Refused::new();
+        for (kind, refused) in self.lock().values().flat_map(|proxy| refusals(&proxy.types)) {
+            let Rejection { name, reason, .. } = refused;
+            let text = format!("{} {name}: {reason}", kind.name());
+            let why = found.entry((kind, name.clone())).or_insert_with(|| text.clone());
+            if text < *why {
+                *why = text;
+            }
+        }
+        found
     }
 
     /// One row for each workload: while a sidecar moves to a new stream, the newest epoch and then the newest stream.
@@ -95,8 +144,12 @@ impl Proxies {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn refusals(types: &[TypeStatus]) -> impl Iterator<Item = (ResourceType, &Rejection)> {
+    types.iter().flat_map(|of| of.refused.iter().map(|refused| (of.kind, refused)))
 }
 
 #[cfg(test)]

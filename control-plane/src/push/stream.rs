@@ -180,11 +180,12 @@ impl StreamState {
         asked.peek().is_some() && asked.all(|state| state.settled == Some(view.revision))
     }
 
-    /// Sync state of every type, also of those that the sidecar has not asked for.
+    /// Sync state of the types that the sidecar subscribes to: nothing is due of others.
     #[must_use]
     pub fn status(&self) -> Vec<TypeStatus> {
-        let none = TypeState::default();
-        ResourceType::ALL.into_iter().map(|kind| self.types.get(&kind).unwrap_or(&none).status(kind)).collect()
+        let subscribed = |state: &TypeState| state.wildcard || !state.names.is_empty();
+        let states = ResourceType::ALL.into_iter().filter_map(|kind| Some((kind, self.types.get(&kind)?)));
+        states.filter(|(_, state)| subscribed(state)).map(|(kind, state)| state.status(kind)).collect()
     }
 }
 

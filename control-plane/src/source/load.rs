@@ -26,7 +26,7 @@ use super::{
         traffic::TrafficPolicySpec,
         workload::WorkloadSpec,
     },
-    problem::{Origin, Problem, did_you_mean},
+    problem::{Origin, Problem, Reason, did_you_mean},
     validate,
     yaml::{self, Node},
 };
@@ -153,7 +153,8 @@ fn put<T>(map: &mut BTreeMap<String, Arc<Object<T>>>, object: Arc<Object<T>>, pr
             let there = first.origin.problem("metadata.name", "", "");
             let message =
                 format!("\"{key}\" is already defined at {}:{}:{}, which stays", there.file, there.line, there.column);
-            problems.push(object.origin.problem("metadata.name", message, "remove one of them"));
+            let problem = object.origin.problem("metadata.name", message, "remove one of them");
+            problems.push(problem.because(Reason::Conflicted));
         }
         None => {
             map.insert(key, object);
@@ -200,7 +201,8 @@ fn unknown_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
 }
 
 /// What all kinds have.
-trait HasMetadata: DeserializeOwned {
+pub trait HasMetadata: DeserializeOwned {
+    /// Its metadata.
     fn metadata(&self) -> &ObjectMeta;
 }
 

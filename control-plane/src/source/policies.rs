@@ -139,6 +139,9 @@ pub trait Spec {
     /// Kinds that `targets` may name.
     const TARGETS: &'static [&'static str] = &["Service", "Namespace", "HTTPRoute", "GRPCRoute"];
 
+    /// Whether several of one target all count. Of others the oldest does.
+    const ADD_UP: bool = false;
+
     /// Ranges and contradictions.
     fn check(&self, check: &mut Check<'_>);
 }

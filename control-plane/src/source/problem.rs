@@ -24,7 +24,7 @@ pub struct Problem {
     pub reason: Reason,
 }
 
-/// The reason words of Gateway API that a route's conditions need.
+/// The reason words of Gateway API that conditions need.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Reason {
     /// None of the others.
@@ -32,12 +32,16 @@ pub enum Reason {
     Invalid,
     /// A backend does not exist.
     BackendNotFound,
+    /// Another object of the kind has its place: the older one wins, or that of a file.
+    Conflicted,
     /// A backend of a kind that we do not know.
     InvalidKind,
     /// The parent does not exist, or has no such port.
     NoMatchingParent,
     /// A reference to another namespace that nobody allows.
     RefNotPermitted,
+    /// What a policy is attached to does not exist.
+    TargetNotFound,
     /// A value that we cannot act on.
     UnsupportedValue,
 }
@@ -49,9 +53,11 @@ impl Reason {
         match self {
             Self::Invalid => "Invalid",
             Self::BackendNotFound => "BackendNotFound",
+            Self::Conflicted => "Conflicted",
             Self::InvalidKind => "InvalidKind",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::RefNotPermitted => "RefNotPermitted",
+            Self::TargetNotFound => "TargetNotFound",
             Self::UnsupportedValue => "UnsupportedValue",
         }
     }

@@ -3,19 +3,36 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Resources, load, yaml};
+use super::{LeftOut, Resources, load, yaml};
 use crate::{
     api::kinds,
     source::Problem,
     store::{Key, Revision, State, Stored},
 };
 
-/// What the objects of the store were read as, at their revisions.
+/// What the objects of the store were read as.
 #[derive(Default)]
 struct Reader {
-    read: BTreeMap<Key, (Revision, load::Loaded)>,
+    read: BTreeMap<Key, Read>,
+}
+
+/// An object as it was read.
+struct Read {
+    revision: Revision,
+    object: Arc<Value>,
+    loaded: load::Loaded,
+}
+
+/// The resources of the files and of the store, as of one event.
+#[derive(Clone, Default)]
+pub struct Current {
+    /// The same while nothing but statuses changes.
+    pub resources: Arc<Resources>,
+    /// The last event of the store that they reflect.
+    pub revision: Revision,
 }
 
 /// The resources of the files and of the store, now and after each change, for as long as the store is there.
@@ -23,41 +40,87 @@ struct Reader {
 pub fn follow(
     mut files: watch::Receiver<Arc<Resources>>,
     mut objects: watch::Receiver<Arc<State>>,
-) -> watch::Receiver<Arc<Resources>> {
+) -> watch::Receiver<Current> {
     let mut reader = Reader::default();
-    let first = reader.merged(&files.borrow_and_update(), &objects.borrow_and_update());
-    let (sender, receiver) = watch::channel(Arc::new(first));
+    let first = Arc::clone(&objects.borrow_and_update());
+    reader.read(&first);
+    let resources = Arc::new(reader.merged(&files.borrow_and_update(), &first));
+    let (sender, receiver) = watch::channel(Current { resources, revision: first.revision() });
     tokio::spawn(async move {
         let mut files_end = false;
         loop {
+            let mut changed = false;
             tokio::select! {
-                changed = files.changed(), if !files_end => files_end = changed.is_err(),
-                changed = objects.changed() => if changed.is_err() { return },
+                other = files.changed(), if !files_end => (files_end, changed) = (other.is_err(), other.is_ok()),
+                other = objects.changed() => if other.is_err() { return },
                 () = sender.closed() => return,
             }
-            let merged = reader.merged(&files.borrow_and_update(), &objects.borrow_and_update());
-            sender.send_replace(Arc::new(merged));
+            let objects = Arc::clone(&objects.borrow_and_update());
+            changed |= reader.read(&objects);
+            let merged = changed.then(|| Arc::new(reader.merged(&files.borrow_and_update(), &objects)));
+            sender.send_modify(|current| {
+                if let Some(merged) = merged {
+                    current.resources = merged;
+                }
+                current.revision = objects.revision();
+            });
         }
     });
     receiver
 }
 
 impl Reader {
-    /// The files' objects and those of the store. Where both have one of the same name, the file's stays.
-    fn merged(&mut self, files: &Resources, objects: &State) -> Resources {
-        self.read.retain(|key, (revision, _)| objects.get(key).is_some_and(|stored| stored.revision == *revision));
-        let mut resources = Resources { revision: objects.revision(), ..files.clone() };
+    /// Reads what has changed; false if that is nothing but statuses, which nobody compiles.
+    fn read(&mut self, objects: &State) -> bool {
+        let before = self.read.len();
+        self.read.retain(|key, _| objects.get(key).is_some());
+        let mut changed = before != self.read.len();
+        for stored in objects.iter() {
+            let (revision, object) = (stored.revision, Arc::clone(&stored.object));
+            match self.read.get_mut(&stored.key) {
+                Some(read) if read.revision == revision => {}
+                Some(read) if same_but_status(&read.object, &object) => {
+                    (read.revision, read.object) = (revision, object)
+                }
+                _ => {
+                    changed = true;
+                    self.read.insert(stored.key.clone(), Read { revision, object, loaded: read(stored) });
+                }
+            }
+        }
+        changed
+    }
+
+    /// The files' objects and those of the store, which were read before. Where both have one of the same name, the
+    /// file's stays.
+    fn merged(&self, files: &Resources, objects: &State) -> Resources {
+        let mut resources = files.clone();
         let mut problems = Vec::new();
         for stored in objects.iter() {
-            let (_, loaded) = self.read.entry(stored.key.clone()).or_insert_with(|| (stored.revision, read(stored)));
+            let Some(Read { loaded, .. }) = self.read.get(&stored.key) else { continue };
             problems.extend(loaded.unknown.iter().chain(&loaded.wrong).cloned());
+            let mut left_out = loaded.wrong.first().cloned();
             if let Some(object) = loaded.object.clone().filter(|_| !is_leaving(stored)) {
+                let before = problems.len();
                 object.insert(&mut resources, &mut problems);
+                left_out = problems.get(before).cloned();
+            }
+            if let Some(problem) = left_out {
+                let metadata = &stored.object["metadata"];
+                let of = (metadata["uid"].as_str().map(str::to_owned), metadata["generation"].as_i64());
+                resources.left_out.insert(stored.key.clone(), LeftOut { of, problem });
             }
         }
         resources.problems.extend(problems);
         resources
     }
+}
+
+/// Whether two versions of an object differ at most in their status.
+fn same_but_status(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old == new };
+    let rest = |fields: &serde_json::Map<String, Value>| fields.keys().filter(|name| *name != "status").count();
+    rest(old) == rest(new) && old.iter().all(|(name, value)| name == "status" || new.get(name) == Some(value))
 }
 
 /// Marked for deletion and only held by finalizers: the mesh acts as if it were gone.
@@ -108,12 +171,16 @@ mod tests {
         let (_files, receiver) = watch::channel(Arc::new(files));
         let mut resources = follow(receiver, store.state());
         let names = |resources: &Resources| resources.services.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&resources.borrow_and_update()), ["shop/cart", "shop/web"], "at once, for the first compile");
+        assert_eq!(
+            names(&resources.borrow_and_update().resources),
+            ["shop/cart", "shop/web"],
+            "at once, for the first compile"
+        );
 
         put(&store, &web, Some(service("web", 9999))).await;
         resources.changed().await.expect("alive");
         {
-            let now = resources.borrow_and_update();
+            let now = Arc::clone(&resources.borrow_and_update().resources);
             let ports = now.services["shop/web"].value.spec.as_ref().and_then(|spec| spec.ports.as_ref());
             assert_eq!(ports.map(|ports| ports[0].port), Some(80), "the file's stays");
             assert_eq!(now.problems.len(), 1);
@@ -125,7 +192,7 @@ mod tests {
         }
         put(&store, &cart, None).await;
         resources.changed().await.expect("alive");
-        assert_eq!(names(&resources.borrow_and_update()), ["shop/web"]);
+        assert_eq!(names(&resources.borrow_and_update().resources), ["shop/web"]);
     }
 
     #[tokio::test]
@@ -136,11 +203,38 @@ mod tests {
         let mut leaving = service("leaving", 80);
         leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         put(&store, &Key::new("Service", "shop", "leaving"), Some(leaving)).await;
-        let now = Reader::default().merged(&Resources::default(), &store.snapshot());
+        let (mut reader, state) = (Reader::default(), store.snapshot());
+        assert!(reader.read(&state));
+        let now = reader.merged(&Resources::default(), &state);
         assert!(now.services.is_empty());
         let problems: Vec<String> = now.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("Gadget shop/x: unknown kind"), "{problems:?}");
         assert!(problems[1].contains("0 is not a port"), "{problems:?}");
+        let left_out: Vec<_> = now.left_out.keys().map(ToString::to_string).collect();
+        assert_eq!(left_out, ["Gadget shop/x", "Service shop/bad"]);
+    }
+
+    #[tokio::test]
+    async fn a_status_is_no_change_of_the_resources() {
+        let store = Store::memory();
+        let key = Key::new("Service", "shop", "cart");
+        put(&store, &key, Some(service("cart", 80))).await;
+        let (_files, receiver) = watch::channel(Arc::new(Resources::default()));
+        let mut resources = follow(receiver, store.state());
+        let first = resources.borrow_and_update().clone();
+        let mut with_status = service("cart", 80);
+        with_status["status"] = json!({ "conditions": [] });
+        put(&store, &key, Some(with_status.clone())).await;
+        let now = resources.wait_for(|now| now.revision > first.revision).await.expect("alive").clone();
+        assert!(Arc::ptr_eq(&first.resources, &now.resources), "only the revision is another");
+        put(&store, &Key::new("Service", "shop", "other"), Some(service("other", 80))).await;
+        let now = resources.wait_for(|now| now.resources.services.len() == 2).await.expect("alive").clone();
+        let cart = |current: &Current| Arc::clone(&current.resources.services["shop/cart"]);
+        assert!(Arc::ptr_eq(&cart(&first), &cart(&now)), "it was not read again");
+        with_status["spec"]["ports"][0]["port"] = 81.into();
+        put(&store, &key, Some(with_status)).await;
+        resources.changed().await.expect("alive");
+        assert!(!Arc::ptr_eq(&cart(&first), &cart(&resources.borrow())));
     }
 }

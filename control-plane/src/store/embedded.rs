@@ -58,6 +58,18 @@ impl Default for Options {
     }
 }
 
+#[cfg(test)]
+impl Options {
+    /// Asks before each wait for the disk.
+    pub fn on_sync(ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        let fault = move |operation: disk::Operation<'_>| match operation {
+            disk::Operation::Sync => ask(),
+            _ => Ok(()),
+        };
+        Self { fault: Arc::new(fault), ..Self::default() }
+    }
+}
+
 /// The log on disk. Dropping it waits for the commit that runs and closes the file.
 pub(super) struct Embedded {
     shared: Arc<Shared>,

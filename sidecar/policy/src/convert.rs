@@ -1,10 +1,14 @@
 //! The only conversion from the wire to the model. What passes here is valid everywhere; what does not is refused
 //! with the path of the field, its value and why.
 
+mod filter;
+mod policy;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,9 +18,11 @@ use weft_proto::v1;
 use crate::{
     SpiffeId,
     model::{
-        Endpoint, EndpointSlice, InboundPort, Locality, MeshAddress, ObjectName, PathMatch, Protocol, RouteMatch,
-        RouteRule, Routing, Service, ServicePort, Target, TlsMode, TrustBundle, WeightedBackend, WorkloadConfig,
+        Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, PathMatch,
+        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, TrustBundle, ValueMatch,
+        WeightedBackend, WorkloadConfig,
     },
+    pattern::Pattern,
 };
 
 /// Endpoints of one slice.
@@ -116,7 +122,7 @@ pub fn service(wire: v1::Service) -> Result<Service, Invalid> {
     let mut seen = BTreeSet::new();
     for (index, wire) in wire.ports.into_iter().enumerate() {
         let path = format!("ports[{index}]");
-        let port = at(&path, service_port(wire))?;
+        let port = at(&path, service_port(&id, wire))?;
         if !seen.insert(port.port) {
             return invalid(format!("{path}.port"), port.port, "must be unique in the service");
         }
@@ -125,12 +131,22 @@ pub fn service(wire: v1::Service) -> Result<Service, Invalid> {
     Ok(Service { id, hostnames, virtual_ips, ports })
 }
 
-fn service_port(wire: v1::ServicePort) -> Result<ServicePort, Invalid> {
+fn service_port(service: &ObjectName, wire: v1::ServicePort) -> Result<ServicePort, Invalid> {
+    let number = port("port", wire.port)?;
+    let target = Some(Target { service: service.clone(), port: number });
+    let direct = RouteRule {
+        backends: vec![WeightedBackend { target, weight: 1, filters: Filters::default() }],
+        total_weight: 1,
+        requests: at("requests", policy::requests(wire.requests))?,
+        ..RouteRule::default()
+    };
     Ok(ServicePort {
-        port: port("port", wire.port)?,
+        port: number,
         name: wire.name.into(),
         protocol: protocol("protocol", wire.protocol)?,
         routing: wire.routing.map(|routing| at("routing", self::routing(routing))).transpose()?,
+        direct: Arc::new(direct),
+        backend: Arc::new(at("backend", policy::backend(wire.backend))?),
     })
 }
 
@@ -140,7 +156,7 @@ fn routing(wire: v1::Routing) -> Result<Routing, Invalid> {
     }
     let mut rules = Vec::with_capacity(wire.rules.len());
     for (index, rule) in wire.rules.into_iter().enumerate() {
-        rules.push(at(&format!("rules[{index}]"), route_rule(rule))?);
+        rules.push(Arc::new(at(&format!("rules[{index}]"), route_rule(rule))?));
     }
     let mut matches = Vec::with_capacity(wire.matches.len());
     for (index, found) in wire.matches.into_iter().enumerate() {
@@ -169,18 +185,36 @@ fn route_match(wire: v1::RouteMatch, rules: usize) -> Result<RouteMatch, Invalid
             let path = route_path("path.prefix", path)?;
             PathMatch::Prefix(if path.len() > 1 { path.trim_end_matches('/').into() } else { path })
         }
+        Some(v1::path_match::Kind::Regex(text)) => PathMatch::Regex(pattern("path.regex", text)?),
     };
-    let mut headers = Vec::with_capacity(wire.headers.len());
-    for (index, header) in wire.headers.into_iter().enumerate() {
-        match HeaderName::from_lowercase(header.name.as_bytes()) {
-            Ok(name) => headers.push((name, header.value.into())),
-            Err(_) => {
-                return invalid(format!("headers[{index}].name"), header.name, "must be a lower-case header name");
-            }
-        }
-    }
-    let query = wire.query.into_iter().map(|key| (key.name.into(), key.value.into())).collect();
-    Ok(RouteMatch { rule, path, method, headers, query })
+    let query = keys("query", wire.query, |_, name| Ok(name.into()))?;
+    Ok(RouteMatch { rule, path, method, headers: keys("headers", wire.headers, header_name)?, query })
+}
+
+/// Conditions on headers or query parameters.
+fn keys<N>(
+    field: &str,
+    wire: Vec<v1::KeyMatch>,
+    name: impl Fn(&str, String) -> Result<N, Invalid>,
+) -> Result<Vec<KeyMatch<N>>, Invalid> {
+    let key = |(index, wire): (usize, v1::KeyMatch)| {
+        let name = name(&format!("{field}[{index}].name"), wire.name)?;
+        let value = if wire.regex {
+            ValueMatch::Regex(pattern(&format!("{field}[{index}].value"), wire.value)?)
+        } else {
+            ValueMatch::Exact(wire.value.into())
+        };
+        Ok(KeyMatch { name, value })
+    };
+    wire.into_iter().enumerate().map(key).collect()
+}
+
+fn pattern(field: &str, text: String) -> Result<Pattern, Invalid> {
+    Pattern::new(&text).or_else(|error| invalid(field, text, error.to_string()))
+}
+
+fn header_name(field: &str, text: String) -> Result<HeaderName, Invalid> {
+    HeaderName::from_lowercase(text.as_bytes()).or_else(|_| invalid(field, text, "must be a lower-case header name"))
 }
 
 fn route_path(field: &str, path: String) -> Result<Box<str>, Invalid> {
@@ -200,14 +234,15 @@ fn route_rule(wire: v1::RouteRule) -> Result<RouteRule, Invalid> {
             let service = name(&format!("{path}.service"), &backend.service)?;
             Some(Target { service, port: port(&format!("{path}.port"), backend.port)? })
         };
-        backends.push(WeightedBackend { target, weight: backend.weight });
+        let filters = at(&path, filter::filters(backend.filters, filter::Place::Backend))?;
+        backends.push(WeightedBackend { target, weight: backend.weight, filters });
     }
     Ok(RouteRule {
         name: wire.name.into(),
         total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
         backends,
-        timeout: duration("timeout", wire.timeout)?,
-        backend_timeout: duration("backend_timeout", wire.backend_timeout)?,
+        requests: at("requests", policy::requests(wire.requests))?,
+        filters: filter::filters(wire.filters, filter::Place::Rule)?,
     })
 }
 
@@ -291,10 +326,14 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             let port = port(&format!("{path}.port"), service.port)?;
             services.push(Target { service: name(&format!("{path}.service"), &service.service)?, port });
         }
+        let limits = wire.rate_limits.into_iter().enumerate();
+        let limits =
+            limits.map(|(index, limit)| at(&format!("{path}.rate_limits[{index}]"), policy::inbound_limit(limit)));
         ports.push(InboundPort {
             port: number,
             protocol: protocol(&format!("{path}.protocol"), wire.protocol)?,
             services,
+            rate_limits: limits.collect::<Result<_, _>>()?,
         });
     }
     Ok(WorkloadConfig { id, ports, tls_mode })

@@ -7,6 +7,7 @@ pub mod canonical;
 pub mod convert;
 pub mod limits;
 pub mod model;
+pub mod pattern;
 pub mod retry;
 pub mod routing;
 pub mod spiffe;

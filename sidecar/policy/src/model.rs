@@ -1,15 +1,26 @@
 //! The immutable model: what a sidecar knows of services, endpoints and its own workload. Built only by
 //! `convert`, read by everyone. Names are those of the wire contract; everything here is already valid.
 
+mod filter;
+mod policy;
+
 use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
-use crate::SpiffeId;
+use http::HeaderName;
+
+pub use self::{
+    filter::{Allowed, Cors, Filters, HeaderModifier, Mirror, Origin, PathModifier, Redirect, Rewrite, Scheme},
+    policy::{
+        Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
+        LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
+    },
+};
+use crate::{SpiffeId, pattern::Pattern};
 
 /// `namespace/name` of a service or workload. Cheap to clone, ordered by text.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -57,15 +68,19 @@ pub struct ServicePort {
     pub name: Box<str>,
     /// Declared protocol.
     pub protocol: Protocol,
-    /// Attached routes; `None` sends every request to the service's own endpoints.
+    /// Attached routes; `None`: every request follows `direct`.
     pub routing: Option<Routing>,
+    /// To the service's own endpoints, without filters.
+    pub direct: Arc<RouteRule>,
+    /// How the endpoints behind this port are used, whichever route leads to them.
+    pub backend: Arc<BackendPolicy>,
 }
 
 /// Rules and the matches that lead to them, in order of precedence.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
     /// What to do.
-    pub rules: Vec<RouteRule>,
+    pub rules: Vec<Arc<RouteRule>>,
     /// When; the first that matches wins. `rule` is always a valid index.
     pub matches: Vec<RouteMatch>,
 }
@@ -80,9 +95,27 @@ pub struct RouteMatch {
     /// Method, if it matters.
     pub method: Option<http::Method>,
     /// Headers, all of which must match.
-    pub headers: Vec<(http::HeaderName, Box<str>)>,
+    pub headers: Vec<KeyMatch<HeaderName>>,
     /// Query parameters, all of which must match.
-    pub query: Vec<(Box<str>, Box<str>)>,
+    pub query: Vec<KeyMatch<Box<str>>>,
+}
+
+/// A condition on a header or a query parameter.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyMatch<N> {
+    /// Of the field or parameter.
+    pub name: N,
+    /// What its whole value must be.
+    pub value: ValueMatch,
+}
+
+/// A condition on a whole value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ValueMatch {
+    /// These bytes.
+    Exact(Box<str>),
+    /// Matches this.
+    Regex(Pattern),
 }
 
 /// A condition on the path, percent-encoding as sent.
@@ -95,30 +128,34 @@ pub enum PathMatch {
     Exact(Box<str>),
     /// This and everything below it, by segment. Stored without a trailing slash unless it is `/`.
     Prefix(Box<str>),
+    /// The whole path matches this.
+    Regex(Pattern),
 }
 
 /// What a route does with the requests that reach it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteRule {
-    /// `namespace/route#rule`.
+    /// `namespace/route#rule`; empty for the rule of a port without routes.
     pub name: Box<str>,
-    /// Where to; empty means 500.
+    /// Where to; empty means 500, unless a filter answers.
     pub backends: Vec<WeightedBackend>,
     /// Sum of the backends' weights.
     pub total_weight: u64,
-    /// Of the request with all its retries.
-    pub timeout: Option<Duration>,
-    /// Of one try.
-    pub backend_timeout: Option<Duration>,
+    /// How its requests are made.
+    pub requests: RequestPolicy,
+    /// What is done to them.
+    pub filters: Filters,
 }
 
 /// A weighted reference to a service port.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WeightedBackend {
     /// `None`: an invalid reference, answered 500.
     pub target: Option<Target>,
     /// Relative weight.
     pub weight: u32,
+    /// For its requests only, after those of the rule.
+    pub filters: Filters,
 }
 
 /// A port of a service.
@@ -183,7 +220,7 @@ pub struct Locality {
 }
 
 /// The inbound side of a workload.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkloadConfig {
     /// `namespace/name`.
     pub id: ObjectName,
@@ -194,7 +231,7 @@ pub struct WorkloadConfig {
 }
 
 /// One port of the app.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InboundPort {
     /// Where the app listens.
     pub port: u16,
@@ -202,6 +239,8 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// Service ports that lead here.
     pub services: Vec<Target>,
+    /// What is let in.
+    pub rate_limits: Vec<Arc<InboundLimit>>,
 }
 
 /// Whether plaintext from outside the mesh is accepted.
@@ -306,13 +345,14 @@ impl Service {
         self.ports.iter().find(|candidate| candidate.port == port)
     }
 
-    /// Targets of all routes: the services that must be known before this version may be used.
+    /// Targets of all routes, mirrors included: the services that must be known before this version may be used.
     pub fn referenced(&self) -> impl Iterator<Item = &Target> {
-        self.ports
-            .iter()
-            .filter_map(|port| port.routing.as_ref())
-            .flat_map(|routing| &routing.rules)
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|backend| backend.target.as_ref())
+        let rules = self.ports.iter().filter_map(|port| port.routing.as_ref()).flat_map(|routing| &routing.rules);
+        rules.flat_map(|rule| {
+            let backends = rule.backends.iter();
+            let own = backends.clone().filter_map(|backend| backend.target.as_ref());
+            let inner = backends.flat_map(|backend| &backend.filters.mirrors).map(|mirror| &mirror.target);
+            own.chain(inner).chain(rule.filters.mirrors.iter().map(|mirror| &mirror.target))
+        })
     }
 }

@@ -1,10 +1,10 @@
 //! Which rule a request follows (Gateway API precedence), and which backend of the rule.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 
-use crate::model::{PathMatch, RouteMatch, RouteRule, Routing, WeightedBackend};
+use crate::model::{KeyMatch, PathMatch, RouteMatch, RouteRule, Routing, ValueMatch, WeightedBackend};
 
 /// What of a request matters for routing.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +20,11 @@ pub struct RequestView<'a> {
 }
 
 impl Routing {
-    /// The rule of the first match.
+    /// The first match, and its rule.
     #[must_use]
-    pub fn find(&self, request: &RequestView) -> Option<&RouteRule> {
-        self.matches.iter().find(|candidate| candidate.matches(request)).and_then(|found| self.rules.get(found.rule))
+    pub fn find(&self, request: &RequestView) -> Option<(&RouteMatch, &Arc<RouteRule>)> {
+        let found = self.matches.iter().find(|candidate| candidate.matches(request))?;
+        Some((found, self.rules.get(found.rule)?))
     }
 }
 
@@ -33,11 +34,10 @@ impl RouteMatch {
     pub fn matches(&self, request: &RequestView) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
             && self.path.matches(request.path)
-            && self.headers.iter().all(|(name, value)| {
-                // Each line of a repeated header is looked at: no joined or last-wins reading.
-                request.headers.get_all(name).iter().any(|line| line.as_bytes() == value.as_bytes())
+            && self.headers.iter().all(|header| header.matches(request.headers))
+            && self.query.iter().all(|key| {
+                query_value(request.query, &key.name).is_some_and(|value| key.value.matches(value.as_bytes()))
             })
-            && self.query.iter().all(|(name, value)| query_value(request.query, name) == Some(value))
     }
 
     /// Orders matches by Gateway API precedence: the smaller comes first. Ties are the caller's (age, name).
@@ -46,9 +46,29 @@ impl RouteMatch {
         let (kind, length) = match &self.path {
             PathMatch::Exact(path) => (0, path.len()),
             PathMatch::Prefix(path) => (1, path.len()),
-            PathMatch::Any => (2, 0),
+            PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
+            PathMatch::Any => (3, 0),
         };
         (kind, Reverse(length), self.method.is_none(), Reverse(self.headers.len()), Reverse(self.query.len()))
+    }
+}
+
+impl KeyMatch<HeaderName> {
+    /// Each line of a repeated header is looked at: no joined or last-wins reading.
+    #[must_use]
+    pub fn matches(&self, headers: &HeaderMap) -> bool {
+        headers.get_all(&self.name).iter().any(|line| self.value.matches(line.as_bytes()))
+    }
+}
+
+impl ValueMatch {
+    /// The condition holds for this value. What is not UTF-8 matches no pattern.
+    #[must_use]
+    pub fn matches(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => exact.as_bytes() == value,
+            Self::Regex(pattern) => std::str::from_utf8(value).is_ok_and(|value| pattern.matches(value)),
+        }
     }
 }
 
@@ -59,6 +79,7 @@ impl PathMatch {
         match self {
             Self::Any => true,
             Self::Exact(exact) => **exact == *path,
+            Self::Regex(pattern) => pattern.matches(path),
             Self::Prefix(prefix) if &**prefix == "/" => path.starts_with('/'),
             Self::Prefix(prefix) => {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -96,11 +117,14 @@ fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{ObjectName, Target};
+    use crate::{
+        model::{Filters, ObjectName, Target},
+        pattern::Pattern,
+    };
 
     fn a_match(rule: usize, path: PathMatch) -> RouteMatch {
         RouteMatch { rule, path, method: None, headers: vec![], query: vec![] }
@@ -110,10 +134,12 @@ mod tests {
         let target = || Some(Target { service: ObjectName::new("a", "b"), port: 80 });
         RouteRule {
             name: name.into(),
-            backends: weights.iter().map(|&weight| WeightedBackend { target: target(), weight }).collect(),
+            backends: weights
+                .iter()
+                .map(|&weight| WeightedBackend { target: target(), weight, filters: Filters::default() })
+                .collect(),
             total_weight: weights.iter().map(|&weight| u64::from(weight)).sum(),
-            timeout: None,
-            backend_timeout: None,
+            ..RouteRule::default()
         }
     }
 
@@ -132,7 +158,7 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("1"));
         headers.append("x-a", HeaderValue::from_static("2"));
         let mut wanted = a_match(0, PathMatch::Any);
-        wanted.headers = vec![(HeaderName::from_static("x-a"), "2".into())];
+        wanted.headers = vec![KeyMatch { name: HeaderName::from_static("x-a"), value: ValueMatch::Exact("2".into()) }];
         let request = RequestView { method: &Method::GET, path: "/", query: None, headers: &headers };
         assert!(wanted.matches(&request));
     }
@@ -141,7 +167,7 @@ mod tests {
     fn a_query_parameter_matches_by_its_first_value() {
         let headers = HeaderMap::new();
         let mut wanted = a_match(0, PathMatch::Any);
-        wanted.query = vec![("v".into(), "2".into())];
+        wanted.query = vec![KeyMatch { name: "v".into(), value: ValueMatch::Exact("2".into()) }];
         let view = |query| RequestView { method: &Method::GET, path: "/", query, headers: &headers };
         assert!(wanted.matches(&view(Some("a=1&v=2"))));
         assert!(!wanted.matches(&view(Some("v=1&v=2"))));
@@ -153,7 +179,8 @@ mod tests {
         let mut with_method = a_match(2, PathMatch::Prefix("/a".into()));
         with_method.method = Some(Method::GET);
         let mut with_header = a_match(3, PathMatch::Prefix("/a".into()));
-        with_header.headers = vec![(HeaderName::from_static("x"), "1".into())];
+        with_header.headers =
+            vec![KeyMatch { name: HeaderName::from_static("x"), value: ValueMatch::Exact("1".into()) }];
         let mut all = [
             a_match(5, PathMatch::Any),
             a_match(4, PathMatch::Prefix("/a".into())),
@@ -164,6 +191,21 @@ mod tests {
         ];
         all.sort_by_key(RouteMatch::precedence);
         assert_eq!(all.iter().map(|m| m.rule).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_pattern_matches_path_header_and_query_whole() {
+        let pattern = |text: &str| ValueMatch::Regex(Pattern::new(text).expect("a pattern"));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_static("beta-7"));
+        let Ok(path) = Pattern::new("/items/[0-9]+") else { panic!("a pattern") };
+        let mut wanted = a_match(0, PathMatch::Regex(path));
+        wanted.headers = vec![KeyMatch { name: HeaderName::from_static("x-a"), value: pattern("beta-.") }];
+        wanted.query = vec![KeyMatch { name: "v".into(), value: pattern("[12]") }];
+        let view = |path, query| RequestView { method: &Method::GET, path, query: Some(query), headers: &headers };
+        assert!(wanted.matches(&view("/items/1", "v=2")));
+        assert!(!wanted.matches(&view("/items/1/x", "v=2")));
+        assert!(!wanted.matches(&view("/items/1", "v=22")));
     }
 
     #[test]
@@ -195,19 +237,19 @@ mod tests {
         ) {
             let mut matches: Vec<_> = conditions.into_iter().enumerate().map(|(i, c)| a_match(i, c)).collect();
             matches.sort_by_key(RouteMatch::precedence);
-            let rules = (0..matches.len()).map(|i| rule(&i.to_string(), &[1])).collect();
+            let rules = (0..matches.len()).map(|i| Arc::new(rule(&i.to_string(), &[1]))).collect();
             let routing = Routing { rules, matches };
             let headers = HeaderMap::new();
             let found = routing.find(&RequestView { method: &Method::GET, path: &path, query: None, headers: &headers });
             // The oracle: score by hand, no order of evaluation involved.
             let segments = |text: &str| text.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
             let score = |condition: &PathMatch| match condition {
-                PathMatch::Any => Some((0, 0)),
+                PathMatch::Any | PathMatch::Regex(_) => Some((0, 0)),
                 PathMatch::Exact(p) => (**p == *path).then_some((2, p.len())),
                 PathMatch::Prefix(p) => segments(&path).starts_with(&segments(p)).then_some((1, p.len())),
             };
             let best = routing.matches.iter().filter_map(|m| score(&m.path)).max();
-            let got = found.and_then(|f| routing.matches.iter().find(|m| routing.rules[m.rule].name == f.name)).and_then(|m| score(&m.path));
+            let got = found.and_then(|(found, _)| score(&found.path));
             prop_assert_eq!(got, best);
         }
     }

@@ -139,8 +139,8 @@ fn plan(
             })?
         }
     };
-    let (target, rule) = match &port.routing {
-        None => (Target { service: service.id.clone(), port: port.port }, None),
+    let rule = match &port.routing {
+        None => &port.direct,
         Some(routing) => {
             let view = RequestView {
                 method: &received.method,
@@ -148,12 +148,12 @@ fn plan(
                 query: received.path.query(),
                 headers,
             };
-            let rule = routing
-                .find(&view)
-                .ok_or_else(|| ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id)))?;
-            (backend(worker, rule)?, Some(rule))
+            let found = routing.find(&view);
+            let no_route = || ProxyError::unsent(Reason::NoRoute, format!("no route of {} matches", service.id));
+            found.map(|(_, rule)| rule).ok_or_else(no_route)?
         }
     };
+    let target = backend(worker, rule)?;
     let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
         ProxyError::unsent(
             Reason::InvalidBackend,
@@ -163,8 +163,8 @@ fn plan(
     Ok(Plan {
         cluster,
         protocol: port.protocol,
-        timeout: rule.and_then(|rule| rule.timeout),
-        try_timeout: rule.and_then(|rule| rule.backend_timeout),
+        timeout: rule.requests.timeout,
+        try_timeout: rule.requests.backend_timeout,
     })
 }
 

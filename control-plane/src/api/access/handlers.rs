@@ -16,7 +16,7 @@ use super::{
     rules::Role,
     tokens::{ChangeError, NewToken, Token, Tokens},
 };
-use crate::api::{ApiState, status::ApiError};
+use crate::api::{ApiState, body::Sent, status::ApiError};
 
 /// The longest life of a token that ends, in seconds: a hundred years.
 const MAX_LIFE: u64 = 100 * 366 * 86_400;
@@ -38,7 +38,7 @@ struct Wanted {
 pub async fn create(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    body: axum::body::Bytes,
+    Sent(body): Sent,
 ) -> Result<Response, ApiError> {
     let tokens = tokens(&state)?;
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| {

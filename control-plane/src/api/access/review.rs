@@ -10,7 +10,7 @@ use super::{
     Caller,
     rules::{Asked, Forbidden},
 };
-use crate::api::status::ApiError;
+use crate::api::{body::Sent, status::ApiError};
 
 /// Path of `kubectl auth whoami`.
 pub const WHO: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -82,7 +82,7 @@ impl Spec {
 /// When the body is no such review.
 pub async fn can(
     Extension(caller): Extension<Caller>,
-    body: axum::body::Bytes,
+    Sent(body): Sent,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let wrong = |why: &str| ApiError::bad_request(format!("the body is no SelfSubjectAccessReview: {why}"));
     let (spec, mut sent) = match binary::spec(&body) {

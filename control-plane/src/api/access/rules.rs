@@ -134,7 +134,7 @@ impl Asked {
 fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> Result<(), Forbidden> {
     match path {
         // What is served, and who asks.
-        "/version" | "/api" | "/apis" if read => return Ok(()),
+        "/version" | "/version/" | "/api" | "/apis" if read => return Ok(()),
         _ if read && ["/api/", "/apis/", "/openapi/"].iter().any(|prefix| path.starts_with(prefix)) => return Ok(()),
         super::review::WHO | super::review::CAN => return Ok(()),
         "/weft/v1/tokens" if caller.role != Role::Admin => return Err(Forbidden::Role),
@@ -238,7 +238,9 @@ mod tests {
             ("TRACE /api/v1/namespaces/shop/services", "ryyry"),
             ("GET /apis/weft.dev/v1alpha1/meshconfigs/default", "yyynn"),
             ("PUT /apis/weft.dev/v1alpha1/meshconfigs/default", "ryyrn"),
+            ("GET /version/", "yyyyy"),
             ("GET /api", "yyyyy"),
+            ("GET /apis/", "yyyyy"),
             ("GET /apis/weft.dev/v1alpha1", "yyyyy"),
             ("GET /openapi/v3/api/v1", "yyyyy"),
             ("GET /metrics", "yyynn"),

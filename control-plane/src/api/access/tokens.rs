@@ -24,6 +24,8 @@ use crate::ca::write_private;
 const PREFIX: &str = "weft1a";
 /// Tokens at once.
 const MAX_TOKENS: usize = 1000;
+/// Author of the control plane's own writes in the history: nobody else's.
+const RESERVED: &str = "weft";
 /// Longest name of a token.
 const MAX_NAME: usize = 100;
 
@@ -329,6 +331,10 @@ fn check(new: &NewToken) -> Result<(), ChangeError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | ':' | '-');
     if new.name.is_empty() || new.name.len() > MAX_NAME || !new.name.chars().all(plain) {
         let text = format!("name: {:?} is not 1 to {MAX_NAME} letters, digits or any of . _ @ : -", new.name);
+        return Err(ChangeError::Invalid(text));
+    }
+    if new.name == RESERVED {
+        let text = format!("name: {RESERVED:?} is the author of what the control plane writes itself: choose another");
         return Err(ChangeError::Invalid(text));
     }
     let Some(namespace) = &new.namespace else { return Ok(()) };

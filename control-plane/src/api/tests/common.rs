@@ -41,9 +41,18 @@ pub struct Reply {
 
 impl Api {
     pub fn new() -> Self {
-        let (store, files) = (Store::memory(), watch::Sender::default());
+        Self::over(Store::memory())
+    }
+
+    pub fn over(store: Store) -> Self {
+        let files = watch::Sender::default();
         let state = ApiState { files: files.subscribe(), ..ApiState::of(store.clone(), Access::dev()) };
         Self { router: api::router(state), store, files }
+    }
+
+    /// With a router of its own.
+    pub fn of(router: Router) -> Self {
+        Self { router, store: Store::memory(), files: watch::Sender::default() }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Response {

@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 
-use super::common::Api;
+use super::common::{Api, SERVICES, service};
 use crate::api::kinds::{self, KINDS, Kind};
 
 /// Objects that are sent.
@@ -169,4 +169,40 @@ async fn random_patches_never_panic_and_never_make_an_invalid_object() {
         let kept = api.get(&format!("{path}/cart")).await.body;
         assert!(crate::source::from_json(&kept).wrong.is_empty(), "{patch}: {kept}");
     }
+}
+
+#[tokio::test]
+async fn readiness_and_metrics_tell_that_no_writes_are_taken() {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let fails = std::sync::Arc::new(AtomicBool::new(false));
+    let failing = std::sync::Arc::clone(&fails);
+    let ask = move || if failing.load(SeqCst) { Err(std::io::Error::other("gone")) } else { Ok(()) };
+    let api = Api::over(crate::store::Store::open_on_sync(directory.path(), ask).expect("a store"));
+    assert_eq!(api.get("/readyz").await.code, 200);
+    assert!(api.get("/metrics").await.text.contains("\nweft_store_stopped 0\n"));
+    fails.store(true, SeqCst);
+    api.json("POST", SERVICES, &service("cart")).await.failed(500, "InternalError");
+    let ready = api.get("/readyz").await;
+    assert_eq!(ready.code, 503);
+    assert!(ready.text.contains("takes no writes") && !ready.text.contains("gone"), "{ready:?}");
+    assert!(api.get("/metrics").await.text.contains("\nweft_store_stopped 1\n"));
+    assert_eq!(api.get(SERVICES).await.code, 200, "reads go on");
+}
+
+#[tokio::test]
+async fn a_few_read_the_whole_log_at_once_and_others_are_told_to_wait() {
+    use crate::api::{ApiState, MAX_LOG_READS, access::Access, router};
+
+    let state = ApiState::of(crate::store::Store::memory(), Access::dev());
+    let places = std::sync::Arc::clone(&state.log_reads);
+    let api = Api::of(router(state));
+    let held = places.try_acquire_many(u32::try_from(MAX_LOG_READS).expect("few")).expect("free");
+    let rollback = json!({ "toRevision": 0 });
+    for (method, path) in [("GET", "history"), ("GET", "history/verify"), ("POST", "rollback")] {
+        api.json(method, &format!("/weft/v1/{path}"), &rollback).await.failed(429, "TooManyRequests");
+    }
+    drop(held);
+    assert_eq!(api.get("/weft/v1/history").await.code, 200);
 }

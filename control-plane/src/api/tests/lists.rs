@@ -85,6 +85,15 @@ async fn discovery_lists_what_is_served_in_both_forms() {
 }
 
 #[tokio::test]
+async fn discovery_is_served_with_a_slash_at_the_end_as_the_python_client_asks() {
+    let api = Api::new();
+    for path in ["/version", "/api", "/apis", "/apis/weft.dev", "/api/v1", "/apis/weft.dev/v1alpha1"] {
+        let (plain, slash) = (api.get(path).await, api.get(&format!("{path}/")).await);
+        assert_eq!((slash.code, &slash.body), (axum::http::StatusCode::OK, &plain.body), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_web_page_cannot_reach_the_api() {
     let api = Api::new();
     let request = Request::get("/api").header(header::HOST, "evil.example").body(Body::empty()).expect("a request");

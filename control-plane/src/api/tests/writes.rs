@@ -192,8 +192,20 @@ async fn a_deletion_keeps_to_its_preconditions() {
     api.json("DELETE", CART, &wrong).await.failed(400, "BadRequest");
     let right = json!({ "preconditions": { "uid": made["metadata"]["uid"] }, "propagationPolicy": "Background" });
     let reply = api.json("DELETE", CART, &right).await;
-    assert_eq!((&reply.body["status"], &reply.body["details"]["uid"]), (&json!("Success"), &made["metadata"]["uid"]));
+    assert_eq!(reply.body["metadata"]["uid"], made["metadata"]["uid"]);
     api.delete(CART).await.failed(404, "NotFound");
+}
+
+#[tokio::test]
+async fn a_deletion_answers_with_what_typed_clients_read() {
+    let api = Api::new();
+    let made = api.made(SERVICES, &service("cart")).await;
+    let gone = api.delete(CART).await.body;
+    assert_eq!((&gone["kind"], &gone["spec"]), (&json!("Service"), &made["spec"]));
+    assert_eq!(gone["metadata"]["resourceVersion"], api.store.revision().to_string());
+    let made = api.made(POLICIES, &policy("cart", "cart")).await;
+    let gone = api.delete(&format!("{POLICIES}/cart")).await.body;
+    assert_eq!((&gone["status"], &gone["details"]["uid"]), (&json!("Success"), &made["metadata"]["uid"]));
 }
 
 #[tokio::test]
@@ -208,18 +220,17 @@ async fn a_namespace_takes_what_is_in_it_along() {
 }
 
 #[tokio::test]
-async fn policies_that_are_not_acted_upon_say_so_in_status_and_warning() {
+async fn policies_that_are_not_acted_upon_say_so_in_a_warning() {
     let api = Api::new();
     let reply = api.json("POST", POLICIES, &policy("p", "cart")).await;
     assert_eq!(reply.warnings.len(), 2, "{reply:?}");
     assert!(reply.warnings[0].contains("do not act on it yet"));
     assert!(reply.warnings[1].contains("spec.targetRefs[0].name: Service shop/cart does not exist (yet)"));
-    let conditions = &reply.body["status"]["ancestors"][0]["conditions"];
-    assert_eq!((&conditions[1]["type"], &conditions[1]["reason"]), (&json!("Programmed"), &json!("NotImplemented")));
+    assert_eq!(reply.body["status"], Value::Null, "what holds for it is found later");
     let again = api.json("POST", POLICIES, &policy("q", "cart")).await;
     assert!(again.warnings[2].contains("TrafficPolicy shop/p has the same target"), "{again:?}");
     let changed = api.merge(&format!("{POLICIES}/p"), &json!({ "spec": { "retries": { "attempts": 5 } } })).await.body;
-    assert_eq!(changed["status"]["ancestors"][0]["conditions"][1]["observedGeneration"], 2);
+    assert_eq!(changed["metadata"]["generation"], 2);
 }
 
 #[tokio::test]
@@ -346,4 +357,42 @@ async fn a_rollback_to_what_is_refused_today_restores_nothing_and_names_it() {
         assert!(!message.contains("shop/good"), "{message}");
     }
     assert_eq!(api.store.revision(), 6, "nothing was restored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statuses_are_no_part_of_a_rollback_and_do_not_stop_it() {
+    use crate::store::{Batch, Expect, Key, Write};
+
+    let api = Api::new();
+    api.made(SERVICES, &service("cart")).await;
+    api.made(SERVICES, &service("web")).await;
+    let status = json!({ "status": { "loadBalancer": {} } });
+    assert_eq!(api.merge(&format!("{CART}/status"), &status).await.code, 200);
+    let rolled = api.json("POST", "/weft/v1/rollback", &json!({ "toRevision": 2 })).await;
+    assert_eq!(rolled.body["items"], json!([]), "only a status differs");
+    api.merge(CART, &json!({ "spec": { "type": "NodePort" } })).await;
+    api.delete(&format!("{SERVICES}/web")).await;
+    let (store, mut states) = (api.store.clone(), api.store.state());
+    // A status, a few times, after each write of others.
+    let writing = tokio::spawn(async move {
+        let key = Key::new("Service", "shop", "cart");
+        while states.changed().await.is_ok() {
+            states.mark_unchanged();
+            for last in 0..3 {
+                let stored = store.get(&key).expect("there");
+                let mut object = (*stored.object).clone();
+                object["status"]["loadBalancer"] = json!({ "ingress": [{ "ip": format!("127.0.0.{last}") }] });
+                let expect = Expect::Revision(stored.revision);
+                let writes = vec![Write { key: key.clone(), expect, object: Some(object) }];
+                let _ = store.append(Batch { author: "weft".into(), reason: "status".into(), writes }).await;
+                states.mark_unchanged();
+            }
+        }
+    });
+    for to in [3, 4, 3, 5, 3].repeat(20) {
+        let rolled = api.json("POST", "/weft/v1/rollback", &json!({ "toRevision": to })).await;
+        assert_eq!(rolled.code, 200, "{rolled:?}");
+        assert!(api.get(CART).await.body["status"]["loadBalancer"].is_object(), "the status stays");
+    }
+    writing.abort();
 }

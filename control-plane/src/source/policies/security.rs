@@ -83,6 +83,7 @@ pub struct AuthorizationOperation {
 }
 
 impl Spec for AuthorizationPolicySpec {
+    const ADD_UP: bool = true;
     fn targets(&self) -> &[TargetRef] {
         &self.target_refs
     }

@@ -12,15 +12,24 @@ fn wire_service() -> v1::Service {
             routing: Some(v1::Routing {
                 rules: vec![v1::RouteRule {
                     name: "shop/r#0".into(),
-                    backends: vec![v1::WeightedBackend { service: "shop/v1".into(), port: 80, weight: 3 }],
-                    timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
-                    backend_timeout: None,
+                    backends: vec![v1::WeightedBackend {
+                        service: "shop/v1".into(),
+                        port: 80,
+                        weight: 3,
+                        ..Default::default()
+                    }],
+                    requests: Some(v1::RequestPolicy {
+                        timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
                 }],
                 matches: vec![v1::RouteMatch {
                     path: Some(v1::PathMatch { kind: Some(v1::path_match::Kind::Prefix("/a/".into())) }),
                     ..Default::default()
                 }],
             }),
+            ..Default::default()
         }],
     }
 }
@@ -37,7 +46,7 @@ fn a_valid_service_is_converted_whole() {
     let routing = service.ports[0].routing.as_ref().expect("routes");
     assert_eq!(routing.matches[0].path, PathMatch::Prefix("/a".into()), "no trailing slash in the model");
     assert_eq!(routing.rules[0].total_weight, 3);
-    assert_eq!(routing.rules[0].timeout, Some(Duration::from_secs(2)));
+    assert_eq!(routing.rules[0].requests.timeout, Some(Duration::from_secs(2)));
     assert_eq!(service.referenced().next().map(|target| target.service.as_str()), Some("shop/v1"));
 }
 
@@ -62,6 +71,74 @@ fn broken_routing(change: impl FnOnce(&mut v1::Routing)) -> String {
     broken(|s| change(s.ports[0].routing.as_mut().expect("routes")))
 }
 
+fn broken_requests(change: impl FnOnce(&mut v1::RequestPolicy)) -> String {
+    broken_routing(|r| change(r.rules[0].requests.as_mut().expect("a policy")))
+}
+
+fn broken_filter(kind: v1::filter::Kind) -> String {
+    broken_routing(|r| r.rules[0].filters.push(v1::Filter { kind: Some(kind) }))
+}
+
+#[test]
+fn what_is_absent_is_the_default_of_the_mesh() {
+    let service = service(wire_service()).expect("valid");
+    let port = &service.ports[0];
+    assert_eq!(*port.backend, crate::model::BackendPolicy::default());
+    assert_eq!(port.direct.requests, crate::model::RequestPolicy::default());
+    assert_eq!(port.direct.backends[0].target.as_ref().map(|target| target.port), Some(8080));
+}
+
+#[test]
+fn errors_of_policies_name_the_field() {
+    let rule = "ports[0].routing.rules[0]";
+    assert_eq!(
+        broken_requests(|r| r.retry = Some(v1::Retry { attempts: 11, ..Default::default() })),
+        format!("{rule}.requests.retry.attempts: \"11\": must be at most 10")
+    );
+    let fault = v1::Fault { delay_ppm: 1_000_001, ..Default::default() };
+    assert_eq!(
+        broken_requests(|r| r.faults.push(fault)),
+        format!("{rule}.requests.faults[0].delay_ppm: \"1000001\": must be at most 1000000")
+    );
+    let hashed = v1::LoadBalancing { algorithm: v1::load_balancing::Algorithm::Maglev.into(), ..Default::default() };
+    let backend = v1::BackendPolicy { load_balancing: Some(hashed), ..Default::default() };
+    assert_eq!(
+        broken(|s| s.ports[0].backend = Some(backend)),
+        "ports[0].backend.load_balancing.hash_on: \"\": is required with this algorithm"
+    );
+    let limits = v1::Limits { connections: 1, pending: 0, requests: 1, retries: 0 };
+    let backend = v1::BackendPolicy { limits: Some(limits), ..Default::default() };
+    assert_eq!(
+        broken(|s| s.ports[0].backend = Some(backend)),
+        "ports[0].backend.limits.pending: \"0\": must be at least 1"
+    );
+}
+
+#[test]
+fn errors_of_filters_name_the_field() {
+    use v1::filter::Kind;
+    let rule = "ports[0].routing.rules[0].filters[0]";
+    let header = v1::Header { name: "transfer-encoding".into(), value: "chunked".into() };
+    let change = v1::HeaderModifier { set: vec![header], ..Default::default() };
+    assert_eq!(
+        broken_filter(Kind::RequestHeaders(change)),
+        format!(
+            "{rule}.request_headers.set[0].name: \"transfer-encoding\": belongs to the connection or to framing: it \
+             cannot be changed"
+        )
+    );
+    let full = v1::path_modifier::Kind::Full("/a b".into());
+    let rewrite = v1::Rewrite { path: Some(v1::PathModifier { kind: Some(full) }), ..Default::default() };
+    assert!(broken_filter(Kind::Rewrite(rewrite)).starts_with(&format!("{rule}.rewrite.path.full: \"/a b\"")));
+    let redirect = v1::Redirect { status: 304, ..Default::default() };
+    assert!(broken_filter(Kind::Redirect(redirect)).starts_with(&format!("{rule}.redirect.status: \"304\"")));
+    let cors = v1::Cors { allow_origins: vec!["example.com".into()], ..Default::default() };
+    assert!(broken_filter(Kind::Cors(cors)).starts_with(&format!("{rule}.cors.allow_origins[0]: \"example.com\"")));
+    let at_backend = v1::Filter { kind: Some(Kind::Redirect(v1::Redirect { status: 301, ..Default::default() })) };
+    let refused = broken_routing(|r| r.rules[0].backends[0].filters.push(at_backend));
+    assert!(refused.starts_with("ports[0].routing.rules[0].backends[0].filters[0]: "), "{refused}");
+}
+
 #[test]
 fn errors_of_routes_name_the_rule() {
     assert_eq!(
@@ -73,8 +150,8 @@ fn errors_of_routes_name_the_rule() {
         "ports[0].routing.rules[0].backends[0].weight: \"2000000\": must be at most 1000000"
     );
     assert_eq!(
-        broken_routing(|r| r.rules[0].timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 })),
-        "ports[0].routing.rules[0].timeout: \"-1s 0ns\": must not be negative or out of range"
+        broken_requests(|r| r.timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 })),
+        "ports[0].routing.rules[0].requests.timeout: \"-1s 0ns\": must not be negative or out of range"
     );
 }
 
@@ -125,7 +202,7 @@ fn a_slice_count_belongs_to_slice_zero() {
 
 #[test]
 fn a_workload_port_is_unique_and_a_mode_is_known() {
-    let port = v1::InboundPort { port: 80, protocol: 0, services: vec![] };
+    let port = v1::InboundPort { port: 80, protocol: 0, services: vec![], rate_limits: vec![] };
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port], tls_mode: 0 };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![], tls_mode: 7 };

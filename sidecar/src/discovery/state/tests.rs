@@ -32,7 +32,7 @@ fn removal(kind: ResourceType, name: &str) -> DeltaDiscoveryResponse {
 fn service(id: &str, backend: Option<&str>) -> v1::Service {
     let routing = backend.map(|backend| v1::Routing {
         rules: vec![v1::RouteRule {
-            backends: vec![v1::WeightedBackend { service: backend.into(), port: 80, weight: 1 }],
+            backends: vec![v1::WeightedBackend { service: backend.into(), port: 80, weight: 1, ..Default::default() }],
             ..Default::default()
         }],
         matches: vec![v1::RouteMatch::default()],

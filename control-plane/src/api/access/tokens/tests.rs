@@ -153,3 +153,9 @@ fn nothing_secret_is_printed() {
     let first = format!("{}, {}", token.hash[0], token.hash[1]);
     assert!(!printed.contains(&hexadecimal::text(&token.hash)) && !printed.contains(&first), "{printed}");
 }
+
+#[test]
+fn nobody_writes_under_the_name_of_the_control_plane() {
+    let refused = Tokens::memory().create(new("weft", Role::Editor), now());
+    assert!(matches!(refused, Err(ChangeError::Invalid(_))), "{refused:?}");
+}
