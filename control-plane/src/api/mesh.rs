@@ -7,14 +7,14 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Extension, Query, State},
+    extract::{Extension, Query, State, rejection::QueryRejection},
     http::StatusCode,
 };
 use prost::Message;
 use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
-use super::{ApiState, Caller};
+use super::{ApiState, Caller, status::ApiError};
 use crate::push::{Reflected, proxies::Proxy, stream::TypeStatus};
 
 /// GET `/weft/v1/proxies`: `storeRevision` is the last event of the store that what is pushed reflects, and that of an
@@ -63,6 +63,7 @@ fn type_status(of: &TypeStatus) -> Value {
 
 /// Query of `/weft/v1/endpoints`.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EndpointsQuery {
     service: Option<String>,
 }
@@ -71,8 +72,9 @@ pub struct EndpointsQuery {
 pub async fn endpoints(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Query(query): Query<EndpointsQuery>,
-) -> Json<Value> {
+    query: Result<Query<EndpointsQuery>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let view = Arc::clone(&state.pushed.view.borrow());
     let slices = view
         .all(ResourceType::EndpointSlice)
@@ -90,7 +92,7 @@ pub async fn endpoints(
             })
         })
         .collect();
-    Json(json!({ "items": items }))
+    Ok(Json(json!({ "items": items })))
 }
 
 /// GET `/weft/v1/resources/errors`.

@@ -161,3 +161,19 @@ async fn the_graph_of_a_token_for_one_namespace_has_nothing_of_others_but_where_
         (vec!["workload:bank/till-1".into()], vec!["service:shop/catalog".into()])
     );
 }
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_answered_with_a_status() {
+    let api = super::common::Api::new();
+    for (path, code, reason, part) in [
+        ("endpoints?service=a&service=b", 400, "BadRequest", "service"),
+        ("endpoints?servce=a", 400, "BadRequest", "servce"),
+        ("explain?methud=GET", 400, "BadRequest", "methud"),
+        ("explain?url=/items", 400, "BadRequest", "URL with a host"),
+        ("explain?url=http://nobody/", 404, "NotFound", "nobody"),
+    ] {
+        let reply = api.get(&format!("/weft/v1/{path}")).await;
+        let message = reply.failed(code, reason);
+        assert!(message.contains(part), "{path}: {message}");
+    }
+}
