@@ -49,6 +49,8 @@ use crate::{
 
 /// Writes and watches at once: more would only wait in memory.
 const MAX_WRITES: usize = 256;
+/// Lists at once that are made or wait for slow clients.
+const MAX_LISTS: usize = 64;
 const MAX_WATCHES: usize = 2048;
 /// Reads of the whole log at once.
 const MAX_LOG_READS: usize = 4;
@@ -67,6 +69,7 @@ pub struct ApiState {
     /// Who is let in.
     pub access: Access,
     writes: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
     pages: Pages,
@@ -93,9 +96,19 @@ impl ApiState {
         pushed: Pushed,
         access: Access,
     ) -> Self {
-        let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        let (log_reads, pages) = (Arc::new(Semaphore::new(MAX_LOG_READS)), Pages::default());
-        Self { store, files, proxies, pushed, access, writes, watches, log_reads, pages }
+        let at_once = |most| Arc::new(Semaphore::new(most));
+        Self {
+            store,
+            files,
+            proxies,
+            pushed,
+            access,
+            writes: at_once(MAX_WRITES),
+            lists: at_once(MAX_LISTS),
+            watches: at_once(MAX_WATCHES),
+            log_reads: at_once(MAX_LOG_READS),
+            pages: Pages::default(),
+        }
     }
 
     /// The API of a store without a mesh; for tests.

@@ -8,11 +8,11 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     ApiState, Caller, body, held,
-    respond::{Form, answer, shown},
+    respond::{self, Form, answer, shown},
     status::ApiError,
     target::{Options, Target},
     watch, write,
@@ -97,6 +97,7 @@ fn read(state: &ApiState, call: Call) -> Result<Response, ApiError> {
 }
 
 fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&state.lists).try_acquire_owned().map_err(|_| ApiError::too_many("lists"))?;
     let (kind, options) = (call.target.kind, &call.options);
     let (objects, after) = match &options.continue_at {
         Some(token) => resume(state, token)?,
@@ -125,8 +126,7 @@ fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
         metadata["remainingItemCount"] = (matching.len() - page).into();
         state.pages.keep(&objects);
     }
-    let items: Vec<Value> = matching[..page].iter().map(|stored| shown(stored)).collect();
-    Ok(answer(StatusCode::OK, call.form.list(kind, items, &metadata, options.include), &[]))
+    Ok(respond::at_leisure(call.form.list(kind, &matching[..page], &metadata, options.include), permit))
 }
 
 /// States that unfinished lists are read from, so that their pages fit together. Cheap: states share structure.

@@ -10,7 +10,7 @@ use super::{
     body,
     objects::{Call, parse_body},
     patch::{self, PatchError},
-    respond::{answer, shown, with_version},
+    respond::{self, answer, shown, with_version},
     status::{ApiError, MODIFIED},
     warnings,
 };
@@ -273,9 +273,9 @@ pub async fn delete_collection(state: &ApiState, call: &Call, bytes: &[u8]) -> R
                 Err(error) => return Err(ApiError::append(kind, "", &error)),
             }
         };
-        let items = chosen.iter().map(|stored| shown(stored)).collect();
         let metadata = json!({ "resourceVersion": revision.to_string() });
-        return Ok(answer(StatusCode::OK, call.form.list(kind, items, &metadata, call.options.include), &[]));
+        let chosen: Vec<_> = chosen.iter().collect();
+        return Ok(respond::json(call.form.list(kind, &chosen, &metadata, call.options.include)));
     }
     Err(ApiError::conflict(kind, "", MODIFIED))
 }
