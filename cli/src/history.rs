@@ -36,6 +36,9 @@ pub struct HistoryArgs {
     /// Only events before this revision
     #[arg(long, value_name = "N")]
     pub before: Option<u64>,
+    /// Also what the control plane itself writes into statuses
+    #[arg(long)]
+    pub all: bool,
     /// Show what each event changed
     #[arg(long)]
     pub diff: bool,
@@ -124,6 +127,7 @@ fn path(args: &HistoryArgs, target: Option<&Target>) -> String {
         ("limit", Some(limit.as_str())),
         ("before", before.as_deref()),
         ("objects", args.diff.then_some("true")),
+        ("statuses", (!args.all).then_some("false")),
     ];
     with_query("/weft/v1/history", &pairs)
 }

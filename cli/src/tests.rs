@@ -84,7 +84,7 @@ async fn applying_creates_then_changes_nothing_then_removes_what_left_the_file()
     assert_eq!(api.weft(&["apply", "-f", &file]).await, 0);
     assert_eq!(api.object("Service", "a").unwrap()["metadata"]["labels"]["x"], Value::Null);
     assert_eq!(api.weft(&["diff", "-f", &file]).await, 0, "what the server fills in is no difference");
-    let events = api.store.history(HistoryFilter::default()).await.unwrap();
+    let events = api.store.history(HistoryFilter::default()).await.unwrap().events;
     assert_eq!(events.last().unwrap().reason, "first é");
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     source::{self, Files},
-    store::{AppendError, Batch, Expect, HistoryFilter, Store, Write},
+    store::{AppendError, Batch, Expect, HistoryFilter, OWN_AUTHOR, Store, Write},
 };
 
 const PATH: &str = "/apis/weft.dev/v1alpha1/meshconfigs";
@@ -33,7 +33,7 @@ pub async fn ensure(store: &Store, files: &Files, dev: bool) -> Result<()> {
     };
     if files.get(&key).is_some()
         || store.get(&key).is_some()
-        || !store.history(past).await.with_context(wanted)?.is_empty()
+        || !store.history(past).await.with_context(wanted)?.events.is_empty()
     {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub async fn ensure(store: &Store, files: &Files, dev: bool) -> Result<()> {
     let admitted = admit::create(&target, object, &[], FieldValidation::Strict, Timestamp::now());
     let object = admitted.map_err(|error| anyhow!("{:?}", error.to_json())).with_context(wanted)?.object;
     let write = Write { key, expect: Expect::Absent, object: Some(object) };
-    let batch = Batch { author: "weft".into(), reason: "defaults".into(), writes: vec![write] };
+    let batch = Batch { author: OWN_AUTHOR.into(), reason: "defaults".into(), writes: vec![write] };
     match store.append(batch).await {
         // Somebody was faster.
         Ok(_) | Err(AppendError::Conflict { .. }) => Ok(()),
@@ -84,7 +84,8 @@ mod tests {
         ] {
             assert_eq!(object.pointer(path), Some(&value), "{path}");
         }
-        let events = store.history(HistoryFilter { limit: 1, ..HistoryFilter::default() }).await.expect("readable");
+        let events =
+            store.history(HistoryFilter { limit: 1, ..HistoryFilter::default() }).await.expect("readable").events;
         assert_eq!((events[0].author.as_str(), events[0].reason.as_str()), ("weft", "defaults"));
 
         let key = Key::new("MeshConfig", "", NAME);

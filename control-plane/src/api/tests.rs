@@ -2,6 +2,7 @@
 
 pub mod common;
 mod files;
+mod history;
 mod hostile;
 mod lists;
 mod mesh;

@@ -1,6 +1,6 @@
 //! What is written, when, and how often.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use weft_policy::SpiffeId;
 use weft_proto::{
@@ -197,6 +197,31 @@ async fn a_refusal_shows_and_goes_and_however_often_it_changes_it_is_written_at_
     assert!(start.elapsed() > PACE / 2, "{:?}", start.elapsed());
     mesh.pass().await;
     assert_eq!(mesh.programmed("cart")["status"], "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_does_not_fit_on_the_disk_is_tried_again_until_there_is_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let full = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&full);
+    let room = move || if asked.load(Relaxed) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+    let store = Store::open_on_write(directory.path(), room).expect("a store");
+    put(&store, &key("cart"), service("cart")).await;
+    let mut mesh = Mesh::of(store.clone());
+    full.store(true, Relaxed);
+    let mut waited = Vec::new();
+    for _ in 0..8 {
+        mesh.pass().await;
+        let start = Instant::now();
+        assert!(tokio::time::timeout(MAX_RETRY * 2, mesh.statuses.changed()).await.is_ok(), "wakes");
+        waited.push(start.elapsed().as_secs());
+    }
+    assert_eq!(waited, [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(store.get(&key("cart")).expect("there").object["status"], Value::Null);
+    full.store(false, Relaxed);
+    mesh.statuses.pass().await;
+    assert_eq!(mesh.programmed("cart")["status"], "True", "without a compile");
+    assert!(!mesh.woken().await, "nothing is left to do");
 }
 
 /// The API of a mesh that compiles, and a policy that it shows.
