@@ -274,10 +274,17 @@ mod tests {
             let target = if args.what.is_empty() { None } else { targets::parse(&kinds, &args.what).unwrap().pop() };
             path(&args, target.as_ref())
         };
-        assert_eq!(asked(""), "/weft/v1/history?limit=50");
-        assert_eq!(asked("svc/a"), "/weft/v1/history?kind=Service&namespace=default&name=a&limit=50");
-        assert_eq!(asked("svc -n shop --before 7"), "/weft/v1/history?kind=Service&namespace=shop&limit=50&before=7");
-        assert_eq!(asked("ns/a --limit 3 --diff"), "/weft/v1/history?kind=Namespace&name=a&limit=3&objects=true");
+        assert_eq!(asked(""), "/weft/v1/history?limit=50&statuses=false");
+        assert_eq!(asked("svc/a"), "/weft/v1/history?kind=Service&namespace=default&name=a&limit=50&statuses=false");
+        assert_eq!(
+            asked("svc -n shop --before 7"),
+            "/weft/v1/history?kind=Service&namespace=shop&limit=50&before=7&statuses=false"
+        );
+        assert_eq!(
+            asked("ns/a --limit 3 --diff"),
+            "/weft/v1/history?kind=Namespace&name=a&limit=3&objects=true&statuses=false"
+        );
+        assert_eq!(asked("--all"), "/weft/v1/history?limit=50", "with statuses");
     }
 
     #[test]
