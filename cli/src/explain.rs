@@ -45,6 +45,7 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let answer = server.get(&path(&args)).await;
     let answer = answer.with_context(|| format!("explain {} {}", args.method, args.url))?;
     let names = [format!("{} {}", text(&answer, "route"), text(&answer, "rule")).trim().to_owned()];
+    let names = names.map(|name| if name.is_empty() { "-".to_owned() } else { name });
     match args.output {
         Output::Table | Output::Wide => anstream::print!("{}", render(&answer, style::width())),
         output => listing::print(output, &answer, &names, &Table::default(), ""),
@@ -80,7 +81,7 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     let or_none = |value: String| if value.is_empty() { "none".to_owned() } else { value };
     line("Service", or_none(text(answer, "service")));
     line("Port", [text(answer, "port"), text(answer, "protocol")].join(" ").trim().to_owned());
-    line("Route", or_none(text(answer, "route")));
+    line("Route", route(answer));
     line("Rule", text(answer, "rule"));
     line("Because", text(answer, "because"));
     let status = text(answer, "status");
@@ -131,6 +132,17 @@ fn render(answer: &Value, width: Option<usize>) -> String {
         }
     }
     shown
+}
+
+/// The route, or why there is none.
+fn route(answer: &Value) -> String {
+    let route = text(answer, "route");
+    match text(answer, "decision").as_str() {
+        _ if !route.is_empty() => route,
+        "service" => "none: the service's own endpoints".to_owned(),
+        "no_route" => "none matches".to_owned(),
+        _ => "none".to_owned(),
+    }
 }
 
 /// Values with their origins: `{name: {value, origin}}`, or `{name: value}`.
@@ -259,6 +271,14 @@ mod tests {
             "RateLimitPolicy shop/fair#0  5 per second\n",
         ] {
             assert!(shown.contains(line), "{line}{shown}");
+        }
+    }
+
+    #[test]
+    fn without_a_route_it_is_told_where_requests_go() {
+        for (decision, told) in [("service", "none: the service's own endpoints"), ("no_route", "none matches")] {
+            let shown = anstream::adapter::strip_str(&render(&json!({"decision": decision}), None)).to_string();
+            assert_eq!(shown, format!("Service:   none\nRoute:     {told}\n"));
         }
     }
 

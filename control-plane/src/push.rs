@@ -25,7 +25,18 @@ use crate::compile::Output;
 pub struct View {
     /// Counts changes since the process began.
     pub revision: u64,
+    /// The event of the store that it was made at; later ones may have changed nothing in it, see [`Reflected`].
+    pub store_revision: u64,
     kinds: BTreeMap<ResourceType, Kind>,
+}
+
+/// How far the store's log has come in what is pushed, or in what a sidecar holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Reflected {
+    /// Revision of the newest view that has it.
+    pub view: u64,
+    /// The last event that the view reflects.
+    pub store: u64,
 }
 
 /// The resources of one type.
@@ -59,8 +70,9 @@ impl Kind {
 
 impl View {
     /// Makes the next view: versions are hashes of the content, unchanged resources are shared with `self`.
+    /// `store_revision` is the event that the output reflects.
     #[must_use]
-    pub fn next(&self, output: &Output) -> Self {
+    pub fn next(&self, output: &Output, store_revision: u64) -> Self {
         let mut kinds: BTreeMap<ResourceType, Kind> = BTreeMap::new();
         for ((kind, name), compiled) in output {
             let next = kinds.entry(*kind).or_default();
@@ -97,7 +109,7 @@ impl View {
             }
             next.changed.extend(changed);
         }
-        Self { revision: self.revision + 1, kinds }
+        Self { revision: self.revision + 1, store_revision, kinds }
     }
 
     /// Every resource of a type, as clients of a namespace get it.

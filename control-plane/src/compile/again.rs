@@ -32,6 +32,13 @@ impl Compiler {
         Self { always, last: None }
     }
 
+    /// Whether these are what was compiled last.
+    #[must_use]
+    pub fn holds(&self, resources: &Arc<Resources>, registered: &Arc<Vec<Arc<Registered>>>) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|last| Arc::ptr_eq(&last.resources, resources) && Arc::ptr_eq(&last.registered, registered))
+    }
+
     /// What [`compile`] makes of these, and the resource that is always there.
     pub fn compile(
         &mut self,

@@ -45,7 +45,7 @@ fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, Exp
 fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
     let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{more}"));
     assert_eq!(problems, []);
-    let view = View::default().next(&compile(&resources, &[]).0);
+    let view = View::default().next(&compile(&resources, &[]).0, 0);
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, http::HeaderValue::from_static(value));
@@ -195,7 +195,7 @@ spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Id
         ..v1::Registration::default()
     };
     let registered = crate::compile::Registered { registration, spiffe_id: String::new() };
-    let view = View::default().next(&compile(&resources, &[std::sync::Arc::new(registered)]).0);
+    let view = View::default().next(&compile(&resources, &[std::sync::Arc::new(registered)]).0, 0);
     let question = |url: &str| Question {
         method: Method::GET,
         url: url.parse().expect("a URL"),
@@ -224,7 +224,7 @@ spec:
 ";
     let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{consumer}"));
     assert_eq!(problems, []);
-    let view = View::default().next(&compile(&resources, &[]).0);
+    let view = View::default().next(&compile(&resources, &[]).0, 0);
     let ask = |namespace: &str| {
         let url = "http://catalog.default/items".parse().expect("a URL");
         let question = Question {

@@ -3,7 +3,10 @@
 mod due;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use weft_proto::{
@@ -85,6 +88,14 @@ impl StreamState {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         self.types.values().map(|state| state.names.len()).sum()
+    }
+
+    /// The services that it subscribes to; `*` for all.
+    #[must_use]
+    pub fn services(&self) -> Arc<[String]> {
+        let of = self.types.get(&ResourceType::Service);
+        let all = of.filter(|state| state.wildcard).map(|_| "*".to_owned());
+        all.into_iter().chain(of.into_iter().flat_map(|state| state.names.iter().cloned())).collect()
     }
 
     /// Takes a request.
@@ -174,6 +185,14 @@ impl StreamState {
             nonce,
             removed_resources: removed,
         })
+    }
+
+    /// Whether the client has answered all that it is to hold by this view, of every type that it asked for; false
+    /// before it asked for any. What it refused counts as answered: only a change of it is sent again.
+    #[must_use]
+    pub fn is_settled(&self, view: &View) -> bool {
+        let mut asked = self.types.values().filter(|state| state.seen).peekable();
+        asked.peek().is_some() && asked.all(|state| state.settled == Some(view.revision))
     }
 
     /// Sync state of the types that the sidecar subscribes to: nothing is due of others.

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Object, Resources,
     check::Check,
-    de,
+    de, files,
     policies::{
         self, Custom,
         limits::{FaultInjectionSpec, RateLimitPolicySpec},
@@ -34,6 +34,7 @@ use super::{
     validate,
     yaml::{self, Node},
 };
+use crate::store::{Key, Stored};
 
 /// What one kind needs to be loaded: a line of the table below makes its variant, its map in [`Resources`] and its
 /// checks.
@@ -53,6 +54,13 @@ macro_rules! kinds {
             pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
                 match self {
                     $(Self::$variant(object) => put(&mut resources.$map, object, problems),)*
+                }
+            }
+
+            /// Its name in the store, and where it was written.
+            fn key_and_origin(&self) -> (Key, &Origin) {
+                match self {
+                    $(Self::$variant(object) => (Key::new($kind, &object.namespace, &object.name), &object.origin),)*
                 }
             }
         }
@@ -171,15 +179,20 @@ fn put<T>(map: &mut BTreeMap<String, Arc<Object<T>>>, object: Arc<Object<T>>, pr
     }
 }
 
-/// The objects of a file.
-pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<AnyObject>, Vec<Problem>> {
+/// The objects of a file, each also as it was written.
+pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<(AnyObject, Arc<Stored>)>, Vec<Problem>> {
     let documents = yaml::parse(file, text).map_err(|problem| vec![problem])?;
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for document in &documents {
         let loaded = object(file, document);
         problems.extend(loaded.unknown);
         problems.extend(loaded.wrong);
-        found.extend(loaded.object);
+        found.extend(loaded.object.map(|object| {
+            let (key, origin) = object.key_and_origin();
+            let place = format!("{file}:{}", origin.problem("", "", "").line);
+            let written = files::written(key, document.into(), &place);
+            (object, written)
+        }));
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }

@@ -25,6 +25,11 @@ pub fn after(client: &mut Client, after: u64) -> (u64, Vec<Value>) {
     }
 }
 
+/// Whether a client wrote this, rather than the control plane: the defaults at its first start, statuses later.
+pub fn is_of_client(event: &Value) -> bool {
+    event["author"] != "weft"
+}
+
 /// The revision of an event.
 pub fn revision(event: &Value) -> u64 {
     event["revision"].as_u64().unwrap_or_else(|| panic!("{event}"))
@@ -35,9 +40,4 @@ pub fn verified(client: &mut Client) -> u64 {
     let reply = client.send("GET", "/weft/v1/history/verify", "").expect("an answer");
     assert_eq!((reply.code, &reply.body["verified"]), (200, &true.into()), "{reply:?}");
     reply.body["revision"].as_u64().unwrap_or_else(|| panic!("{reply:?}"))
-}
-
-/// Whether an event is Weft's own word on an object, and nobody's change.
-pub fn is_status(event: &Value) -> bool {
-    event["author"] == "weft" && event["reason"] == "status"
 }

@@ -33,12 +33,13 @@ impl Ledger {
         let revisions: Vec<u64> = events.iter().map(history::revision).collect();
         assert!(revisions.iter().copied().eq(known + 1..=head), "revisions after {known} up to {head}: {revisions:?}");
         self.hashes.extend(events.iter().map(|event| event["hash"].clone()));
-        for event in events.iter().filter(|event| !writers.iter().any(|of| event["namespace"] == *of.namespace)) {
+        let written: Vec<&Value> = events.iter().filter(|event| history::is_of_client(event)).collect();
+        for event in written.iter().filter(|event| !writers.iter().any(|of| event["namespace"] == *of.namespace)) {
             self.phantom.push(format!("an event of nobody: {event}"));
         }
         for (writer, journal) in writers.iter_mut().zip(journals) {
-            let own = |event: &&Value| event["namespace"] == *writer.namespace && !history::is_status(event);
-            let own: Vec<&Value> = events.iter().filter(own).collect();
+            let own: Vec<&Value> =
+                written.iter().copied().filter(|event| event["namespace"] == *writer.namespace).collect();
             self.check_writer(writer, &journal, &own);
         }
         self.check_objects(client, writers);
@@ -74,7 +75,7 @@ impl Ledger {
     /// The state is what the events make it.
     fn check_objects(&mut self, client: &mut Client, writers: &[Writer]) {
         let list = client.send("GET", "/api/v1/services", "").expect("an answer");
-        // Statuses are written beside.
+        // Statuses may be written meanwhile.
         assert!(list.code == 200 && list.revision() >= self.hashes.len() as u64, "{list:?}");
         let items = list.body["items"].as_array().unwrap_or_else(|| panic!("{list:?}"));
         let mut found = 0;
@@ -98,8 +99,9 @@ impl Ledger {
     pub fn verify(&self, client: &mut Client) {
         let (head, events) = history::after(client, 0);
         assert!(history::verified(client) >= head);
-        let hashes = events.iter().map(|event| &event["hash"]);
-        assert!(hashes.take(self.hashes.len()).eq(&self.hashes), "the past has changed");
+        let (past, since) = events.split_at(self.hashes.len());
+        assert!(past.iter().map(|event| &event["hash"]).eq(&self.hashes), "the past has changed");
+        assert!(!since.iter().any(history::is_of_client), "nobody writes any more: {since:?}");
     }
 }
 

@@ -53,7 +53,7 @@ impl Server {
 
     fn set(&self, name: &str, content: String) {
         let output: Output = [((SERVICE, name.to_owned()), Compiled::from(content.into_bytes()))].into();
-        self.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+        self.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     }
 
     async fn connect(&self) -> Client<Channel> {
@@ -156,7 +156,7 @@ async fn a_sidecar_gets_the_view_of_the_namespace_that_it_proved() {
     for (namespace, expected) in [("shop", "own"), ("other", "shared")] {
         let compiled = Compiled { views: views(namespace), ..b"shared".to_vec().into() };
         let output: Output = [((SERVICE, "a/x".to_owned()), compiled)].into();
-        server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+        server.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
         let mut sidecar = server.open(1).await.expect("let in");
         let response = sidecar.responses.message().await.expect("open").expect("x");
         let content = response.resources[0].resource.as_ref().expect("content");
@@ -191,7 +191,7 @@ async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
     let big = || Compiled::from("x".repeat(1 << 22).into_bytes());
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
-    server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+    server.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     let sidecar = server.open(1).await.expect("let in");
     server.registered(true).await;
     // One response of four megabytes is in the transport, which nobody reads, one waits for it, and one is due.

@@ -1,5 +1,7 @@
 //! The rules of DESIGN section 4 that are the server's, by number.
 
+mod settled;
+
 use proptest::prelude::*;
 use weft_proto::rpc;
 
@@ -23,7 +25,7 @@ fn after(old: &View, entries: &[(ResourceType, &str, &str)]) -> View {
             ((*kind, (*name).to_owned()), Compiled { aliases, ..content.as_bytes().to_vec().into() })
         })
         .collect();
-    old.next(&output)
+    old.next(&output, 0)
 }
 
 fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
@@ -361,7 +363,7 @@ proptest! {
                     quick.on_request(kind, request.clone());
                     thorough.on_request(kind, request);
                 }
-                None => view = view.next(&output(kind, &contents)),
+                None => view = view.next(&output(kind, &contents), 0),
             }
             // A stream does not see every view.
             if silent {
@@ -390,18 +392,18 @@ fn output(kind: ResourceType, contents: &std::collections::BTreeMap<String, u8>)
 #[test]
 fn a_settled_stream_is_not_asked_about_a_change_of_something_else() {
     let mut contents: std::collections::BTreeMap<_, _> = [("a/x".to_owned(), 0), ("a/y".to_owned(), 0)].into();
-    let old = View::default().next(&output(SERVICE, &contents));
+    let old = View::default().next(&output(SERVICE, &contents), 0);
     let mut state = StreamState::default();
     state.on_request(SERVICE, subscribe(&["a/x"]));
     let response = state.next(&old).expect("x");
     state.on_request(SERVICE, ack(&response.nonce));
     assert_eq!(state.types[&SERVICE].settled, Some(1), "by the ACK alone");
     contents.insert("a/y".to_owned(), 1);
-    let next = old.next(&output(SERVICE, &contents));
+    let next = old.next(&output(SERVICE, &contents), 0);
     let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &next, "");
     assert!(matches!(since, Since::Nothing));
     contents.insert("a/x".to_owned(), 1);
-    let last = next.next(&output(SERVICE, &contents));
+    let last = next.next(&output(SERVICE, &contents), 0);
     let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &last, "");
     assert!(matches!(since, Since::Other(resources) if resources.len() == 1));
 }

@@ -6,7 +6,7 @@ use super::*;
 fn seen(old: &View, shared: &str, view: Option<&str>) -> View {
     let views = view.map(|content| ("c".to_owned(), content.as_bytes().to_vec().into())).into_iter().collect();
     let compiled = Compiled { views, ..shared.as_bytes().to_vec().into() };
-    old.next(&[((SERVICE, "a/x".to_owned()), compiled)].into())
+    old.next(&[((SERVICE, "a/x".to_owned()), compiled)].into(), 0)
 }
 
 #[test]
