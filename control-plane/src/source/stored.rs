@@ -226,7 +226,9 @@ mod tests {
         let mut with_status = service("cart", 80);
         with_status["status"] = json!({ "conditions": [] });
         put(&store, &key, Some(with_status.clone())).await;
-        let now = resources.wait_for(|now| now.revision > first.revision).await.expect("alive").clone();
+        let waiting = resources.wait_for(|now| now.revision > first.revision);
+        let waiting = tokio::time::timeout(std::time::Duration::from_secs(20), waiting);
+        let now = waiting.await.expect("in time").expect("alive").clone();
         assert!(Arc::ptr_eq(&first.resources, &now.resources), "only the revision is another");
         put(&store, &Key::new("Service", "shop", "other"), Some(service("other", 80))).await;
         let now = resources.wait_for(|now| now.resources.services.len() == 2).await.expect("alive").clone();
