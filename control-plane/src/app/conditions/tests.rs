@@ -309,7 +309,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
     served.eventually(&path, ["Accepted", "False", "TargetNotFound"]).await;
     served.request("POST", "/api/v1/namespaces/shop/services", &service("cart")).await;
     served.eventually(&path, ["Accepted", "True", "Accepted"]).await;
-    served.eventually(&path, ["Programmed", "False", "NotEnforced"]).await;
+    served.eventually(&path, ["Programmed", "True", "Programmed"]).await;
     served.request("DELETE", "/api/v1/namespaces/shop/services/cart", &Value::Null).await;
     served.eventually(&path, ["Accepted", "False", "TargetNotFound"]).await;
     let all = |reflected: &Reflected| reflected.store == store.revision();
