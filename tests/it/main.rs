@@ -14,6 +14,7 @@ mod needs;
 mod net;
 mod process;
 mod python;
+mod resilience;
 mod rotation;
 mod servers;
 mod truncation;
