@@ -1,11 +1,11 @@
 //! Retries and circuits with real processes: backends that fail in every way, callers that count what they get.
 
 mod backend;
-//mod bodies;
-//mod breaker;
-//mod deadlines;
+mod bodies;
+mod breaker;
+mod deadlines;
 mod load;
-//mod posts;
+mod posts;
 mod races;
 mod sick;
 

@@ -23,7 +23,6 @@ pub struct Answer {
     pub status: u16,
     /// Status line and fields, in lower case.
     pub head: String,
-    pub body: String,
 }
 
 /// What many requests came to.
@@ -76,7 +75,7 @@ impl Answer {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
         let mut body = vec![0; length.ok_or_else(|| format!("no length: {head}"))?];
         stream.read_exact(&mut body).map_err(|error| format!("body: {error}"))?;
-        Ok(Self { status, head, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Self { status, head })
     }
 
     /// The reason that a sidecar gave, or the status.

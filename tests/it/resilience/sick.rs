@@ -47,7 +47,11 @@ fn a_replica_that_fails_half_of_the_time_is_hidden_ejected_probed_and_taken_back
     let mut all = Tally::default();
     eventually("the ejection", || {
         all.add(gets(local, 4, 20));
-        if changes("open") > 0.5 { Ok(()) } else { Err(format!("{all:?}")) }
+        if changes("open") > 0.5 {
+            Ok(())
+        } else {
+            Err(format!("{all:?}, {} of {}", failing.load(Relaxed), backends[0].requests()))
+        }
     });
     let (tried, failed) = (backends[0].requests(), failing.load(Relaxed));
     eprintln!("ejected after {tried} requests to it, {failed} of which failed, {} in all", all.total);
