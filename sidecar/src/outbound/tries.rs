@@ -225,7 +225,7 @@ impl<'a> Tries<'a> {
         *request = Some(received.leg(leg, key.is_http2())?);
         let mut load = LoadGuard::new(Arc::clone(&endpoint), self.worker.clock);
         let begun = Instant::now();
-        match self.exchange(&key, request).await {
+        match self.exchange(&key, &endpoint, request).await {
             Ok((mut response, lease)) => {
                 let unsent = self.mtls && response.headers_mut().remove(UNSENT).is_some();
                 let outcome = if unsent { Outcome::ConnectFailure } else { outcome_of(&response, received.grpc) };
@@ -264,6 +264,10 @@ impl<'a> Tries<'a> {
     fn admit(&self) -> Result<Admission, ProxyError> {
         let cluster = &self.plan.cluster;
         let (shared, now) = (&cluster.shared, self.worker.clock.now());
+        if cluster.endpoints.is_empty() {
+            // Before the breaker: its one probe is for something that can answer.
+            return Err(self.no_endpoints());
+        }
         let breaker = match shared.breaker.enter(&cluster.policy.circuit_breaker, now) {
             Entry::Pass => None,
             Entry::Probe(probe, change) => {
@@ -295,10 +299,12 @@ impl<'a> Tries<'a> {
         let request =
             balance::Request { hash: Some(self.plan.hash), now: self.worker.clock.now(), random: &mut random };
         let picked = cluster.balancer.pick(&cluster.endpoints, request, |endpoint| self.is_available(endpoint));
-        picked.or(self.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| {
-            let detail = format!("service {} has no healthy endpoint", cluster.target.service);
-            ProxyError::unsent(Reason::NoEndpoints, detail)
-        })
+        picked.or(self.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| self.no_endpoints())
+    }
+
+    fn no_endpoints(&self) -> ProxyError {
+        let detail = format!("service {} has no healthy endpoint", self.plan.cluster.target.service);
+        ProxyError::unsent(Reason::NoEndpoints, detail)
     }
 
     fn is_available(&self, endpoint: &Arc<EndpointState>) -> bool {
@@ -340,12 +346,16 @@ impl<'a> Tries<'a> {
     async fn exchange(
         &self,
         key: &Key,
+        endpoint: &EndpointState,
         request: &mut Option<Request<Body>>,
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let cluster = &self.plan.cluster;
         let rules = Rules::of(&cluster.policy, &cluster.shared.limits);
         let mut lease = self.worker.pools.lease(key, &rules).await?;
-        cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        // A sidecar that is there does not mean that the app behind it is, when it last said that it is not.
+        if !(key.is_mesh() && endpoint.health.is_failing()) {
+            cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        }
         let response = {
             let mut sending = pin!(lease.send(request));
             match self.plan.rule.requests.backend_timeout {

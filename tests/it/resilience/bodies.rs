@@ -41,7 +41,9 @@ fn put(body: &str) -> String {
 }
 
 fn chunked(body: &str) -> String {
-    let mut text = String::from("PUT / HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut text = String::from(
+        "PUT / HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
     for part in body.as_bytes().chunks(5000) {
         text += &format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part));
     }

@@ -52,13 +52,13 @@ impl Ledger {
     }
 }
 
-/// POSTs with bodies of their own to `mesh` by several callers while `disturb` runs, which can ask how many there were.
-fn posts_while(mesh: &mut TestMesh, disturb: impl FnOnce(&mut TestMesh, &AtomicUsize)) -> Tally {
+/// POSTs with bodies of their own, `name` (of four letters) and a number, to `mesh` by several callers while `disturb` runs, which can ask how many there were.
+fn posts_while(name: &str, mesh: &mut TestMesh, disturb: impl FnOnce(&mut TestMesh, &AtomicUsize)) -> Tally {
     let (done, sent, local) = (AtomicBool::new(false), AtomicUsize::new(0), mesh.local("web"));
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             while_running(CALLERS, local, |_| {
-                let id = format!("post-{:08}", sent.fetch_add(1, Relaxed));
+                let id = format!("{name}-{:08}", sent.fetch_add(1, Relaxed));
                 let head = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 13\r\n\r\n";
                 (!done.load(Relaxed)).then(|| format!("{head}{id}"))
             })
@@ -86,7 +86,7 @@ fn no_post_is_delivered_twice_while_sidecars_are_killed_and_apps_reset_connectio
     let ledger = Arc::new(Ledger::default());
     let backends: Vec<_> = (0..3).map(|_| ledger.backend()).collect();
     let mut mesh = TestMesh::builder("posts").replicas("web", "http", &addresses(&backends)).calls("web").start();
-    let tally = posts_while(&mut mesh, |mesh, sent| {
+    let tally = posts_while("post", &mut mesh, |mesh, sent| {
         for kill in 0..KILLS {
             more(sent, 400);
             mesh.kill_and_restart(&format!("web-{}", kill % 3));
@@ -108,8 +108,8 @@ fn no_post_is_delivered_twice_while_sidecars_are_killed_and_apps_reset_connectio
 fn a_post_to_an_app_that_refuses_connections_finds_another_replica() {
     let ledger = Arc::new(Ledger::default());
     let backends: Vec<_> = (0..3).map(|_| ledger.backend()).collect();
-    let far = |mesh: &mut TestMesh| {
-        posts_while(mesh, |_, sent| {
+    let load = |name, mesh: &mut TestMesh| {
+        posts_while(name, mesh, |_, sent| {
             for backend in &backends {
                 more(sent, 200);
                 backend.stop();
@@ -120,12 +120,12 @@ fn a_post_to_an_app_that_refuses_connections_finds_another_replica() {
     };
     // Behind sidecars, which say that nothing has reached the app, and without them.
     let mut mesh = TestMesh::builder("refused").replicas("web", "http", &addresses(&backends)).calls("web").start();
-    let behind = far(&mut mesh);
+    let behind = load("mesh", &mut mesh);
     let retried = metric(mesh.client_admin(), "weft_upstream_retries_total", &["reason=\"unsent\""]);
     drop(mesh);
     let mut mesh =
         TestMesh::builder("refused-plain").outside("web", "http", &addresses(&backends)).calls("web").start();
-    let plain = far(&mut mesh);
+    let plain = load("next", &mut mesh);
     let refused = metric(mesh.client_admin(), "weft_upstream_retries_total", &["reason=\"connection_refused\""]);
 
     let resets = ledger.resets.load(Relaxed);
