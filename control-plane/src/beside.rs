@@ -118,8 +118,8 @@ impl Subject<'_> {
                 let message = format!("a policy applies to its own namespace, {}, not to {name}", self.namespace);
                 problems.push(self.origin.problem(&path, message, ""));
             }
-            // Several authorization policies on one target add up; others contradict each other.
-            if self.kind == "AuthorizationPolicy" {
+            // Several of these on one target add up; others contradict each other.
+            if matches!(self.kind, "AuthorizationPolicy" | "FaultInjection" | "RateLimitPolicy") {
                 continue;
             }
             let same = |other: &&Value| list(other, "targetRefs").iter().any(|theirs| key(theirs) == key(target));

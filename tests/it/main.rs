@@ -15,6 +15,7 @@ mod net;
 mod operate;
 mod process;
 mod python;
+mod resilience;
 mod rotation;
 mod servers;
 mod truncation;

@@ -66,10 +66,15 @@ pub struct Builder {
     resources: Vec<(String, String)>,
     workloads: Vec<Workload>,
     upstreams: Vec<String>,
+    /// Endpoints that a service has outside the mesh.
+    outside: BTreeMap<String, usize>,
 }
 
 /// One instance of a service with a sidecar beside it.
+#[derive(Clone)]
 pub struct Workload {
+    /// Its own name, unique in the mesh.
+    name: String,
     service: String,
     port: SocketAddr,
     declared: String,
@@ -81,6 +86,8 @@ pub struct Workload {
 struct Running {
     admin: SocketAddr,
     process: Process,
+    /// What it was made of; `None` for the client.
+    workload: Option<Workload>,
 }
 
 struct Client {
@@ -94,7 +101,13 @@ impl Workload {
     pub fn beside(service: &str, address: SocketAddr, protocol: &str) -> Self {
         let number = address.port();
         let declared = if protocol.is_empty() { number.to_string() } else { format!("main:{number}/{protocol}") };
-        Self { service: service.into(), port: address, declared, command: None, front: None }
+        Self { name: service.into(), service: service.into(), port: address, declared, command: None, front: None }
+    }
+
+    /// Another name than the service's, so that the service may have several instances; only beside an app that runs
+    /// already.
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
     }
 
     /// A plaintext front of the app at this address; only beside an app that runs already.
@@ -142,7 +155,35 @@ impl Builder {
         self
     }
 
-    /// An instance of a service. Services have one each.
+    /// A service of several instances, one beside each of these apps, named `service-0` and so on. They are called at
+    /// port 80.
+    pub fn replicas(self, service: &str, protocol: &str, apps: &[SocketAddr]) -> Self {
+        let selector = format!("  selector: {{app: {service}}}\n");
+        let text = service_at_port_80(service, protocol, &selector);
+        let this = self.resource(&format!("{service}.yaml"), text);
+        let instances = apps.iter().enumerate();
+        instances.fold(this, |this, (number, app)| {
+            this.workload(Workload::beside(service, *app, protocol).named(&format!("{service}-{number}")))
+        })
+    }
+
+    /// A service outside the mesh: plaintext endpoints at these addresses, called at port 80.
+    pub fn outside(mut self, service: &str, protocol: &str, addresses: &[SocketAddr]) -> Self {
+        self.outside.insert(service.into(), addresses.len());
+        let mut text = service_at_port_80(service, protocol, "");
+        for (number, address) in addresses.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata:\n  name: \
+                 {service}-{number}\n  labels: {{kubernetes.io/service-name: {service}}}\nports:\n- {{name: main, port: \
+                 {}}}\nendpoints:\n- addresses: [{}]\n",
+                address.port(),
+                address.ip(),
+            );
+        }
+        self.resource(&format!("{service}.yaml"), text)
+    }
+
+    /// An instance of a service. Services have one each, unless the instances have names.
     pub fn workload(mut self, workload: Workload) -> Self {
         self.workloads.push(workload);
         self
@@ -155,7 +196,7 @@ impl Builder {
     }
 
     /// Starts everything: each workload holds its configuration before the client starts, and the client is ready and
-    /// knows an endpoint of each service that it calls.
+    /// knows all endpoints of each service that it calls.
     pub fn start(self) -> TestMesh {
         let dir = std::env::temp_dir().join(format!("weft-it-{}-{}", std::process::id(), self.name));
         let _ = std::fs::remove_dir_all(&dir);
@@ -168,11 +209,16 @@ impl Builder {
         let mut mesh = TestMesh { dir, api, xds, client: None, workloads, flags, control_plane: None };
         mesh.control_plane = Some(mesh.spawn_control_plane());
         eventually("the control plane", || ok(get(api, "localhost", "/healthz")));
+        let mut endpoints = self.outside;
         for workload in self.workloads {
+            *endpoints.entry(workload.service.clone()).or_default() += 1;
             mesh.add(workload);
         }
         if !self.upstreams.is_empty() {
             mesh.start_client(&self.upstreams);
+        }
+        for service in &self.upstreams {
+            mesh.wait_for_endpoints(service, endpoints.get(service).copied().unwrap_or(1));
         }
         mesh
     }
@@ -182,7 +228,7 @@ impl TestMesh {
     /// A mesh; `name` is for its directory and is the test's alone.
     pub fn builder(name: &str) -> Builder {
         let (flags, resources, workloads, upstreams) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Builder { name: name.into(), flags, resources, workloads, upstreams }
+        Builder { name: name.into(), flags, resources, workloads, upstreams, outside: BTreeMap::new() }
     }
 
     /// The client's local port of a declared upstream.
@@ -200,7 +246,7 @@ impl TestMesh {
         self.client().running.admin
     }
 
-    /// The admin listener of a service's sidecar.
+    /// The admin listener of a service's sidecar, by the instance's name.
     pub fn admin(&self, service: &str) -> SocketAddr {
         self.running(service).admin
     }
@@ -223,7 +269,31 @@ impl TestMesh {
 
     /// The mesh listener of a service, as the client knows it.
     pub fn mesh_address(&self, service: &str) -> SocketAddr {
-        endpoint(self.client_admin(), service)
+        self.wait_for_endpoints(service, 1)[0].expect("a mesh address")
+    }
+
+    /// Waits until the client knows this many endpoints of a service that may take requests: their mesh addresses, if
+    /// they have one.
+    pub fn wait_for_endpoints(&self, service: &str, count: usize) -> Vec<Option<SocketAddr>> {
+        eventually(&format!("{count} endpoints of {service}"), || {
+            let text = ok(get(self.client_admin(), "localhost", "/config_dump"))?;
+            let json = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let dump: serde_json::Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
+            let clusters = dump["clusters"].as_object().ok_or("no clusters")?;
+            let of_service = |key: &str| key.starts_with(&format!("default/{service}:"));
+            let (_, cluster) = clusters.iter().find(|(key, _)| of_service(key)).ok_or_else(|| text.clone())?;
+            let endpoints = cluster.as_array().filter(|known| known.len() == count).ok_or_else(|| text.clone())?;
+            Ok(endpoints.iter().map(|endpoint| endpoint["mesh"].as_str()?.parse().ok()).collect())
+        })
+    }
+
+    /// Kills an instance's sidecar and starts it anew, beside the same app. It has other addresses afterwards.
+    pub fn kill_and_restart(&mut self, name: &str) {
+        let killed = self.workloads.remove(name).unwrap_or_else(|| panic!("no workload {name}"));
+        let workload = killed.workload.clone().expect("a workload");
+        // SIGKILL, and its end is waited for.
+        drop(killed);
+        self.add(workload);
     }
 
     /// Runs a command of an operator to its end.
@@ -279,15 +349,15 @@ impl TestMesh {
                     .chain(app),
             ),
             None => command
-                .args(["sidecar", "--name", &workload.service, "--label", &format!("app={}", workload.service)])
+                .args(["sidecar", "--name", &workload.name, "--label", &format!("app={}", workload.service)])
                 .args(["--port", &workload.declared, "--xds", &self.xds.to_string()])
                 .args(["--admin-listen", &admin.to_string()]),
         };
         if let Some(front) = workload.front {
             command.args(["--inbound-listen", &format!("{front}={number}")]);
         }
-        let process = start(command, &self.dir, &workload.service);
-        eventually(&format!("the configuration of {}", workload.service), || {
+        let process = start(command, &self.dir, &workload.name);
+        eventually(&format!("the configuration of {}", workload.name), || {
             let dump = ok(get(admin, "localhost", "/config_dump"))
                 .map_err(|error| format!("{error}; its log: {}", process.output()))?;
             let port = format!("InboundPort {{ port: {number},");
@@ -296,7 +366,7 @@ impl TestMesh {
                 _ => Err(format!("port {number} leads nowhere yet: {dump}")),
             }
         });
-        self.workloads.insert(workload.service, Running { admin, process });
+        self.workloads.insert(workload.name.clone(), Running { admin, process, workload: Some(workload) });
     }
 
     fn start_client(&mut self, services: &[String]) {
@@ -310,10 +380,7 @@ impl TestMesh {
         }
         let process = start(command, &self.dir, "client");
         eventually("the client's sidecar", || ok(get(admin, "localhost", "/ready")));
-        for service in services {
-            endpoint(admin, service);
-        }
-        self.client = Some(Client { locals, outbound, running: Running { admin, process } });
+        self.client = Some(Client { locals, outbound, running: Running { admin, process, workload: None } });
     }
 }
 
@@ -327,17 +394,12 @@ impl Drop for TestMesh {
     }
 }
 
-/// Waits until a sidecar knows an endpoint of a service that may take requests: its mesh address.
-fn endpoint(admin: SocketAddr, service: &str) -> SocketAddr {
-    eventually(&format!("an endpoint of {service}"), || {
-        let text = ok(get(admin, "localhost", "/config_dump"))?;
-        let json = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let dump: serde_json::Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
-        let clusters = dump["clusters"].as_object().ok_or("no clusters")?;
-        let of_service = |key: &str| key.starts_with(&format!("default/{service}:"));
-        let cluster = clusters.iter().find(|(key, _)| of_service(key)).ok_or_else(|| text.clone())?;
-        cluster.1[0]["mesh"].as_str().and_then(|address| address.parse().ok()).ok_or_else(|| text.clone())
-    })
+/// A Service, whose endpoints are called at what `selector` (a line, or nothing) and the port `main` give.
+fn service_at_port_80(service: &str, protocol: &str, selector: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {service}\nspec:\n{selector}  ports:\n  - name: main\n    \
+         port: 80\n    targetPort: main\n    appProtocol: {protocol}\n"
+    )
 }
 
 fn start(mut command: Command, dir: &Path, name: &str) -> Process {

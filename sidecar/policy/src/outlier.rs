@@ -243,6 +243,11 @@ impl Health {
         self.word.load().state()
     }
 
+    /// The last that was heard of it was a gateway failure.
+    pub fn is_failing(&self) -> bool {
+        self.row.load(Relaxed) != 0
+    }
+
     /// When an ejected endpoint may be probed; `None` when it is not out.
     #[must_use]
     pub fn out_until(&self) -> Option<Nanos> {

@@ -42,6 +42,10 @@ impl Admission {
     /// When the service is left alone, or has no endpoints.
     pub fn ask(worker: &Worker, cluster: &Cluster, asked: &Asked<'_>) -> Result<Self, ProxyError> {
         let (shared, begun) = (&cluster.shared, worker.clock.now());
+        if cluster.endpoints.is_empty() {
+            // Before the breaker: its one probe is for something that can answer.
+            return Err(no_endpoints(cluster));
+        }
         let breaker = match shared.breaker.enter(&cluster.policy.circuit_breaker, begun) {
             Entry::Pass => None,
             Entry::Probe(probe, change) => {
@@ -62,10 +66,8 @@ impl Admission {
         let request = balance::Request { hash: asked.hash, now: begun, random: &mut random };
         let available = |endpoint: &Arc<EndpointState>| is_available(endpoint, asked.failed);
         let picked = cluster.balancer.pick(&cluster.endpoints, request, available);
-        let endpoint = picked.or(asked.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| {
-            let detail = format!("service {} has no healthy endpoint", cluster.target.service);
-            ProxyError::unsent(Reason::NoEndpoints, detail)
-        })?;
+        let endpoint = picked.or(asked.failed.first()).or(cluster.endpoints.first()).cloned();
+        let endpoint = endpoint.ok_or_else(|| no_endpoints(cluster))?;
         Ok(Self { begun, endpoint, probe: None, breaker })
     }
 
@@ -101,6 +103,11 @@ impl Admission {
 #[must_use]
 pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
     !endpoint.health.is_out() && !failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
+}
+
+fn no_endpoints(cluster: &Cluster) -> ProxyError {
+    let detail = format!("service {} has no healthy endpoint", cluster.target.service);
+    ProxyError::unsent(Reason::NoEndpoints, detail)
 }
 
 fn refused(cluster: &Cluster, now: Nanos, until: Nanos) -> ProxyError {

@@ -224,7 +224,7 @@ impl<'a> Tries<'a> {
         let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();
         let exchanged = match self.leg(received, request, &key) {
-            Ok(()) => self.exchange(&key, request).await,
+            Ok(()) => self.exchange(&key, &endpoint, request).await,
             Err(error) => Err(error),
         };
         let (outcome, unsent) = match &exchanged {
@@ -275,12 +275,16 @@ impl<'a> Tries<'a> {
     async fn exchange(
         &self,
         key: &Key,
+        endpoint: &EndpointState,
         request: &mut Option<Request<Body>>,
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let cluster = &self.plan.cluster;
         let rules = Rules::of(&cluster.policy, &cluster.shared.limits);
         let mut lease = self.worker.pools.lease(key, &rules).await?;
-        cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        // A sidecar that is there does not mean that the app behind it is, when it last said that it is not.
+        if !(key.is_mesh() && endpoint.health.is_failing()) {
+            cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        }
         let response = {
             let mut sending = pin!(lease.send(request));
             match self.plan.rule.requests.backend_timeout {

@@ -11,12 +11,14 @@ use super::Nanos;
 const DEFAULT_RTT: f64 = 30e6;
 /// Time after which an observation counts for 1/e.
 const DECAY: f64 = 10e9;
-/// Latency that a failure counts as.
+/// Latency that a failure counts as, for a while.
 const PENALTY: f64 = 5e9;
-/// How long it does, in nanoseconds, unless a success comes before. Kept apart from the average, where one failure would
-/// outweigh millisecond answers for more than a minute after the endpoint is well. Short enough for an endpoint that keeps
-/// failing to show outlier detection its failures in a row, long enough to stay within the budget of retries.
-const PENALTY_TIME: u64 = 1_000_000_000;
+/// How long a failure keeps requests away: as long as this many took to come before it, within bounds. No longer than
+/// that: whether an endpoint is left out is its circuit's decision, which needs requests to see; and one failure of a
+/// healthy endpoint must not cost it its share for long.
+const AVOIDED_GAPS: u64 = 4;
+const AVOIDED_LEAST: u64 = 250_000_000;
+const AVOIDED_MOST: u64 = 5_000_000_000;
 
 /// Latency and requests in flight of one endpoint.
 #[derive(Debug, Default)]
@@ -26,8 +28,10 @@ pub struct EndpointLoad {
     /// When `ewma` was last written.
     stamp: AtomicU64,
     in_flight: AtomicU32,
-    /// Until when the last failure counts; 0 after a success.
-    penalised: AtomicU64,
+    /// How long the last failure counts, 0 after a success.
+    avoided: AtomicU64,
+    /// Until when it counts.
+    avoided_until: AtomicU64,
 }
 
 impl EndpointLoad {
@@ -41,15 +45,32 @@ impl EndpointLoad {
     pub fn end(&self, now: Nanos, latency: Option<Duration>, failed: bool) {
         let _ = self.in_flight.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(1)));
         if let Some(latency) = latency {
+            let observed = duration_nanos(latency);
             if failed {
-                self.penalised.store(now.0.saturating_add(PENALTY_TIME), Relaxed);
-                return;
+                self.avoid(now);
+            } else if self.avoided.load(Relaxed) != 0 {
+                self.avoided.store(0, Relaxed);
             }
-            self.observe(now, duration_nanos(latency));
-            if self.penalised.load(Relaxed) != 0 {
-                self.penalised.store(0, Relaxed);
+            // A fast failure says nothing of how long an answer takes.
+            if !failed || observed > f64::from_bits(self.ewma.load(Relaxed)) * self.weight_of_old(now) {
+                self.observe(now, observed);
             }
         }
+    }
+
+    /// A failure. Only the first of a row knows how fast requests came before.
+    fn avoid(&self, now: Nanos) {
+        let mut time = self.avoided.load(Relaxed);
+        if time == 0 {
+            let gap = match self.stamp.load(Relaxed) {
+                // It has never answered.
+                0 => 0,
+                last => now.0.saturating_sub(last),
+            };
+            time = gap.saturating_mul(AVOIDED_GAPS).clamp(AVOIDED_LEAST, AVOIDED_MOST);
+            self.avoided.store(time, Relaxed);
+        }
+        self.avoided_until.store(now.0.saturating_add(time), Relaxed);
     }
 
     /// Requests in flight.
@@ -76,8 +97,8 @@ impl EndpointLoad {
         } else {
             0.0
         };
-        let rtt = if self.penalised.load(Relaxed) > now.0 { rtt.max(PENALTY) } else { rtt };
-        rtt * (f64::from(in_flight) * per_request + 1.0)
+        let penalty = if now.0 < self.avoided_until.load(Relaxed) { PENALTY } else { 0.0 };
+        (rtt + penalty) * (f64::from(in_flight) * per_request + 1.0)
     }
 
     /// Requests in flight by weight, the next one included.
@@ -110,15 +131,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_counts_as_latency_for_a_while_or_until_a_success() {
+    fn a_failure_counts_as_latency_for_a_moment() {
         let (fails, slow) = (EndpointLoad::default(), EndpointLoad::default());
+        fails.end(Nanos(1), Some(Duration::from_millis(1)), false);
         fails.end(Nanos(1), Some(Duration::from_micros(10)), true);
         slow.end(Nanos(1), Some(Duration::from_millis(50)), false);
         assert!(fails.cost(Nanos(2)) > slow.cost(Nanos(2)), "a fast failure must not attract load");
-        assert!(fails.cost(Nanos(1_000_000_001)) < slow.cost(Nanos(2)), "it must end, or it would be for ever");
-        fails.end(Nanos(6_000_000_000), Some(Duration::from_micros(10)), true);
-        fails.end(Nanos(6_000_000_001), Some(Duration::from_millis(1)), false);
-        assert!(fails.cost(Nanos(6_000_000_002)) < slow.cost(Nanos(2)), "what answers is well");
+        let after = Nanos(1_000_000_000);
+        assert!(fails.cost(after) < slow.cost(after), "its circuit could never judge it without requests");
+        assert!(fails.cost(after) > 0.8e6, "a fast failure is not a fast answer");
+    }
+
+    #[test]
+    fn a_failure_keeps_requests_away_for_longer_where_few_come() {
+        let avoided = |gap: u64| {
+            let load = EndpointLoad::default();
+            load.end(Nanos(1), Some(Duration::from_millis(1)), false);
+            load.end(Nanos(1 + gap), Some(Duration::from_millis(1)), true);
+            load.avoided_until.load(Relaxed) - gap - 1
+        };
+        assert_eq!([1_000, 1_000_000_000, 60_000_000_000].map(avoided), [AVOIDED_LEAST, 4_000_000_000, AVOIDED_MOST]);
+    }
+
+    #[test]
+    fn failures_in_a_row_do_not_keep_requests_away_for_longer_each_time() {
+        let load = EndpointLoad::default();
+        for second in 1..5_u64 {
+            let now = Nanos(second * 1_000_000_000);
+            load.end(now, Some(Duration::from_millis(1)), true);
+            assert_eq!(load.avoided_until.load(Relaxed), now.0 + AVOIDED_LEAST);
+        }
+    }
+
+    #[test]
+    fn a_slow_failure_is_remembered_as_latency() {
+        let hangs = EndpointLoad::default();
+        hangs.end(Nanos(1), Some(Duration::from_secs(2)), true);
+        let later = |seconds: u64| hangs.cost(Nanos(seconds * 1_000_000_000));
+        assert!(later(1) > 1e9 && later(1) < 2e9, "{}", later(1));
+        assert!(later(120) < later(1) / 1000.0, "the peak must decay, or it would be for ever");
     }
 
     #[test]
