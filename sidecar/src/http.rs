@@ -7,8 +7,9 @@ pub mod reply;
 pub mod serve;
 pub mod websocket;
 
-/// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`. Set by the outbound
-/// sidecar, stripped by the inbound one, and by the outbound one when an app sends it.
+/// Mesh-internal request header: the HTTP version that the caller's app used, `1` or `2`, with an `r` after it
+/// when the request is sent again because a connection broke. Set by the outbound sidecar, stripped by the inbound one,
+/// and by the outbound one when an app sends it.
 pub const CALLER_VERSION: http::HeaderName = http::HeaderName::from_static("x-weft-caller-version");
 /// Mesh-internal response header: the sidecar beside the app answered, and nothing of the request had reached the app.
 /// Set by the inbound sidecar, stripped by the outbound one.

@@ -52,6 +52,9 @@ pub struct Rules<'a> {
     idle: Duration,
     max_age: Duration,
     streams: u32,
+    /// No HTTP/1.1 connection that was used before: its end may be on its way, and a request that failed by that would
+    /// fail by it again.
+    fresh: bool,
     /// Connections and requests that wait for one; `None` for the app beside this sidecar.
     limits: Option<&'a Limits>,
 }
@@ -162,7 +165,8 @@ impl Pools {
     /// Whatever kept a new connection from being made; nothing was sent.
     pub async fn lease(&self, key: &Key, rules: &Rules<'_>) -> Result<Lease, ProxyError> {
         let pool = self.pool(key);
-        match pool.lease(key.is_http2(), rules.streams) {
+        let pooled = if rules.fresh && !key.is_http2() { None } else { pool.lease(key.is_http2(), rules.streams) };
+        match pooled {
             Some(lease) => Ok(lease),
             // Rare, and its state is large: boxed, so that the future of every request is not as large.
             None => Box::pin(self.dial(key, pool, rules)).await,
@@ -272,7 +276,7 @@ impl Rules<'static> {
     /// For connections to the app beside this sidecar.
     #[must_use]
     pub const fn app() -> Self {
-        Self { connect: CONNECT, idle: IDLE, max_age: identity::MAX_AGE, streams: STREAMS, limits: None }
+        Self { connect: CONNECT, idle: IDLE, max_age: identity::MAX_AGE, streams: STREAMS, fresh: false, limits: None }
     }
 }
 
@@ -285,8 +289,15 @@ impl<'a> Rules<'a> {
             idle: policy.connection.idle.unwrap_or(IDLE),
             max_age: policy.connection.max_age,
             streams: policy.connection.max_streams,
+            fresh: false,
             limits: Some(limits),
         }
+    }
+
+    /// Whether an HTTP/1.1 connection must be a new one; off unless it is set.
+    #[must_use]
+    pub const fn fresh(self, fresh: bool) -> Self {
+        Self { fresh, ..self }
     }
 }
 

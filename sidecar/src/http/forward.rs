@@ -312,8 +312,13 @@ fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
 }
 
 /// Says in a mesh request which HTTP version the caller's app used.
-pub fn mark_caller_version(request: &mut Request<Body>, version: Version) {
-    let value = if version == Version::HTTP_2 { "2" } else { "1" };
+pub fn mark_caller_version(request: &mut Request<Body>, version: Version, again: bool) {
+    let value = match (version == Version::HTTP_2, again) {
+        (false, false) => "1",
+        (false, true) => "1r",
+        (true, false) => "2",
+        (true, true) => "2r",
+    };
     request.headers_mut().insert(CALLER_VERSION, HeaderValue::from_static(value));
 }
 

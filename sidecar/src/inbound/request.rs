@@ -37,10 +37,11 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     // Identity comes from TLS; a field that claims one never reaches the app.
     request.headers_mut().remove(CLIENT_CERT);
     let caller = request.headers_mut().remove(CALLER_VERSION);
-    let caller_http2 = match (&connection.peer, caller) {
-        (Some(_), Some(version)) => version == "2",
+    let caller_http2 = match (&connection.peer, &caller) {
+        (Some(_), Some(version)) => version.as_bytes().starts_with(b"2"),
         _ => received.version == Version::HTTP_2,
     };
+    let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
         // Who is refused may come often.
@@ -71,7 +72,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
             None => {}
         }
     }
-    let mut response = match forward(worker, &app, &mut received, request, caller_http2, started).await {
+    let mut response = match forward(worker, &app, &mut received, request, (caller_http2, again), started).await {
         Ok(response) => response,
         Err(error) => failed(&error, &app.metrics, received.grpc),
     };
@@ -86,7 +87,7 @@ async fn forward(
     app: &App,
     received: &mut Received,
     request: Request<Body>,
-    caller_http2: bool,
+    (caller_http2, again): (bool, bool),
     started: Instant,
 ) -> Result<Response<Body>, ProxyError> {
     let http2 = match app.protocol {
@@ -102,7 +103,7 @@ async fn forward(
     let mut looks = 0;
     let (response, lease) = loop {
         looks += 1;
-        let mut lease = worker.pools.lease(&key, &Rules::app()).await?;
+        let mut lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
         match lease.send(&mut request).await {
             Ok(mut response) => {
                 // Ours alone: the app does not say what may be sent again.

@@ -164,7 +164,7 @@ impl Copy {
         let key = key(&endpoint, &self.cluster.target, self.protocol, &self.received);
         let mut leg = std::mem::replace(&mut self.request, Request::new(Body::empty()));
         if key.is_mesh() {
-            mark_caller_version(&mut leg, self.received.version);
+            mark_caller_version(&mut leg, self.received.version, false);
         }
         let mut request = Some(self.received.leg(leg, key.is_http2())?);
         let mut load = LoadGuard::new(endpoint, self.worker.clock);

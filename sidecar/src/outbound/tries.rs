@@ -30,7 +30,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{
-        UNSENT,
+        CALLER_VERSION, UNSENT,
         body::{Body, Finish, LoadGuard},
         forward::{Received, mark_caller_version},
     },
@@ -49,6 +49,8 @@ pub struct Tries<'a> {
     mtls: bool,
     /// A failure can be hidden from the caller by another try.
     repeatable: bool,
+    /// The last try failed with its connection: the next one takes a new one.
+    fresh: bool,
     /// Its place among the retries in flight.
     place: Option<Permit>,
 }
@@ -83,7 +85,7 @@ impl<'a> Tries<'a> {
         deadline: Option<tokio::time::Instant>,
     ) -> Self {
         let failed = SmallVec::new();
-        Self { worker, plan, started, deadline, failed, mtls: false, repeatable: false, place: None }
+        Self { worker, plan, started, deadline, failed, mtls: false, repeatable: false, fresh: false, place: None }
     }
 
     /// Tries until there is an answer for the caller, or no use in trying.
@@ -146,6 +148,8 @@ impl<'a> Tries<'a> {
             Decision::Retry { after, permit: place } => {
                 circuit.retried(word(&result));
                 self.place = Some(place);
+                // A far sidecar whose connection to the app broke answers 502.
+                self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
                 discard(result);
                 source.refill();
                 Next::Again(after)
@@ -263,7 +267,10 @@ impl<'a> Tries<'a> {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
         if key.is_mesh() {
-            mark_caller_version(&mut leg, received.version);
+            mark_caller_version(&mut leg, received.version, self.fresh);
+        } else if !self.failed.is_empty() {
+            // Of an earlier try through the mesh.
+            leg.headers_mut().remove(CALLER_VERSION);
         }
         if let Some(left) = self.left() {
             deadline::set(leg.headers_mut(), received.grpc, left);
@@ -279,7 +286,7 @@ impl<'a> Tries<'a> {
         request: &mut Option<Request<Body>>,
     ) -> Result<(Response<Incoming>, Lease), ProxyError> {
         let cluster = &self.plan.cluster;
-        let rules = Rules::of(&cluster.policy, &cluster.shared.limits);
+        let rules = Rules::of(&cluster.policy, &cluster.shared.limits).fresh(self.fresh);
         let mut lease = self.worker.pools.lease(key, &rules).await?;
         // A sidecar that is there does not mean that the app behind it is, when it last said that it is not.
         if !(key.is_mesh() && endpoint.health.is_failing()) {

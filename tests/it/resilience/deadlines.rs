@@ -38,7 +38,8 @@ fn check(mesh: &TestMesh, backend: &Backend, waits: &Receiver<Option<u64>>) {
     assert_eq!(answer.status, 504, "{}", answer.head);
     assert!(answer.head.contains("http_response_timeout"), "{}", answer.head);
     let wait = waits.recv_timeout(LIMIT).expect("the backend was called").expect("the field is passed on");
-    assert!((1..=300).contains(&wait), "{wait} ms of 300 are left");
+    // Whole milliseconds, rounded down: some time has passed.
+    assert!((1..300).contains(&wait), "{wait} ms of 300 are left");
     is_told(backend, 0);
 
     let mut stream = connect(mesh.local("web")).expect("the sidecar listens");
