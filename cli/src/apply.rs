@@ -12,8 +12,7 @@ use crate::{
     merge,
     objects::{self, Manifest},
     server::{Call, CallError, Server, ServerArgs, with_query},
-    style,
-    wait::Wait,
+    style, wait,
 };
 
 /// Flags of `weft apply`.
@@ -53,7 +52,6 @@ pub async fn run(args: ApplyArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
     let kinds = Kinds::discover(&server).await?;
     let manifests = objects::load(&sources, &kinds, args.namespace.as_deref())?;
-    let wait = if args.wait && !args.dry_run { Some(Wait::begin(&server).await?) } else { None };
     let (mut failed, mut revision) = (0, None);
     for manifest in &manifests {
         match apply(&server, manifest, &args).await {
@@ -71,8 +69,9 @@ pub async fn run(args: ApplyArgs) -> anyhow::Result<ExitCode> {
     if failed > 0 {
         anyhow::bail!("{failed} of {} objects were not applied", manifests.len());
     }
-    if let Some(wait) = wait {
-        wait.until_synced(&server, revision, args.timeout).await?;
+    // What was the same already may have been written a moment ago: it is waited for as well.
+    if let Some(revision) = revision.filter(|_| args.wait && !args.dry_run) {
+        wait::until_synced(&server, revision, args.timeout).await?;
     }
     Ok(server.exit_code())
 }
@@ -102,7 +101,7 @@ async fn apply(server: &Server, manifest: &Manifest, args: &ApplyArgs) -> Result
         made["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
     };
     let done = if same { "unchanged" } else { "configured" };
-    Ok(Applied { done, revision: revision(&made).filter(|_| !same) })
+    Ok(Applied { done, revision: revision(&made) })
 }
 
 /// Creates the object, or patches `live`; answers what it is then, or would be.

@@ -79,6 +79,15 @@ fn table(proxies: &Proxies, within: i64) -> Table {
     table
 }
 
+/// The workload that may be meant: of an app that `weft run` started, whose name has an ending, by the app's name too.
+fn near(id: &str, ids: &[String]) -> String {
+    let instance = |known: &&String| known.strip_prefix(id).is_some_and(|rest| rest.starts_with('-'));
+    match ids.iter().find(instance) {
+        Some(known) => format!("did you mean {known:?}?"),
+        None => did_you_mean(id, ids.iter().map(String::as_str)),
+    }
+}
+
 /// Prints what one sidecar holds: exit code 3 when it is not what it should hold.
 pub async fn config(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
@@ -87,7 +96,7 @@ pub async fn config(args: ConfigArgs) -> anyhow::Result<ExitCode> {
     let found = proxies.items.iter().zip(items(&value)).find(|(proxy, _)| proxy.id() == id);
     let Some((proxy, item)) = found else {
         let ids: Vec<String> = proxies.items.iter().map(super::status::Proxy::id).collect();
-        let hint = did_you_mean(&id, ids.iter().map(String::as_str));
+        let hint = near(&id, &ids);
         let hint = if hint.is_empty() { "weft status lists those that are connected".to_owned() } else { hint };
         bail!("workload {id:?}: no such sidecar is connected; {hint}");
     };
@@ -148,6 +157,14 @@ mod tests {
         let text = anstream::adapter::strip_str(&text).to_string();
         assert!(text.contains("shop/a    valid    1h       spiffe://a\n"), "{text}");
         assert!(text.contains("ending   5m") && text.contains("expired  -1m"), "{text}");
+    }
+
+    #[test]
+    fn a_workload_is_suggested_by_the_name_of_its_app() {
+        let ids = ["shop/cart-s898t".to_owned(), "shop/cartoon-x".to_owned()];
+        assert_eq!(near("shop/cart", &ids), "did you mean \"shop/cart-s898t\"?");
+        assert_eq!(near("shop/cart-s889t", &ids), "did you mean \"shop/cart-s898t\"?");
+        assert_eq!(near("shop/payments", &ids), "");
     }
 
     #[test]

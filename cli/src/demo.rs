@@ -24,6 +24,10 @@ use mesh::Mesh;
 
 /// Start-up takes a few seconds; this is the time after which something is wrong.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Requests of the burst.
+const BURST: u32 = 20;
+/// How much longer than planned a stage may take until it has shown what it is for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a change may take to reach every sidecar.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -68,8 +72,7 @@ async fn measure(args: &DemoArgs, mesh: &mut Mesh) -> anyhow::Result<report::Rep
     let figures = stages(args.duration, mesh, &load, &mut progress).await;
     progress.stop();
     load.stop();
-    let (figures, retries) = figures?;
-    Ok(report::Report::new(&figures, &load, retries))
+    Ok(report::Report::new(&figures?, &load))
 }
 
 /// Waits until every sidecar is synced and the storefront answers through the mesh.
@@ -88,7 +91,7 @@ async fn stages(
     mesh: &mut Mesh,
     load: &Load,
     progress: &mut report::Progress,
-) -> anyhow::Result<(Figures, u64)> {
+) -> anyhow::Result<Figures> {
     let start = Instant::now();
     let at = |percent: u32| sleep_until(start + duration * percent / 100);
     let mut figures = Figures { expected_proxies: mesh::PROXIES - 1, ..Figures::default() };
@@ -102,7 +105,10 @@ async fn stages(
     sleep(SETTLE).await;
     let canary = load.window();
 
-    at(45).await;
+    at(30).await;
+    resilience(mesh, load, progress, start, duration, &mut figures).await?;
+
+    at(55).await;
     progress.stage("one replica of catalog is killed");
     figures.killed_replica.0 = load.answers_of(mesh::KILLED);
     let replica = load.window();
@@ -110,11 +116,11 @@ async fn stages(
     sleep(SETTLE).await;
     let settled = load.answers_of(mesh::KILLED);
 
-    at(65).await;
+    at(70).await;
     progress.stage("the control plane is killed");
     let outage = load.window();
     mesh.kill_control_plane();
-    at(80).await;
+    at(82).await;
     figures.outage = load.window().since(outage);
     progress.stage("the control plane is started again");
     let recovered = load.window();
@@ -128,8 +134,7 @@ async fn stages(
     figures.replica = figures.total.since(replica);
     figures.killed_replica.1 = load.answers_of(mesh::KILLED) - settled;
     figures.rotations.1 = mesh.rotations().await;
-    let (edges, retries) = mesh.edges().await;
-    figures.edges = edges;
+    (figures.edges, figures.healing) = mesh.edges().await;
     let proxies = timeout(Duration::from_secs(10), settled_proxies(mesh, figures.expected_proxies)).await;
     // A mesh that has not settled is a finding for the check, not the end of the report.
     let proxies = match proxies {
@@ -138,7 +143,49 @@ async fn stages(
     };
     (figures.proxies, figures.synced) = (proxies.items.len(), proxies.synced());
     ensure!(figures.total.requests > 0, "load: no request was answered; the sidecars' logs say why");
-    Ok((figures, retries))
+    Ok(figures)
+}
+
+/// A replica that fails, then one that is slow, then a burst at a path with a limit: from 30 to 55 % of the run.
+async fn resilience(
+    mesh: &Mesh,
+    load: &Load,
+    progress: &mut report::Progress,
+    start: Instant,
+    duration: Duration,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let at = |percent: u32| sleep_until(start + duration * percent / 100);
+    progress.stage("one replica of catalog fails half");
+    let before = (load.window(), mesh.healing().await);
+    mesh.misbehave(50, 0).await?;
+    until(at(38), || async { mesh.healing().await.since(before.1).ejections > 0 }).await;
+    mesh.misbehave(0, 0).await?;
+    progress.stage("it is well again, and let in again");
+    until(at(44), || async { mesh.healing().await.since(before.1).recoveries > 0 }).await;
+    figures.flaky = (load.window().since(before.0), mesh.healing().await.since(before.1));
+
+    progress.stage("it takes longer than a try may");
+    let before = (load.window(), mesh.healing().await);
+    mesh.misbehave(0, 1000).await?;
+    until(at(50), || async { mesh.healing().await.since(before.1).timeouts > 0 }).await;
+    mesh.misbehave(0, 0).await?;
+    figures.slow = (load.window().since(before.0), mesh.healing().await.since(before.1));
+
+    progress.stage("a burst at a path with a rate limit");
+    figures.burst = load::burst(mesh.storefront(), mesh::LIMITED, BURST).await;
+    Ok(())
+}
+
+/// Waits for `seen`, until `end` at least and `PATIENCE` longer at most: a short run on a busy machine has few requests.
+async fn until<F: Future<Output = bool>>(end: impl Future, seen: impl Fn() -> F) {
+    end.await;
+    let waiting = async {
+        while !seen().await {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.ok();
 }
 
 async fn settled_proxies(mesh: &Mesh, expected: usize) -> status::Proxies {

@@ -158,7 +158,9 @@ async fn around(server: &Server, kinds: &Kinds, kind: &Kind, object: &Value) {
         print_section("attached", &attached, "");
     }
     let pairs = [("kind", Some(kind.kind.as_str())), ("name", Some(&name)), ("limit", Some("5"))];
-    let pairs = pairs.into_iter().chain([("namespace", kind.namespaced.then_some(namespace.as_str()))]);
+    // What is written into statuses is told by the conditions.
+    let rest = [("namespace", kind.namespaced.then_some(namespace.as_str())), ("statuses", Some("false"))];
+    let pairs = pairs.into_iter().chain(rest);
     let path = with_query("/weft/v1/history", &pairs.collect::<Vec<_>>());
     if let Ok(value) = server.get(&path).await {
         print_section("history", &history::table(items(&value), false), "none");

@@ -45,6 +45,7 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let answer = server.get(&path(&args)).await;
     let answer = answer.with_context(|| format!("explain {} {}", args.method, args.url))?;
     let names = [format!("{} {}", text(&answer, "route"), text(&answer, "rule")).trim().to_owned()];
+    let names = names.map(|name| if name.is_empty() { "-".to_owned() } else { name });
     match args.output {
         Output::Table | Output::Wide => anstream::print!("{}", render(&answer, style::width())),
         output => listing::print(output, &answer, &names, &Table::default(), ""),
@@ -80,7 +81,7 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     let or_none = |value: String| if value.is_empty() { "none".to_owned() } else { value };
     line("Service", or_none(text(answer, "service")));
     line("Port", [text(answer, "port"), text(answer, "protocol")].join(" ").trim().to_owned());
-    line("Route", or_none(text(answer, "route")));
+    line("Route", route(answer));
     line("Rule", text(answer, "rule"));
     line("Because", text(answer, "because"));
     let status = text(answer, "status");
@@ -102,12 +103,46 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     for section in ["effective", "timeouts", "retries"] {
         rows(section.trim_start_matches("effective"), &answer[section], &mut settings);
     }
-    for (name, table) in [("Why", why), ("Backends", backends), ("Settings", settings)] {
+    let mut differing = Table::new(&["BACKEND", "SETTING", "VALUE", "FROM"]);
+    for backend in list(answer, "backends") {
+        let of = format!("{}:{}", text(backend, "service"), text(backend, "port"));
+        for (name, setting) in backend["effective"].as_object().into_iter().flatten() {
+            differing.row([of.clone(), name.clone(), text(setting, "value"), text(setting, "origin")]);
+        }
+    }
+    let mut faults = Table::new(&["FAULT", "DELAY", "ABORT", "BANDWIDTH", "UNTIL"]);
+    for fault in list(answer, "faults") {
+        faults.row(["origin", "delay", "abort", "bandwidth", "until"].map(|name| text(fault, name)));
+    }
+    let mut limits = Table::new(&["RATE LIMIT", "VALUE"]);
+    for limit in list(answer, "rateLimits") {
+        limits.row([text(limit, "origin"), text(limit, "value")]);
+    }
+    let tables = [
+        ("Why", why),
+        ("Backends", backends),
+        ("Settings", settings),
+        ("Settings in which the backends differ", differing),
+        ("Faults", faults),
+        ("Rate limits", limits),
+    ];
+    for (name, table) in tables {
         if !table.is_empty() {
             shown.push_str(&format!("\n{STRONG}{name}{STRONG:#}\n{}", table.render(width)));
         }
     }
     shown
+}
+
+/// The route, or why there is none.
+fn route(answer: &Value) -> String {
+    let route = text(answer, "route");
+    match text(answer, "decision").as_str() {
+        _ if !route.is_empty() => route,
+        "service" => "none: the service's own endpoints".to_owned(),
+        "no_route" => "none matches".to_owned(),
+        _ => "none".to_owned(),
+    }
 }
 
 /// Values with their origins: `{name: {value, origin}}`, or `{name: value}`.
@@ -220,6 +255,31 @@ mod tests {
         let settings = json!({"timeouts": {"idle": "5m", "request": {"value": "1s", "origin": "x"}}});
         let shown = anstream::adapter::strip_str(&render(&settings, None)).to_string();
         assert!(shown.contains("timeouts.idle     5m\ntimeouts.request  1s     x\n"), "{shown}");
+    }
+
+    #[test]
+    fn what_backends_differ_in_faults_and_rate_limits_have_tables_of_their_own() {
+        let answer = json!({
+            "backends": [{"service": "shop/a", "port": 80, "weight": 1, "share": 1.0,
+                "effective": {"limits.requests": {"value": "7", "origin": "TrafficPolicy shop/a"}}}],
+            "faults": [{"origin": "FaultInjection shop/slow", "delay": "1s for 50 %", "until": "2027-01-15T09:00:00Z"}],
+            "rateLimits": [{"origin": "RateLimitPolicy shop/fair#0", "value": "5 per second"}]});
+        let shown = anstream::adapter::strip_str(&render(&answer, None)).to_string();
+        for line in [
+            "shop/a:80  limits.requests  7      TrafficPolicy shop/a\n",
+            "FaultInjection shop/slow  1s for 50 %                    2027-01-15T09:00:00Z\n",
+            "RateLimitPolicy shop/fair#0  5 per second\n",
+        ] {
+            assert!(shown.contains(line), "{line}{shown}");
+        }
+    }
+
+    #[test]
+    fn without_a_route_it_is_told_where_requests_go() {
+        for (decision, told) in [("service", "none: the service's own endpoints"), ("no_route", "none matches")] {
+            let shown = anstream::adapter::strip_str(&render(&json!({"decision": decision}), None)).to_string();
+            assert_eq!(shown, format!("Service:   none\nRoute:     {told}\n"));
+        }
     }
 
     #[test]

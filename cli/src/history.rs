@@ -1,6 +1,10 @@
 //! `weft history` and `weft rollback`: who changed what and why, whether the log is whole, and back to a past state.
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -8,13 +12,14 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    diff,
+    args, diff,
     kinds::Kinds,
     listing::{self, Output, text},
     server::{Call, CallError, Server, ServerArgs, with_query},
     style,
     table::Table,
     targets::{self, ScopeArgs, Target},
+    wait,
 };
 
 /// Flags of `weft history`.
@@ -31,9 +36,15 @@ pub struct HistoryArgs {
     /// Only events before this revision
     #[arg(long, value_name = "N")]
     pub before: Option<u64>,
+    /// Also what the control plane itself writes into statuses
+    #[arg(long)]
+    pub all: bool,
     /// Show what each event changed
     #[arg(long)]
     pub diff: bool,
+    /// With verify: prove the log in this data directory, or in a copy of its file, without a server; none may have it open
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Form of the listing
     #[arg(long, short, value_enum, default_value = "table")]
     pub output: Output,
@@ -50,6 +61,12 @@ pub struct RollbackArgs {
     /// Tell what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Wait until every connected sidecar has acknowledged the change
+    #[arg(long)]
+    pub wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = args::any_duration)]
+    pub timeout: Duration,
     /// Why, for the history
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
@@ -62,8 +79,14 @@ pub struct RollbackArgs {
 
 /// Prints the history, or verifies it.
 pub async fn run(args: HistoryArgs) -> anyhow::Result<ExitCode> {
+    let verifies = args.what == ["verify"];
+    match &args.data_dir {
+        Some(directory) if verifies => return verify_file(directory, args.output),
+        Some(_) => bail!("--data-dir: is for weft history verify; the rest needs the control plane"),
+        None => {}
+    }
     let server = Server::new(&args.server).await?;
-    if args.what == ["verify"] {
+    if verifies {
         return verify(&server, args.output).await;
     }
     let target = match args.what.as_slice() {
@@ -104,6 +127,7 @@ fn path(args: &HistoryArgs, target: Option<&Target>) -> String {
         ("limit", Some(limit.as_str())),
         ("before", before.as_deref()),
         ("objects", args.diff.then_some("true")),
+        ("statuses", (!args.all).then_some("false")),
     ];
     with_query("/weft/v1/history", &pairs)
 }
@@ -157,17 +181,36 @@ fn print_diff(item: &Value) {
 }
 
 async fn verify(server: &Server, output: Output) -> anyhow::Result<ExitCode> {
-    let (value, good) = match server.get("/weft/v1/history/verify").await {
-        Ok(value) => (value, true),
-        Err(CallError::Refused(refusal)) if refusal.body["verified"] == false => (refusal.body, false),
-        Err(error) => return Err(older(error)),
-    };
+    match server.get("/weft/v1/history/verify").await {
+        Ok(value) => verdict(&value, true, output),
+        Err(CallError::Refused(refusal)) if refusal.body["verified"] == false => verdict(&refusal.body, false, output),
+        Err(error) => Err(older(error)),
+    }
+}
+
+/// The log of a control plane that does not run, or does not start. Nothing is changed.
+fn verify_file(path: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    match weft_control_plane::store::verify(path) {
+        Ok(head) => {
+            let value = json!({ "verified": true, "revision": head.revision, "head": head.to_string() });
+            verdict(&value, true, output)
+        }
+        // Nothing was proved, and nothing was found wrong.
+        Err(error) if error.revision == 0 => Err(anyhow::Error::new(error).context(format!("{}", path.display()))),
+        Err(error) => {
+            let value = json!({ "verified": false, "revision": error.revision, "message": error.to_string() });
+            verdict(&value, false, output)
+        }
+    }
+}
+
+fn verdict(value: &Value, good: bool, output: Output) -> anyhow::Result<ExitCode> {
     let mut table = Table::new(&["VERIFIED", "REVISION", "HEAD"]);
     let word = if good { style::paint(style::GOOD, "yes") } else { style::paint(style::BAD, "no") };
-    table.row([word, text(&value, "revision"), text(&value, "head")]);
-    listing::print(output, &value, &[text(&value, "head")], &table, "");
+    table.row([word, text(value, "revision"), text(value, "head")]);
+    listing::print(output, value, &[text(value, "head")], &table, "");
     if !good {
-        bail!("the log is not what was written: {}", text(&value, "message"));
+        bail!("the log is not what was written: {}", text(value, "message"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -193,6 +236,9 @@ pub async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
     listing::print(args.output, &value, &names, &table, "nothing to do: the objects are as they were then");
     if matches!(args.output, Output::Table | Output::Wide) && !items.is_empty() && !args.dry_run {
         anstream::eprintln!("now at revision {}", text(&value, "revision"));
+    }
+    if let Some(revision) = value["revision"].as_u64().filter(|_| args.wait && !args.dry_run) {
+        wait::until_synced(&server, revision, args.timeout).await?;
     }
     Ok(server.exit_code())
 }
@@ -228,10 +274,17 @@ mod tests {
             let target = if args.what.is_empty() { None } else { targets::parse(&kinds, &args.what).unwrap().pop() };
             path(&args, target.as_ref())
         };
-        assert_eq!(asked(""), "/weft/v1/history?limit=50");
-        assert_eq!(asked("svc/a"), "/weft/v1/history?kind=Service&namespace=default&name=a&limit=50");
-        assert_eq!(asked("svc -n shop --before 7"), "/weft/v1/history?kind=Service&namespace=shop&limit=50&before=7");
-        assert_eq!(asked("ns/a --limit 3 --diff"), "/weft/v1/history?kind=Namespace&name=a&limit=3&objects=true");
+        assert_eq!(asked(""), "/weft/v1/history?limit=50&statuses=false");
+        assert_eq!(asked("svc/a"), "/weft/v1/history?kind=Service&namespace=default&name=a&limit=50&statuses=false");
+        assert_eq!(
+            asked("svc -n shop --before 7"),
+            "/weft/v1/history?kind=Service&namespace=shop&limit=50&before=7&statuses=false"
+        );
+        assert_eq!(
+            asked("ns/a --limit 3 --diff"),
+            "/weft/v1/history?kind=Namespace&name=a&limit=3&objects=true&statuses=false"
+        );
+        assert_eq!(asked("--all"), "/weft/v1/history?limit=50", "with statuses");
     }
 
     #[test]

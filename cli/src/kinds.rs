@@ -90,7 +90,9 @@ impl Kinds {
         }
         let names =
             || self.0.iter().flat_map(|kind| [kind.plural.as_str(), kind.singular.as_str(), kind.kind.as_str()]);
-        let hint = did_you_mean(word, names());
+        // A short name with an s, as in `svcs`, is nearer to the short name than to any other.
+        let short = || self.0.iter().flat_map(|kind| &kind.short).find(|short| lower == format!("{short}s"));
+        let hint = short().map_or_else(|| did_you_mean(word, names()), |short| format!("did you mean {short:?}?"));
         if !hint.is_empty() {
             bail!("kind {word:?}: the server has no such kind; {hint}");
         }
@@ -182,6 +184,8 @@ pub mod tests {
     fn a_mistyped_kind_is_answered_with_the_right_one() {
         let error = example().named("servcie").unwrap_err().to_string();
         assert_eq!(error, "kind \"servcie\": the server has no such kind; did you mean \"Service\"?");
+        let error = example().named("svcs").unwrap_err().to_string();
+        assert_eq!(error, "kind \"svcs\": the server has no such kind; did you mean \"svc\"?");
         let error = example().named("banana").unwrap_err().to_string();
         assert!(error.ends_with("it has services, namespaces, httproutes"), "{error}");
     }

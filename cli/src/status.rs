@@ -34,7 +34,7 @@ pub struct StatusArgs {
 pub struct Proxies {
     /// Counts what was pushed; starts anew with the control plane.
     pub revision: u64,
-    /// The event that what is pushed reflects, when the server tells it.
+    /// The event that what is pushed reflects.
     pub store_revision: Option<u64>,
     /// One per connected sidecar.
     pub items: Vec<Proxy>,
@@ -60,6 +60,8 @@ pub struct Proxy {
     pub draining: bool,
     /// Seconds until its certificate ends; negative when it has.
     pub cert_expiry_seconds: Option<i64>,
+    /// The event that what it holds reflects.
+    pub store_revision: u64,
     /// State of each type of resource.
     pub types: Vec<Type>,
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Parser as _;
 use serde_json::Value;
+use tokio::sync::watch;
 use weft_control_plane::{
     api::{ApiState, access::Access, router},
+    push::Reflected,
     store::{HistoryFilter, Key, Store},
 };
 
@@ -21,6 +23,8 @@ struct Api {
     store: Store,
     url: String,
     directory: PathBuf,
+    /// What a compiler would have come to.
+    reflected: watch::Sender<Reflected>,
 }
 
 impl Api {
@@ -28,11 +32,14 @@ impl Api {
         let store = Store::memory();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let routes = router(ApiState::of(store.clone(), Access::dev()));
+        let mut state = ApiState::of(store.clone(), Access::dev());
+        let reflected = watch::Sender::new(Reflected::default());
+        state.pushed.reflected = reflected.subscribe();
+        let routes = router(state);
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let directory = std::env::temp_dir().join(format!("weft-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        Self { store, url, directory }
+        Self { store, url, directory, reflected }
     }
 
     fn write(&self, name: &str, text: &str) -> String {
@@ -77,7 +84,7 @@ async fn applying_creates_then_changes_nothing_then_removes_what_left_the_file()
     assert_eq!(api.weft(&["apply", "-f", &file]).await, 0);
     assert_eq!(api.object("Service", "a").unwrap()["metadata"]["labels"]["x"], Value::Null);
     assert_eq!(api.weft(&["diff", "-f", &file]).await, 0, "what the server fills in is no difference");
-    let events = api.store.history(HistoryFilter::default()).await.unwrap();
+    let events = api.store.history(HistoryFilter::default()).await.unwrap().events;
     assert_eq!(events.last().unwrap().reason, "first é");
 }
 
@@ -149,5 +156,8 @@ async fn the_mesh_is_asked_about_while_no_sidecar_is_connected() {
         assert_eq!(api.weft(&line).await, code, "{line:?}");
     }
     let file = api.write("a.yaml", SERVICE);
-    assert_eq!(api.weft(&["apply", "-f", &file, "--wait", "--timeout", "20s"]).await, 0);
+    let apply = |limit| ["apply", "-f", &file, "--wait", "--timeout", limit];
+    assert_eq!(api.weft(&apply("0s")).await, 1, "nothing has compiled it");
+    api.reflected.send_replace(Reflected { view: 0, store: api.store.revision() });
+    assert_eq!(api.weft(&apply("20s")).await, 0, "what was written before and is unchanged is waited for as well");
 }

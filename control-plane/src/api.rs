@@ -10,9 +10,12 @@ mod columns;
 mod defaults;
 mod discovery;
 mod explain;
+mod graph;
+mod held;
 mod history;
 pub mod kinds;
 mod mesh;
+pub mod meshconfig;
 mod objects;
 mod openapi;
 pub mod patch;
@@ -39,13 +42,15 @@ use tokio::sync::{Semaphore, watch as channel};
 pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
-    push::{View, proxies::Proxies},
-    source::Problem,
+    push::{Reflected, View, proxies::Proxies},
+    source::{Files, Problem, stored::Current},
     store::Store,
 };
 
 /// Writes and watches at once: more would only wait in memory.
 const MAX_WRITES: usize = 256;
+/// Lists at once that are made or wait for slow clients.
+const MAX_LISTS: usize = 64;
 const MAX_WATCHES: usize = 2048;
 /// Reads of the whole log at once.
 const MAX_LOG_READS: usize = 4;
@@ -55,18 +60,32 @@ const MAX_LOG_READS: usize = 4;
 pub struct ApiState {
     /// The objects and their history.
     pub store: Store,
+    /// The objects of the resource directory, which win over those of the store.
+    pub files: channel::Receiver<Arc<Files>>,
     /// Connected sidecars.
     pub proxies: Proxies,
-    /// What is pushed.
-    pub view: channel::Receiver<Arc<View>>,
-    /// Problems of the resources, as of the last compile.
-    pub problems: Arc<Mutex<Vec<Problem>>>,
+    /// What the sidecars are sent.
+    pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
     writes: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
     pages: Pages,
+}
+
+/// What compiling makes of the objects.
+#[derive(Clone)]
+pub struct Pushed {
+    /// What is pushed.
+    pub view: channel::Receiver<Arc<View>>,
+    /// What it is made of.
+    pub resources: channel::Receiver<Current>,
+    /// Which event of the store that reflects.
+    pub reflected: channel::Receiver<Reflected>,
+    /// Problems of the resources, as of the last compile.
+    pub problems: Arc<Mutex<Vec<Problem>>>,
 }
 
 impl ApiState {
@@ -74,20 +93,34 @@ impl ApiState {
     #[must_use]
     pub fn new(
         store: Store,
+        files: channel::Receiver<Arc<Files>>,
         proxies: Proxies,
-        view: channel::Receiver<Arc<View>>,
-        problems: Arc<Mutex<Vec<Problem>>>,
+        pushed: Pushed,
         access: Access,
     ) -> Self {
-        let (writes, watches) = (Arc::new(Semaphore::new(MAX_WRITES)), Arc::new(Semaphore::new(MAX_WATCHES)));
-        let (log_reads, pages) = (Arc::new(Semaphore::new(MAX_LOG_READS)), Pages::default());
-        Self { store, proxies, view, problems, access, writes, watches, log_reads, pages }
+        let at_once = |most| Arc::new(Semaphore::new(most));
+        Self {
+            store,
+            files,
+            proxies,
+            pushed,
+            access,
+            writes: at_once(MAX_WRITES),
+            lists: at_once(MAX_LISTS),
+            watches: at_once(MAX_WATCHES),
+            log_reads: at_once(MAX_LOG_READS),
+            pages: Pages::default(),
+        }
     }
 
     /// The API of a store without a mesh; for tests.
     #[must_use]
     pub fn of(store: Store, access: Access) -> Self {
-        Self::new(store, Proxies::default(), channel::Sender::new(Arc::default()).subscribe(), Arc::default(), access)
+        let view = channel::Sender::new(Arc::default()).subscribe();
+        let reflected = channel::Sender::new(Reflected::default()).subscribe();
+        let resources = channel::Sender::default().subscribe();
+        let pushed = Pushed { view, resources, reflected, problems: Arc::default() };
+        Self::new(store, channel::Sender::default().subscribe(), Proxies::default(), pushed, access)
     }
 }
 
@@ -109,6 +142,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/proxies", get(mesh::proxies))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
+        .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))

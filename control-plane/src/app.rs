@@ -17,11 +17,11 @@ use weft_proto::identity::identity_server::IdentityServer;
 
 use self::{compiling::Compiling, conditions::Statuses};
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Pushed},
     ca::{Ca, service::IdentityService},
     config::ControlPlaneArgs,
     push::{
-        View,
+        Reflected, View,
         proxies::Proxies,
         server::{self, Discovery},
     },
@@ -54,15 +54,24 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
     let reading = view.subscribe();
+    let reflected = watch::Sender::new(Reflected::default());
+    let reflecting = reflected.subscribe();
     let (files, source) = resources(&args)?;
+    let written = source.as_ref().map_or_else(|| watch::Sender::default().subscribe(), |source| source.files());
+    let in_files = Arc::clone(&written.borrow());
+    if let Err(error) = api::meshconfig::ensure(&store, &in_files, args.dev).await {
+        // The defaults are in force all the same, and reads go on.
+        tracing::warn!(error = format!("{error:#}"), "the defaults are not visible");
+    }
     let resources = crate::source::stored::follow(files, store.state());
     let compiling = Compiling {
-        resources,
+        resources: resources.clone(),
         resources_ended: false,
         source,
         registered: registry.watch(),
         ca: Arc::clone(&ca),
         view,
+        reflected,
         found: watch::Sender::new(Arc::default()),
         problems: Arc::clone(&problems),
     };
@@ -82,7 +91,13 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(store, proxies, reading, problems, access));
+    let router = api::router(ApiState::new(
+        store,
+        written,
+        proxies,
+        Pushed { view: reading, resources, reflected: reflecting, problems },
+        access,
+    ));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

@@ -1,11 +1,11 @@
 //! Resources and registrations to the messages that sidecars get: pure, deterministic, no I/O.
 
 pub mod again;
+mod attached;
 pub mod conditions;
 mod endpoints;
-mod grpc;
 mod instances;
-mod policies;
+pub mod policies;
 mod protocol;
 mod routes;
 mod services;
@@ -21,7 +21,11 @@ use weft_proto::{ResourceType, v1};
 
 use crate::source::{Problem, Resources};
 
-use self::{instances::Instance, services::ServiceView};
+use self::{
+    instances::Instance,
+    policies::{Inbound, Policies},
+    services::ServiceView,
+};
 
 /// What a sidecar registered, and the identity that it proved.
 #[derive(Clone, Debug)]
@@ -39,6 +43,15 @@ pub struct Compiled {
     pub bytes: Bytes,
     /// Other names under which it can be subscribed to.
     pub aliases: Vec<String>,
+    /// What clients of these namespaces get in place of `bytes`; nothing that has aliases has any.
+    pub views: BTreeMap<String, Bytes>,
+}
+
+impl From<Vec<u8>> for Compiled {
+    /// The same for everybody, under one name.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), aliases: Vec::new(), views: BTreeMap::new() }
+    }
 }
 
 /// Compiled resources by type and canonical name.
@@ -50,14 +63,15 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
-    let mut routings = routes::compile(resources, &views, &mut problems);
-    grpc::check(resources, &views, &mut problems);
-    policies::check(resources, &views, &mut problems);
+    let routings = routes::compile(resources, &views, &mut problems);
+    let policies = Policies::of(resources);
+    attached::check(resources, &views, &mut problems);
+    problems.extend(policies.problems());
+    let inbound = Inbound::of(&policies, &routings);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
-        let message = view.message(&mut routings);
-        put(&mut output, ResourceType::Service, view.id.clone(), &message, Vec::new());
+        put_service(&mut output, view, &routings, &policies);
         put_slices(&mut output, view, &objects, &instances);
     }
     let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
@@ -66,10 +80,19 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of);
+        let message = workload_config(instance, of, &inbound);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
+}
+
+/// The service as all its clients see it, and as those of namespaces with routes of their own do.
+fn put_service(output: &mut Output, view: &ServiceView<'_>, routings: &routes::Routings, policies: &Policies<'_>) {
+    let bytes = |namespace| Bytes::from(view.message(routings, policies, namespace).encode_to_vec());
+    let shared = bytes(None);
+    let own = routings.namespaces(&view.id).into_iter().map(|namespace| (namespace.to_owned(), bytes(Some(namespace))));
+    let views = own.filter(|(_, bytes)| *bytes != shared).collect();
+    output.insert((ResourceType::Service, view.id.clone()), Compiled { bytes: shared, aliases: Vec::new(), views });
 }
 
 fn put_slices(
@@ -85,16 +108,17 @@ fn put_slices(
 }
 
 fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Message, aliases: Vec<String>) {
-    output.insert((kind, name), Compiled { bytes: message.encode_to_vec().into(), aliases });
+    output.insert((kind, name), Compiled { aliases, ..message.encode_to_vec().into() });
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.
-fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::WorkloadConfig {
+fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inbound<'_>) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
         .map(|port| (port.port, v1::InboundPort { port: port.port, protocol: port.protocol, ..Default::default() }))
         .collect();
+    let mut served: BTreeMap<u32, Vec<policies::Port<'_>>> = BTreeMap::new();
     for view in views {
         for port in &view.ports {
             let Some(target) = port.target.resolve(port.port, instance) else { continue };
@@ -103,7 +127,11 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>]) -> v1::Workl
                 inbound.protocol = port.protocol.into();
             }
             inbound.services.push(v1::ServiceRef { service: view.id.clone(), port: port.port });
+            served.entry(target).or_default().push(view.place(port));
         }
+    }
+    for port in ports.values_mut() {
+        port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
     }
     v1::WorkloadConfig {
         id: instance.id.clone(),

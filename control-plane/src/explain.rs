@@ -1,4 +1,9 @@
-//! Which rule a request would follow and why, computed from what is pushed with the code that the sidecar runs.
+//! Which rule a request would follow and why, computed from what is pushed with the code that the sidecar runs; where
+//! each setting comes from, with the code that made it.
+
+mod effective;
+
+use std::time::SystemTime;
 
 use http::{HeaderMap, Method, Uri};
 use prost::Message as _;
@@ -10,7 +15,11 @@ use weft_policy::{
 };
 use weft_proto::{ResourceType, v1};
 
-use crate::{push::View, source::did_you_mean};
+use self::effective::Effective;
+use crate::{
+    push::View,
+    source::{Resources, did_you_mean},
+};
 
 /// A request to explain.
 #[derive(Debug)]
@@ -19,10 +28,12 @@ pub struct Question {
     pub method: Method,
     /// With a host, which names the service.
     pub url: Uri,
-    /// Namespace of the caller: what a host name without one means.
+    /// Namespace of the caller: what a host name without one means, and whose routes count.
     pub namespace: String,
     /// Header fields.
     pub headers: HeaderMap,
+    /// When: what has ended by then does not apply.
+    pub now: SystemTime,
 }
 
 /// Why there is nothing to explain.
@@ -52,11 +63,12 @@ pub enum ExplainError {
 }
 
 /// Answers the question as JSON: the service and port, the rule that wins, why each match lost or won, the shares of
-/// the backends, and what is in force for the request.
+/// the backends, and what is in force for the request: settings with their origins, faults and rate limits. `resources`
+/// are what the view was made of; when they are newer for a moment, the origins are too.
 ///
 /// # Errors
 /// When the URL leads nowhere.
-pub fn explain(view: &View, question: &Question) -> Result<Value, ExplainError> {
+pub fn explain(view: &View, resources: &Resources, question: &Question) -> Result<Value, ExplainError> {
     let bad = |why: &str| ExplainError::BadRequest(format!("{}: {why}", question.url));
     let host = question.url.host().ok_or_else(|| bad("a URL with a host is needed, such as http://catalog/items"))?;
     canonical::path(question.url.path()).map_err(|violation| bad(&violation.detail))?;
@@ -74,11 +86,12 @@ pub fn explain(view: &View, question: &Question) -> Result<Value, ExplainError> 
         "protocol": port.protocol.as_str(),
         "healthyEndpoints": healthy(view, &service.id),
     });
+    let effective = Effective { view, resources, question, request: &request, service: &service, port };
     let Some(routing) = &port.routing else {
         answer["decision"] = "service".into();
         answer["because"] = "no route is attached to this port: requests go to the service's own endpoints".into();
         answer["backends"] = json!([{ "service": service.id.as_str(), "port": port.port, "weight": 1, "share": 1.0 }]);
-        answer["effective"] = effective(None);
+        effective.put(&port.direct, &mut answer);
         return Ok(answer);
     };
     let winner = routing.matches.iter().position(|found| found.matches(&request));
@@ -95,12 +108,15 @@ pub fn explain(view: &View, question: &Question) -> Result<Value, ExplainError> 
             answer["decision"] = "route".into();
             answer["route"] = route.into();
             answer["rule"] = name.into();
-            if rule.total_weight == 0 {
+            if let Some(redirect) = &rule.filters.redirect {
+                answer["status"] = redirect.status.as_u16().into();
+                answer["because"] = "the rule redirects".into();
+            } else if rule.total_weight == 0 {
                 answer["status"] = 500.into();
                 answer["because"] = "the rule has no valid backend with a weight".into();
             }
             answer["backends"] = backends(rule);
-            answer["effective"] = effective(Some(rule));
+            effective.put(rule, &mut answer);
         }
     }
     Ok(answer)
@@ -109,8 +125,10 @@ pub fn explain(view: &View, question: &Question) -> Result<Value, ExplainError> 
 /// The service that a host names: one of its host names, or the short form in the caller's namespace.
 fn service(view: &View, host: &str, namespace: &str) -> Result<Service, ExplainError> {
     let host = host.to_ascii_lowercase();
-    let held =
-        || view.all(ResourceType::Service).filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()));
+    let held = || {
+        let all = view.all(ResourceType::Service, namespace);
+        all.filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()))
+    };
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(&host);
     let (name, namespace) = stem.split_once('.').unwrap_or((stem, namespace));
     let wanted = format!("{namespace}/{name}");
@@ -137,12 +155,16 @@ fn port<'a>(service: &'a Service, question: &Question) -> Result<&'a ServicePort
 
 /// Endpoints that may take requests.
 fn healthy(view: &View, service: &ObjectName) -> usize {
-    let slices = view.named(ResourceType::EndpointSlice, service.as_str());
+    endpoints(view, service).filter(|endpoint| endpoint.healthy && !endpoint.draining).count()
+}
+
+fn endpoints(view: &View, service: &ObjectName) -> impl Iterator<Item = v1::Endpoint> {
+    let slices = view.named(ResourceType::EndpointSlice, service.as_str(), "");
     let slices = slices.iter().filter_map(|resource| {
         let any = resource.resource.as_ref()?;
         v1::EndpointSlice::decode(any.value.as_ref()).ok()
     });
-    slices.flat_map(|slice| slice.endpoints).filter(|endpoint| endpoint.healthy && !endpoint.draining).count()
+    slices.flat_map(|slice| slice.endpoints)
 }
 
 /// Each match in order of precedence, and why it won or lost.
@@ -214,24 +236,6 @@ fn backends(rule: &RouteRule) -> Value {
         None => json!({ "invalid": true, "weight": backend.weight, "share": of(backend.weight), "status": 500 }),
     });
     lines.collect()
-}
-
-/// What is in force, each value with the object that it comes from.
-fn effective(rule: Option<&RouteRule>) -> Value {
-    let origin = |set: bool| match rule {
-        Some(rule) if set => format!("HTTPRoute {}", rule.name),
-        _ => "default".to_owned(),
-    };
-    let timeout = rule.and_then(|rule| rule.requests.timeout);
-    let backend = rule.and_then(|rule| rule.requests.backend_timeout);
-    let text =
-        |value: Option<std::time::Duration>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"));
-    json!({
-        "timeouts.request": { "value": text(timeout), "origin": origin(timeout.is_some()) },
-        "timeouts.backendRequest": { "value": text(backend), "origin": origin(backend.is_some()) },
-        "retry.attempts": { "value": "2", "origin": "default" },
-        "loadBalancing": { "value": "two choices, peak EWMA", "origin": "default" },
-    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod beside;
 pub mod ca;
 pub mod compile;
 pub mod config;

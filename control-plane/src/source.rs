@@ -2,9 +2,11 @@
 
 mod check;
 mod de;
+pub mod files;
 mod load;
 pub mod policies;
 mod problem;
+pub(crate) mod routes;
 pub mod stored;
 mod validate;
 mod watch;
@@ -17,13 +19,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use gateway_api::apis::{
+    experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute},
+    standard::referencegrants::ReferenceGrant,
+};
 use k8s_openapi::api::{
     core::v1::{Namespace, Service},
     discovery::v1::EndpointSlice,
 };
 
 pub(crate) use self::check::{duration, is_dns_label, label_value, qualified_name};
+pub use self::files::Files;
 pub(crate) use self::load::{HasMetadata, Loaded, schema};
 use self::policies::{
     Custom,
@@ -35,7 +41,7 @@ use self::policies::{
     workload::WorkloadSpec,
 };
 pub use self::problem::{Origin, Problem, Reason, did_you_mean};
-use crate::store::Key;
+use crate::store::{Key, Stored};
 
 /// The trust domain when none is configured.
 const DEFAULT_TRUST_DOMAIN: &str = "weft.local";
@@ -126,7 +132,7 @@ impl Resources {
     pub fn from_text(file: &str, text: &str) -> (Self, Vec<Problem>) {
         let (mut resources, mut problems) = (Self::of(DEFAULT_TRUST_DOMAIN), Vec::new());
         match load::objects(&file.into(), text) {
-            Ok(objects) => objects.into_iter().for_each(|object| object.insert(&mut resources, &mut problems)),
+            Ok(objects) => objects.into_iter().for_each(|(object, _)| object.insert(&mut resources, &mut problems)),
             Err(found) => problems = found,
         }
         (resources, problems)
@@ -170,7 +176,7 @@ pub enum SourceError {
 #[derive(Default)]
 struct FileState {
     text: String,
-    objects: Vec<load::AnyObject>,
+    objects: Vec<(load::AnyObject, Arc<Stored>)>,
     problems: Vec<Problem>,
 }
 
@@ -181,6 +187,7 @@ pub struct Source {
     files: Mutex<BTreeMap<PathBuf, FileState>>,
     problems: Mutex<Vec<Problem>>,
     sender: tokio::sync::watch::Sender<Arc<Resources>>,
+    written: tokio::sync::watch::Sender<Arc<Files>>,
 }
 
 impl Source {
@@ -192,6 +199,7 @@ impl Source {
             files: Mutex::default(),
             problems: Mutex::default(),
             sender: tokio::sync::watch::Sender::new(Arc::default()),
+            written: tokio::sync::watch::Sender::new(Arc::default()),
         };
         source.reload()?;
         Ok(source)
@@ -200,6 +208,11 @@ impl Source {
     /// The resources, now and after each change.
     pub fn watch(&self) -> tokio::sync::watch::Receiver<Arc<Resources>> {
         self.sender.subscribe()
+    }
+
+    /// The same objects as they were written, now and after each change.
+    pub fn files(&self) -> tokio::sync::watch::Receiver<Arc<Files>> {
+        self.written.subscribe()
     }
 
     /// What is wrong with the files as they are now.
@@ -220,15 +233,17 @@ impl Source {
             changed |= state.read(&path);
         }
         let mut resources = Resources { trust_domain: self.trust_domain.clone(), ..Resources::default() };
-        let mut problems = Vec::new();
+        let (mut problems, mut written) = (Vec::new(), Files::default());
         for state in files.values() {
             problems.extend_from_slice(&state.problems);
-            for object in &state.objects {
+            for (object, as_written) in &state.objects {
                 object.clone().insert(&mut resources, &mut problems);
+                written.add(as_written);
             }
         }
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
         if changed || self.sender.borrow().trust_domain != self.trust_domain {
+            self.written.send_replace(Arc::new(written));
             self.sender.send_replace(Arc::new(resources));
         }
         Ok(())
@@ -267,7 +282,13 @@ impl FileState {
             return false;
         }
         match load::objects(&file, &text) {
-            Ok(objects) => (self.objects, self.problems) = (objects, Vec::new()),
+            Ok(mut objects) => {
+                // What ends by itself needs a beginning that a restart does not move.
+                if let Ok(written) = std::fs::metadata(path).and_then(|metadata| metadata.modified()) {
+                    objects.iter_mut().for_each(|(object, _)| object.began(written));
+                }
+                (self.objects, self.problems) = (objects, Vec::new());
+            }
             Err(problems) => self.problems = problems,
         }
         self.text = text;

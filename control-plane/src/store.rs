@@ -30,7 +30,9 @@ pub use self::{
     embedded::verify,
     error::{AppendError, OpenError, ReadError, VerifyError, WatchError},
     log::EventLog,
-    model::{Action, Batch, Event, Expect, Hash, Head, HistoryFilter, Key, Revision, Stored, Write},
+    model::{
+        Action, Batch, Event, Expect, Hash, Head, HistoryFilter, Key, OWN_AUTHOR, Past, Revision, STATUS, Stored, Write,
+    },
     propose::{MAX_BATCH, MAX_DEPTH, MAX_NAME, MAX_OBJECT, MAX_REASON, MAX_WRITES},
     state::State,
     watcher::Watcher,
@@ -70,6 +72,15 @@ impl Store {
         ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
         Self::open_with(data_dir, Options::on_sync(ask))
+    }
+
+    /// The same, and asks before each write to the disk.
+    #[cfg(test)]
+    pub(crate) fn open_on_write(
+        data_dir: &Path,
+        ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        Self::open_with(data_dir, Options::on_write(ask))
     }
 
     fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
@@ -148,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub async fn history(&self, filter: HistoryFilter) -> Result<Vec<Event>, ReadError> {
+    pub async fn history(&self, filter: HistoryFilter) -> Result<Past, ReadError> {
         self.engine.history(filter).await
     }
 

@@ -86,6 +86,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         listeners,
         clock,
+        limiters: Arc::default(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;

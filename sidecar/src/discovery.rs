@@ -303,6 +303,9 @@ impl Builder {
             if service.id.namespace() == namespace {
                 snapshot.hosts.insert(service.id.name().into(), service.id.clone());
             }
+            for ip in &service.virtual_ips {
+                snapshot.hosts.entry(ip.to_string().into()).or_insert_with(|| service.id.clone());
+            }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
                 let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);

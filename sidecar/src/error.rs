@@ -67,6 +67,12 @@ pub enum Reason {
     PlaintextDenied,
     /// The upgrade or CONNECT was refused.
     UpgradeRefused,
+    /// More requests than a RateLimitPolicy lets in.
+    RateLimited,
+    /// Delayed on purpose by a FaultInjection.
+    FaultDelay,
+    /// Failed on purpose by a FaultInjection.
+    FaultAbort,
     /// The request loops through this sidecar.
     Loop,
     /// A bug of ours.
@@ -120,7 +126,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -151,6 +157,9 @@ impl Reason {
         Self::TlsPlaintext,
         Self::PlaintextDenied,
         Self::UpgradeRefused,
+        Self::RateLimited,
+        Self::FaultDelay,
+        Self::FaultAbort,
         Self::Loop,
         Self::Internal,
     ];
@@ -191,6 +200,9 @@ impl Reason {
             Self::TlsPlaintext => row("tls_plaintext", "DPE", 400, 14, "tls_protocol_error", Downstream),
             Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "connection_limit_reached", Downstream),
             Self::UpgradeRefused => row("upgrade_refused", "UPE", 502, 14, "http_upgrade_failed", Upstream),
+            Self::RateLimited => row("rate_limited", "RL", 429, 8, "http_request_denied", Downstream),
+            Self::FaultDelay => row("fault_delay", "DI", 504, 4, "proxy_internal_response", Internal),
+            Self::FaultAbort => row("fault_abort", "FI", 503, 14, "proxy_internal_response", Internal),
             Self::Loop => row("loop", "NR", 508, 13, "proxy_loop_detected", Internal),
             Self::Internal => row("internal", "NC", 500, 13, "proxy_internal_error", Internal),
         }

@@ -1,6 +1,7 @@
 //! From the mesh to the app. The mesh listener takes mutual TLS with HTTP/2 and nothing else; the plaintext fronts
 //! take what an app port takes, while the mode is permissive. The app is reached on loopback.
 
+mod limit;
 mod request;
 mod tunnel;
 
@@ -8,7 +9,7 @@ use std::{
     cell::RefCell,
     convert::Infallible,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -16,6 +17,7 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
+pub use limit::Limiters;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use weft_policy::model::{InboundPort, ObjectName, Protocol, Target, TlsMode, WorkloadConfig};
@@ -42,6 +44,8 @@ const IDLE: Duration = Duration::from_secs(120);
 pub struct Connection {
     /// The peer's identity; `None` in plaintext.
     peer: Option<PeerIdentity>,
+    /// The peer's address.
+    source: IpAddr,
     leads_to: LeadsTo,
     snapshot: RefCell<SnapshotReader>,
     /// The app port as of one inbound configuration; looked up anew when another one has come.
@@ -62,11 +66,12 @@ struct App {
     port: u16,
     protocol: Protocol,
     metrics: HttpMetrics,
+    limits: Arc<[limit::Limit]>,
 }
 
 impl Connection {
-    fn new(worker: &Worker, peer: Option<PeerIdentity>, leads_to: LeadsTo) -> Self {
-        Self { peer, leads_to, snapshot: RefCell::new(worker.snapshot()), app: RefCell::default() }
+    fn new(worker: &Worker, peer: Option<PeerIdentity>, source: IpAddr, leads_to: LeadsTo) -> Self {
+        Self { peer, source, leads_to, snapshot: RefCell::new(worker.snapshot()), app: RefCell::default() }
     }
 
     /// Where a request on this connection goes now.
@@ -95,7 +100,14 @@ impl Connection {
             }
         };
         let metrics = worker.inbound_http(port.port, self.peer.is_some());
-        let app = App { port: port.port, protocol: port.protocol, metrics };
+        // In plaintext nobody says which service was called: all that lead to the port count.
+        let services = match &self.leads_to {
+            LeadsTo::Port(_) => &port.services[..],
+            LeadsTo::Service(target) => target.as_slice(),
+        };
+        let context = &worker.context;
+        let limits = context.limiters.of(port, services, &context.telemetry, worker.random());
+        let app = App { port: port.port, protocol: port.protocol, metrics, limits };
         *cached = Some((Arc::clone(workload), app.clone()));
         Ok(app)
     }
@@ -106,14 +118,14 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     if let Err(error) = listener::tune(&io) {
         tracing::debug!(%error, "could not set socket options");
     }
-    let from = io.peer_addr().ok();
+    let Ok(from) = io.peer_addr() else { return };
     let (stream, peer) = match handshake(&worker, io).await {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
             let labels = [("side", "server"), ("reason", reason)];
             let telemetry = &worker.context.telemetry;
             telemetry.counter("weft_mesh_refused_total", "Mesh connections refused, by reason", &labels).increment(1);
-            return tracing::warn!(reason, detail, peer = ?from, "mesh connection refused");
+            return tracing::warn!(reason, detail, peer = %from, "mesh connection refused");
         }
     };
     let session = stream.get_ref().1;
@@ -123,7 +135,7 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     if tunnels {
         return Box::pin(tunnel::serve(worker, stream, age)).await;
     }
-    let connection = Rc::new(Connection::new(&worker, Some(peer), LeadsTo::Service(target)));
+    let connection = Rc::new(Connection::new(&worker, Some(peer), from.ip(), LeadsTo::Service(target)));
     let drain = worker.context.drain.clone();
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
@@ -147,10 +159,11 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     if protocol.is_opaque() {
         return Box::pin(opaque_plaintext(&worker, port, io)).await;
     }
+    let Ok(from) = io.peer_addr() else { return };
     let Ok(detected) = detect::detect(&mut io, DETECT).await else { return };
     let io = Rewind::new(io, detected.prefix);
     let drain = worker.context.drain.clone();
-    let connection = Rc::new(Connection::new(&worker, None, LeadsTo::Port(port)));
+    let connection = Rc::new(Connection::new(&worker, None, from.ip(), LeadsTo::Port(port)));
     // Where HTTP is declared, bytes that do not look like it are refused as bad HTTP: passed on unread, they could carry
     // a request with an identity or a framing of the caller's own making.
     let http = matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
@@ -245,7 +258,7 @@ fn declared(workload: &WorkloadConfig, port: u16) -> Option<&InboundPort> {
 }
 
 const fn app_address(port: u16) -> SocketAddr {
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
 fn unknown_port(what: &str) -> ProxyError {

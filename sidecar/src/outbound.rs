@@ -1,9 +1,16 @@
 //! From the app to the mesh. A connection comes in by a declared upstream's local port or on the outbound listener,
 //! where the Host names the service; each request is one straight line in [`exchange::run`].
 
+mod admission;
 mod exchange;
+mod fault;
+mod filters;
+mod mirror;
 mod opaque;
 mod plan;
+mod source;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tries;
 
 use std::{
@@ -17,6 +24,7 @@ use std::{
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+pub use mirror::Mirrors;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use crate::telemetry::{CircuitMetrics, HttpMetrics, TcpMetrics};
 /// One consistent view of the mesh.
 #[derive(Default)]
 pub struct Snapshot {
-    /// Lower-case host name, without a port, to the service.
+    /// Lower-case host name, without a port, or virtual IP address to the service.
     pub hosts: HashMap<Box<str>, ObjectName>,
     /// The services that this workload uses.
     pub services: HashMap<ObjectName, Arc<Service>>,
@@ -36,6 +36,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The service of a lower-case host name or of a virtual IP address, however the address is written.
+    #[must_use]
+    pub fn by_host(&self, host: &str) -> Option<&ObjectName> {
+        let by_ip = || self.hosts.get(host.parse::<IpAddr>().ok()?.to_string().as_str());
+        self.hosts.get(host).or_else(by_ip)
+    }
+
     /// The mesh listeners of all endpoints.
     #[must_use]
     pub fn mesh_addresses(&self) -> HashSet<SocketAddr> {

@@ -12,6 +12,7 @@ mod mesh;
 mod messages;
 mod needs;
 mod net;
+mod operate;
 mod process;
 mod python;
 mod resilience;

@@ -10,9 +10,11 @@ use std::{
     process::Command,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     net::{eventually, free, get, ok},
-    process::Process,
+    process::{Process, signal},
 };
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
@@ -26,7 +28,35 @@ pub struct TestMesh {
     xds: SocketAddr,
     client: Option<Client>,
     workloads: BTreeMap<String, Running>,
-    _control_plane: Process,
+    flags: Vec<String>,
+    control_plane: Option<Process>,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    /// Both outputs.
+    pub text: String,
+    stdout: String,
+}
+
+impl Ran {
+    /// Its output; it must have succeeded.
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.text);
+        self.text
+    }
+
+    /// Its standard output as JSON; it must have succeeded.
+    pub fn json(self) -> serde_json::Value {
+        assert_eq!(self.code, Some(0), "{}", self.text);
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What a mesh is made of.
@@ -175,14 +205,10 @@ impl Builder {
             std::fs::write(dir.join("resources").join(file), text).expect("writable");
         }
         let (xds, api) = (free(), free());
-        let mut command = Command::new(WEFT);
-        command.arg("control-plane").arg("--dev").args(["--xds-listen", &xds.to_string()]);
-        command.args(["--api-listen", &api.to_string()]).arg("--data-dir").arg(dir.join("data"));
-        command.arg("--resources").arg(dir.join("resources")).args(&self.flags);
-        let control_plane = start(command, &dir, "control-plane");
+        let (flags, workloads) = (self.flags, BTreeMap::new());
+        let mut mesh = TestMesh { dir, api, xds, client: None, workloads, flags, control_plane: None };
+        mesh.control_plane = Some(mesh.spawn_control_plane());
         eventually("the control plane", || ok(get(api, "localhost", "/healthz")));
-        let mut mesh =
-            TestMesh { dir, api, xds, client: None, workloads: BTreeMap::new(), _control_plane: control_plane };
         let mut endpoints = self.outside;
         for workload in self.workloads {
             *endpoints.entry(workload.service.clone()).or_default() += 1;
@@ -268,6 +294,40 @@ impl TestMesh {
         // SIGKILL, and its end is waited for.
         drop(killed);
         self.add(workload);
+    }
+
+    /// Runs a command of an operator to its end.
+    pub fn weft(&self, args: &[&str]) -> Ran {
+        let mut command = Command::new(WEFT);
+        command.args(args).env("WEFT_SERVER", format!("http://{}", self.api)).current_dir(&self.dir);
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Ran { code: output.status.code(), text: format!("{stdout}{stderr}"), stdout }
+    }
+
+    /// Stops the control plane as a service manager does, and waits for its end.
+    pub fn stop_control_plane(&mut self) {
+        if let Some(mut process) = self.control_plane.take() {
+            signal(process.id(), Signal::TERM);
+            let status = process.wait();
+            assert!(status.success(), "{status}: {}", process.output());
+        }
+    }
+
+    /// Starts the control plane, which is to refuse; what it says.
+    pub fn start_control_plane_that_fails(&self) -> String {
+        let mut process = self.spawn_control_plane();
+        let status = process.wait();
+        assert_eq!(status.code(), Some(1), "{}", process.output());
+        process.output()
+    }
+
+    fn spawn_control_plane(&self) -> Process {
+        let mut command = Command::new(WEFT);
+        command.arg("control-plane").arg("--dev").args(["--xds-listen", &self.xds.to_string()]);
+        command.args(["--api-listen", &self.api.to_string()]).arg("--data-dir").arg(self.dir.join("data"));
+        command.arg("--resources").arg(self.dir.join("resources")).args(&self.flags);
+        start(command, &self.dir, "control-plane")
     }
 
     fn client(&self) -> &Client {

@@ -51,6 +51,40 @@ impl Window {
     }
 }
 
+/// What sidecars did about failures, so that callers did not see them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Healing {
+    /// Requests that were sent again.
+    pub retries: u64,
+    /// Those of them whose try took too long.
+    pub timeouts: u64,
+    /// Endpoints that were left out.
+    pub ejections: u64,
+    /// Endpoints that were let in again.
+    pub recoveries: u64,
+}
+
+impl std::ops::AddAssign for Healing {
+    fn add_assign(&mut self, other: Self) {
+        self.retries += other.retries;
+        self.timeouts += other.timeouts;
+        self.ejections += other.ejections;
+        self.recoveries += other.recoveries;
+    }
+}
+
+impl Healing {
+    /// What was done since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            retries: self.retries.saturating_sub(earlier.retries),
+            timeouts: self.timeouts.saturating_sub(earlier.timeouts),
+            ejections: self.ejections.saturating_sub(earlier.ejections),
+            recoveries: self.recoveries.saturating_sub(earlier.recoveries),
+        }
+    }
+}
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -60,6 +94,15 @@ pub struct Figures {
     pub before_canary: Window,
     /// After the route was shifted.
     pub canary: Window,
+    /// While a replica of catalog failed half of its requests and until it was let in again: answers, and what the
+    /// sidecars did.
+    pub flaky: (Window, Healing),
+    /// While that replica took longer than a try may.
+    pub slow: (Window, Healing),
+    /// Of a burst at the limited path: answered, refused, and anything else.
+    pub burst: (u64, u64, u64),
+    /// Over the whole run.
+    pub healing: Healing,
     /// From the kill of a replica of catalog on.
     pub replica: Window,
     /// Answers of the killed replica: before the kill, and after the kill had settled.
@@ -104,6 +147,9 @@ pub fn all(figures: &Figures) -> Vec<Check> {
         traffic(figures),
         mtls(figures),
         canary(figures),
+        flaky(figures),
+        slow(figures),
+        rate_limit(figures),
         replica(figures),
         rotation(figures),
         control_plane(figures),
@@ -137,6 +183,34 @@ fn canary(figures: &Figures) -> Check {
     let detail =
         format!("v2 share {:.3} before, {:.3} of {} after", before.v2_share(), after.v2_share(), after.requests);
     Check { name: "canary", ok, detail }
+}
+
+fn flaky(figures: &Figures) -> Check {
+    let (Window { requests, failed, .. }, healing) = figures.flaky;
+    let ok = requests > 0 && failed == 0 && healing.retries > 0 && healing.ejections > 0 && healing.recoveries > 0;
+    let detail = format!(
+        "{failed} of {requests} failed; {} retries, {} ejections, {} recoveries",
+        healing.retries, healing.ejections, healing.recoveries
+    );
+    Check { name: "flaky-replica", ok, detail }
+}
+
+fn slow(figures: &Figures) -> Check {
+    let (Window { requests, failed, .. }, healing) = figures.slow;
+    let ok = requests > 0 && failed == 0 && healing.timeouts > 0;
+    let detail =
+        format!("{failed} of {requests} failed; {} tries took too long and were made elsewhere", healing.timeouts);
+    Check { name: "slow-replica", ok, detail }
+}
+
+fn rate_limit(figures: &Figures) -> Check {
+    let (answered, limited, other) = figures.burst;
+    let ok = answered > 0 && limited > 0 && other == 0;
+    Check {
+        name: "rate-limit",
+        ok,
+        detail: format!("{answered} of a burst answered, {limited} refused with 429, {other} other"),
+    }
 }
 
 fn replica(figures: &Figures) -> Check {
@@ -190,6 +264,10 @@ mod tests {
             total: window(3000, 0, 400),
             before_canary: window(600, 0, 0),
             canary: window(2000, 0, 400),
+            flaky: (window(400, 0, 80), Healing { retries: 20, timeouts: 0, ejections: 1, recoveries: 1 }),
+            slow: (window(200, 0, 40), Healing { retries: 5, timeouts: 5, ejections: 1, recoveries: 0 }),
+            burst: (5, 15, 0),
+            healing: Healing { retries: 25, timeouts: 5, ejections: 2, recoveries: 1 },
             replica: window(1500, 0, 300),
             killed_replica: (300, 0),
             outage: window(200, 0, 40),
@@ -245,6 +323,29 @@ mod tests {
         breaks("canary", |f| f.canary = Window::default());
         breaks("canary", |f| f.before_canary.v2 = 1);
         breaks("canary", |f| f.before_canary.requests = 0);
+    }
+
+    #[test]
+    fn flaky_replica_fails_when_noticed_or_when_nothing_was_done_about_it() {
+        breaks("flaky-replica", |f| f.flaky.0.failed = 1);
+        breaks("flaky-replica", |f| f.flaky.0.requests = 0);
+        breaks("flaky-replica", |f| f.flaky.1.retries = 0);
+        breaks("flaky-replica", |f| f.flaky.1.ejections = 0);
+        breaks("flaky-replica", |f| f.flaky.1.recoveries = 0);
+    }
+
+    #[test]
+    fn slow_replica_fails_when_noticed_or_when_no_try_timed_out() {
+        breaks("slow-replica", |f| f.slow.0.failed = 1);
+        breaks("slow-replica", |f| f.slow.0.requests = 0);
+        breaks("slow-replica", |f| f.slow.1.timeouts = 0);
+    }
+
+    #[test]
+    fn rate_limit_fails_when_all_pass_none_pass_or_something_else_comes() {
+        breaks("rate-limit", |f| f.burst = (20, 0, 0));
+        breaks("rate-limit", |f| f.burst = (0, 20, 0));
+        breaks("rate-limit", |f| f.burst = (5, 14, 1));
     }
 
     #[test]

@@ -110,6 +110,21 @@ pub async fn probe(address: SocketAddr) -> bool {
     storefront(&Client::new(address, "storefront")).await.is_ok()
 }
 
+/// Sends `count` requests for `path` one after the other: how many were answered, refused with 429, and anything else.
+pub async fn burst(address: SocketAddr, path: &str, count: u32) -> (u64, u64, u64) {
+    let client = Client::new(address, "storefront");
+    let mut seen = (0, 0, 0);
+    for _ in 0..count {
+        let answer = timeout(TIMEOUT, client.call(Method::GET, path, Bytes::new())).await;
+        match answer.map(|answer| answer.map(|answer| answer.status().as_u16())) {
+            Ok(Ok(200)) => seen.0 += 1,
+            Ok(Ok(429)) => seen.1 += 1,
+            _ => seen.2 += 1,
+        }
+    }
+    seen
+}
+
 async fn storefront(client: &Client) -> Result<Value, String> {
     let call = timeout(TIMEOUT, client.call(Method::GET, "/", Bytes::new())).await;
     let response = call.map_err(|_| "no answer in 5 s".to_owned())?.map_err(|error| format!("{error:#}"))?;

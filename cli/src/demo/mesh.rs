@@ -12,11 +12,17 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
+use http::Method;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::process::CommandExt as _;
 
-use super::{checks::Edge, scrape};
+use super::{
+    checks::{Edge, Healing},
+    scrape,
+};
 use crate::client;
+use weft_examples::client::Client;
 
 /// Instances of services.
 pub const INSTANCES: usize = 7;
@@ -24,6 +30,10 @@ pub const INSTANCES: usize = 7;
 pub const PROXIES: usize = INSTANCES + 1;
 /// The replica of catalog that is killed.
 pub const KILLED: &str = "c2";
+/// The replica of catalog that fails and dawdles for a while.
+pub const FLAKY: &str = "c1";
+/// A path of the storefront with a rate limit of its own.
+pub const LIMITED: &str = "/limited";
 
 /// Short enough that a certificate rotates in the shortest run.
 const SVID_LIFETIME: &str = "8s";
@@ -42,6 +52,8 @@ const PLAN: [(&str, &str, &str, &str, &[&str]); INSTANCES] = [
 struct Process {
     name: String,
     replica: &'static str,
+    /// Where the app itself listens.
+    app: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     child: Child,
 }
@@ -81,6 +93,7 @@ impl Mesh {
     /// Starts everything.
     pub fn start(&mut self) -> anyhow::Result<()> {
         write(&self.dir.join("resources/services.yaml"), &services())?;
+        write(&self.dir.join("resources/policies.yaml"), POLICIES)?;
         self.route(0)?;
         self.start_control_plane()?;
         for (name, version, replica, protocol, upstreams) in PLAN {
@@ -93,7 +106,8 @@ impl Mesh {
             }
             args.extend(["--".to_owned(), program()?]);
             args.extend(words(&format!("demo-service {name} --listen {app} --version {version} --replica {replica}")));
-            let process = self.spawn(name, replica, Some(admin), &args)?;
+            let mut process = self.spawn(name, replica, Some(admin), &args)?;
+            process.app = Some(app);
             self.processes.push(process);
         }
         let [admin] = free_addresses()?;
@@ -131,6 +145,16 @@ impl Mesh {
         Ok(())
     }
 
+    /// Makes one replica of catalog answer 503 to a share of its requests, and take this long for each.
+    pub async fn misbehave(&self, fail_percent: u8, delay_ms: u16) -> anyhow::Result<()> {
+        let flaky = self.processes.iter().find(|process| process.replica == FLAKY).and_then(|process| process.app);
+        let client = Client::new(flaky.context("replica is gone")?, "catalog");
+        let path = format!("/behave?fail_percent={fail_percent}&delay_ms={delay_ms}");
+        let answer = client.call(Method::POST, &path, Bytes::new()).await?;
+        anyhow::ensure!(answer.status().is_success(), "POST {path}: {}", answer.status());
+        Ok(())
+    }
+
     /// Sends `percent` of catalog's requests to v2.
     pub fn route(&self, percent: u8) -> anyhow::Result<()> {
         // Renamed into place, so that no half-written file is read.
@@ -159,15 +183,20 @@ impl Mesh {
         rotations
     }
 
-    /// What every sidecar sent out, and the retries of all.
-    pub async fn edges(&self) -> (Vec<Edge>, u64) {
-        let (mut edges, mut retries) = (Vec::new(), 0);
+    /// What every sidecar sent out, and what it did about failures.
+    pub async fn edges(&self) -> (Vec<Edge>, Healing) {
+        let (mut edges, mut healing) = (Vec::new(), Healing::default());
         for process in &self.processes {
             let text = metrics(process).await;
             edges.extend(scrape::edges(&text, &process.name));
-            retries += scrape::sum(&text, "weft_upstream_retries_total");
+            healing += scrape::healing(&text);
         }
-        (edges, retries)
+        (edges, healing)
+    }
+
+    /// What all sidecars have done about failures so far.
+    pub async fn healing(&self) -> Healing {
+        self.edges().await.1
     }
 
     /// Keeps the directory and says where the logs are.
@@ -205,7 +234,7 @@ impl Mesh {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {name}"))?;
-        Ok(Process { name: name.to_owned(), replica, admin, child })
+        Ok(Process { name: name.to_owned(), replica, app: None, admin, child })
     }
 }
 
@@ -289,6 +318,8 @@ fn services() -> String {
     };
     all.map(one).join("---\n")
 }
+
+const POLICIES: &str = include_str!("policies.yaml");
 
 fn route(percent: u8) -> String {
     let stable = 100 - percent.min(100);

@@ -24,6 +24,9 @@ pub struct Report {
     mtls_share: f64,
     canary_share: f64,
     retries: u64,
+    ejections: u64,
+    recoveries: u64,
+    rate_limited: u64,
     proxies: usize,
     synced: usize,
     checks: Vec<Check>,
@@ -35,7 +38,7 @@ pub struct Report {
 
 impl Report {
     /// Judges the figures.
-    pub fn new(figures: &Figures, load: &Load, retries: u64) -> Self {
+    pub fn new(figures: &Figures, load: &Load) -> Self {
         Self {
             requests: figures.total.requests,
             failed: figures.total.failed,
@@ -43,7 +46,10 @@ impl Report {
             p99_ms: load.percentile_ms(99),
             mtls_share: figures.mtls_share(),
             canary_share: figures.canary.v2_share(),
-            retries,
+            retries: figures.healing.retries,
+            ejections: figures.healing.ejections,
+            recoveries: figures.healing.recoveries,
+            rate_limited: figures.burst.1,
             proxies: figures.proxies,
             synced: figures.synced,
             checks: checks::all(figures),
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_json_report_has_exactly_the_agreed_fields() {
-        let report = Report::new(&Figures::default(), &Load::default(), 3);
+        let report = Report::new(&Figures::default(), &Load::default());
         let value = serde_json::to_value(&report).unwrap();
         let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
@@ -150,6 +156,9 @@ mod tests {
             "mtls_share",
             "canary_share",
             "retries",
+            "ejections",
+            "recoveries",
+            "rate_limited",
             "proxies",
             "synced",
             "checks",
@@ -161,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_report_of_nothing_is_not_ok() {
-        let report = Report::new(&Figures::default(), &Load::default(), 0);
+        let report = Report::new(&Figures::default(), &Load::default());
         assert!(!report.ok());
         assert!(report.text().contains("FAILED  traffic"));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::checks::Edge;
+use super::checks::{Edge, Healing};
 
 /// One sample: name, labels, value.
 struct Sample<'a> {
@@ -14,6 +14,26 @@ struct Sample<'a> {
 /// The sum over all series of `name`.
 pub fn sum(text: &str, name: &str) -> u64 {
     samples(text).filter(|sample| sample.name == name).map(|sample| sample.value).sum()
+}
+
+/// What one sidecar did about failures.
+pub fn healing(text: &str) -> Healing {
+    let mut healing = Healing { retries: sum(text, "weft_upstream_retries_total"), ..Healing::default() };
+    for sample in samples(text) {
+        let labels = |name: &str, value: &str| label(sample.labels, name) == Some(value);
+        match sample.name {
+            "weft_upstream_retries_total" if labels("reason", "try_timeout") => healing.timeouts += sample.value,
+            "weft_circuit_transitions_total" if labels("scope", "endpoint") && labels("cause", "probe_failed") => {}
+            "weft_circuit_transitions_total" if labels("scope", "endpoint") && labels("to", "open") => {
+                healing.ejections += sample.value;
+            }
+            "weft_circuit_transitions_total" if labels("scope", "endpoint") && labels("to", "closed") => {
+                healing.recoveries += sample.value;
+            }
+            _ => {}
+        }
+    }
+    healing
 }
 
 /// What the sidecar of `from` sent out, by service.
@@ -83,6 +103,19 @@ weft_cert_rotations_total 4
     fn outbound_series_become_edges() {
         let edge = |to: &str, total, mtls| Edge { from: "a".into(), to: to.into(), total, mtls };
         assert_eq!(edges(TEXT, "a"), [edge("catalog", 10, 8), edge("ledger", 3, 3)]);
+    }
+
+    #[test]
+    fn ejections_and_recoveries_are_those_of_endpoints() {
+        let text = r#"weft_upstream_retries_total{target="a",reason="status"} 7
+weft_upstream_retries_total{target="a",reason="try_timeout"} 2
+weft_circuit_transitions_total{target="a",scope="endpoint",to="open",cause="success_share"} 2
+weft_circuit_transitions_total{target="a",scope="endpoint",to="open",cause="probe_failed"} 5
+weft_circuit_transitions_total{target="a",scope="endpoint",to="half_open",cause="probe"} 6
+weft_circuit_transitions_total{target="a",scope="endpoint",to="closed",cause="probe_succeeded"} 1
+weft_circuit_transitions_total{target="a",scope="service",to="open",cause="consecutive_failures"} 9
+"#;
+        assert_eq!(healing(text), Healing { retries: 9, timeouts: 2, ejections: 2, recoveries: 1 });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
     fmt::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -49,9 +49,18 @@ impl Caller {
     /// The user that runs this process: only `--dev`, on loopback, is served without a token.
     #[must_use]
     pub fn local() -> Self {
-        let user = std::env::var("USER").ok().filter(|user| !user.is_empty());
-        let name = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-        Self { name, role: Role::Admin, namespace: None }
+        static NAME: OnceLock<String> = OnceLock::new();
+        let name = NAME.get_or_init(|| {
+            let uid = rustix::process::getuid().as_raw();
+            let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            // A user of a directory service is not in the file: the environment may know the name.
+            let variable = std::env::var("USER").ok().filter(|user| !user.is_empty());
+            match user_name(&users, uid).map(str::to_owned).or(variable) {
+                Some(user) => format!("{user} (uid {uid})"),
+                None => format!("uid {uid}"),
+            }
+        });
+        Self { name: name.clone(), role: Role::Admin, namespace: None }
     }
 
     /// Whether it may look into this namespace.
@@ -63,6 +72,15 @@ impl Caller {
     fn of(token: &Token) -> Self {
         Self { name: token.name.clone(), role: token.role, namespace: token.namespace.clone() }
     }
+}
+
+/// The name of a user in the text of a passwd file.
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+        (number.parse() == Ok(uid) && !name.is_empty()).then_some(name)
+    })
 }
 
 /// Where a request comes from: an extension of it, set by what accepts connections.

@@ -1,30 +1,29 @@
 //! `GET /weft/v1/explain?method=GET&url=http://catalog/items&from=NAMESPACE[/WORKLOAD]&header=NAME:VALUE...`
 
+use std::time::SystemTime;
+
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::ApiState;
+use super::{ApiState, status::ApiError};
 use crate::explain::{self, ExplainError, Question};
 
 /// Answers which rule a request would follow.
-pub async fn get(
-    State(state): State<ApiState>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
-    let refuse = |status: StatusCode, message: String| (status, Json(json!({ "message": message })));
-    let question =
-        question(query.as_deref().unwrap_or_default()).map_err(|error| refuse(StatusCode::BAD_REQUEST, error))?;
-    let view = state.view.borrow().clone();
-    explain::explain(&view, &question).map(Json).map_err(|error| {
-        let status = match error {
-            ExplainError::BadRequest(_) => StatusCode::BAD_REQUEST,
-            ExplainError::NoService { .. } | ExplainError::NoPort { .. } => StatusCode::NOT_FOUND,
-        };
-        refuse(status, error.to_string())
+pub async fn get(State(state): State<ApiState>, RawQuery(query): RawQuery) -> Result<Json<Value>, ApiError> {
+    let question = question(query.as_deref().unwrap_or_default()).map_err(ApiError::bad_request)?;
+    let view = state.pushed.view.borrow().clone();
+    let resources = Arc::clone(&state.pushed.resources.borrow().resources);
+    explain::explain(&view, &resources, &question).map(Json).map_err(|error| match error {
+        ExplainError::BadRequest(_) => ApiError::bad_request(error.to_string()),
+        ExplainError::NoService { .. } | ExplainError::NoPort { .. } => {
+            ApiError::new(StatusCode::NOT_FOUND, "NotFound", error.to_string())
+        }
     })
 }
 
@@ -34,6 +33,7 @@ fn question(query: &str) -> Result<Question, String> {
         url: Uri::default(),
         namespace: "default".to_owned(),
         headers: HeaderMap::new(),
+        now: SystemTime::now(),
     };
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let wrong = |why: &str| format!("{name}={value}: {why}");

@@ -24,6 +24,8 @@ use crate::store::{Action, AppendError, Batch, Event, Expect, HistoryFilter, Key
 
 /// Most events of one answer.
 const MAX_EVENTS: usize = 1000;
+/// Bytes of objects after which an answer ends.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// How often a rollback is made anew when others were faster.
 const ATTEMPTS: usize = 16;
 
@@ -37,9 +39,11 @@ pub struct HistoryQuery {
     limit: Option<usize>,
     before: Option<u64>,
     objects: Option<bool>,
+    statuses: Option<bool>,
 }
 
-/// GET `/weft/v1/history`: past events, newest first. `kind` is any name of a kind, `objects=true` adds the objects.
+/// GET `/weft/v1/history`: past events, newest first. `kind` is any name of a kind, `objects=true` adds the objects (and
+/// ends the page after [`PAGE_BYTES`] of them), `statuses=false` leaves out what the control plane writes into statuses.
 pub async fn history(
     State(state): State<ApiState>,
     query: Result<Query<HistoryQuery>, axum::extract::rejection::QueryRejection>,
@@ -52,22 +56,24 @@ pub async fn history(
         Ok(kind) => kind,
         Err(error) => return error.into_response(),
     };
-    let limit = query.limit.unwrap_or(100).clamp(1, MAX_EVENTS);
+    let with = query.objects.unwrap_or(false);
+    // What is written meanwhile is newer than the revision that the answer is of.
+    let head = state.store.head();
+    let beyond = head.revision.saturating_add(1);
     let filter = HistoryFilter {
         kind: kind.map(str::to_owned),
         namespace: query.namespace,
         name: query.name,
-        before_revision: query.before,
-        limit,
+        before_revision: Some(query.before.map_or(beyond, |before| before.min(beyond))),
+        limit: query.limit.unwrap_or(100).clamp(1, MAX_EVENTS),
+        statuses: query.statuses.unwrap_or(true),
+        objects: with.then_some(PAGE_BYTES),
     };
     let Ok(_permit) = state.log_reads.try_acquire() else { return busy().into_response() };
     match state.store.history(filter).await {
-        Ok(events) => {
-            let next =
-                events.last().filter(|last| events.len() == limit && last.revision > 1).map(|last| last.revision);
-            let with = query.objects.unwrap_or(false);
-            let items: Vec<Value> = events.iter().map(|event| event_json(event, with)).collect();
-            let head = state.store.head();
+        Ok(past) => {
+            let next = past.events.last().filter(|_| past.more).map(|last| last.revision);
+            let items: Vec<Value> = past.events.iter().map(|event| event_json(event, with)).collect();
             Json(json!({ "revision": head.revision, "head": head.to_string(), "items": items, "nextBefore": next }))
                 .into_response()
         }
@@ -184,6 +190,7 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     let writes = loop {
         let present = state.store.snapshot();
         let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), Timestamp::now());
+        still_valid(revision, &writes)?;
         if wanted.dry_run || writes.is_empty() {
             break writes;
         }
@@ -199,6 +206,28 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     Ok(json!({
         "toRevision": revision, "revision": state.store.revision(), "dryRun": wanted.dry_run, "items": items,
     }))
+}
+
+/// What was valid once may break the rules of this version: all that does is named, and nothing is restored.
+fn still_valid(revision: u64, writes: &[Write]) -> Result<(), ApiError> {
+    let mut refused = Vec::new();
+    for (key, object) in writes.iter().filter_map(|write| Some((&write.key, write.object.as_ref()?))) {
+        if kinds::by_kind(&key.kind).is_none() {
+            refused.push(format!("{key}: this version of Weft does not know the kind"));
+            continue;
+        }
+        let loaded = crate::source::from_json(object);
+        let problems = loaded.unknown.iter().chain(&loaded.wrong);
+        refused.extend(problems.map(|problem| format!("{key}: {}", admit::warning(problem))));
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "revision {revision} has what is refused today, so nothing was restored: {}; restore the rest object by object",
+        refused.join("; ")
+    );
+    Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message))
 }
 
 fn write_json(write: &Write) -> Value {

@@ -97,7 +97,7 @@ pub static KINDS: &[Kind] = &[
         columns: columns::ENDPOINT_SLICE,
         ..core("EndpointSlice", "endpointslices", "endpointslice", &[])
     },
-    Kind { enforced: true, columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
+    Kind { columns: columns::HTTP_ROUTE, ..route("HTTPRoute", "httproutes", "httproute") },
     Kind { columns: columns::GRPC_ROUTE, ..route("GRPCRoute", "grpcroutes", "grpcroute") },
     Kind {
         status: StatusShape::None,
@@ -111,14 +111,26 @@ pub static KINDS: &[Kind] = &[
         columns: columns::WORKLOAD,
         ..weft("Workload", "workloads", "workload", &["wl"])
     },
-    Kind { columns: columns::TRAFFIC, ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"]) },
+    Kind {
+        enforced: true,
+        columns: columns::TRAFFIC,
+        ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"])
+    },
     Kind {
         columns: columns::AUTHORIZATION,
         ..weft("AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["authz"])
     },
     Kind { columns: columns::PEER, ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"]) },
-    Kind { columns: columns::POLICY, ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"]) },
-    Kind { columns: columns::POLICY, ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"]) },
+    Kind {
+        enforced: true,
+        columns: columns::POLICY,
+        ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"])
+    },
+    Kind {
+        enforced: true,
+        columns: columns::POLICY,
+        ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"])
+    },
     Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },
     Kind {
         columns: columns::POLICY,
@@ -143,7 +155,7 @@ const fn core(
 }
 
 const fn route(kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
-    Kind { group: GATEWAY, status: StatusShape::Parents, enforced: false, ..core(kind, plural, singular, &[]) }
+    Kind { group: GATEWAY, status: StatusShape::Parents, ..core(kind, plural, singular, &[]) }
 }
 
 const fn weft(

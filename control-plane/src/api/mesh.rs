@@ -7,24 +7,29 @@ use std::{
 
 use axum::{
     Json,
-    extract::{Extension, Query, State},
+    extract::{Extension, Query, State, rejection::QueryRejection},
     http::StatusCode,
 };
 use prost::Message;
 use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
-use super::{ApiState, Caller};
-use crate::push::{proxies::Proxy, stream::TypeStatus};
+use super::{ApiState, Caller, status::ApiError};
+use crate::push::{Reflected, proxies::Proxy, stream::TypeStatus};
 
-/// GET `/weft/v1/proxies`.
+/// GET `/weft/v1/proxies`: `storeRevision` is the last event of the store that what is pushed reflects, and that of an
+/// item the last one that the sidecar has acknowledged, or refused, all of. A write is in force everywhere when all of
+/// them have come to its revision.
 pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    // Before the rows: a sidecar is never said to be further than it is.
+    let pushed = *state.pushed.reflected.borrow();
     let rows = state.proxies.rows();
-    let items: Vec<Value> = rows.iter().filter(|row| caller.sees(&row.registration.namespace)).map(proxy).collect();
-    Json(json!({ "revision": state.view.borrow().revision, "items": items }))
+    let seen = rows.iter().filter(|row| caller.sees(&row.registration.namespace));
+    let items: Vec<Value> = seen.map(|row| proxy(row, pushed)).collect();
+    Json(json!({ "revision": state.pushed.view.borrow().revision, "storeRevision": pushed.store, "items": items }))
 }
 
-fn proxy(proxy: &Proxy) -> Value {
+fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
     let types: Vec<Value> = proxy.types.iter().map(type_status).collect();
     json!({
         "name": proxy.registration.name,
@@ -36,6 +41,7 @@ fn proxy(proxy: &Proxy) -> Value {
         "healthy": proxy.registration.healthy,
         "draining": proxy.registration.draining,
         "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
+        "storeRevision": proxy.store_revision(pushed),
         "types": types,
     })
 }
@@ -57,6 +63,7 @@ fn type_status(of: &TypeStatus) -> Value {
 
 /// Query of `/weft/v1/endpoints`.
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EndpointsQuery {
     service: Option<String>,
 }
@@ -65,11 +72,12 @@ pub struct EndpointsQuery {
 pub async fn endpoints(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Query(query): Query<EndpointsQuery>,
-) -> Json<Value> {
-    let view = Arc::clone(&state.view.borrow());
+    query: Result<Query<EndpointsQuery>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let view = Arc::clone(&state.pushed.view.borrow());
     let slices = view
-        .all(ResourceType::EndpointSlice)
+        .all(ResourceType::EndpointSlice, "")
         .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
     let seen = slices.filter(|slice| caller.sees(slice.service.split('/').next().unwrap_or_default()));
     let wanted = seen.filter(|slice| query.service.as_ref().is_none_or(|service| *service == slice.service));
@@ -84,12 +92,12 @@ pub async fn endpoints(
             })
         })
         .collect();
-    Json(json!({ "items": items }))
+    Ok(Json(json!({ "items": items })))
 }
 
 /// GET `/weft/v1/resources/errors`.
 pub async fn errors(State(state): State<ApiState>) -> Json<Value> {
-    let problems = state.problems.lock().unwrap_or_else(PoisonError::into_inner);
+    let problems = state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner);
     Json(json!({ "items": *problems }))
 }
 
@@ -107,8 +115,10 @@ pub async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) 
 /// GET `/metrics`.
 pub async fn metrics(State(state): State<ApiState>) -> String {
     let connected = state.proxies.rows().len();
-    let (revision, problems) =
-        (state.view.borrow().revision, state.problems.lock().unwrap_or_else(PoisonError::into_inner).len());
+    let (revision, problems) = (
+        state.pushed.view.borrow().revision,
+        state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner).len(),
+    );
     let stopped = u8::from(state.store.stopped().is_some());
     let mut text = format!(
         "# HELP weft_store_stopped Whether the store takes no writes until a restart.\n# TYPE weft_store_stopped gauge\nweft_store_stopped {stopped}\n\

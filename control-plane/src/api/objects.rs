@@ -8,11 +8,11 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    ApiState, Caller, body,
-    respond::{Form, answer, shown},
+    ApiState, Caller, body, held,
+    respond::{self, Form, answer, shown},
     status::ApiError,
     target::{Options, Target},
     watch, write,
@@ -91,12 +91,13 @@ fn read(state: &ApiState, call: Call) -> Result<Response, ApiError> {
         return watch::start(state, call);
     }
     let Some(name) = &call.target.name else { return list(state, &call) };
-    let stored = state.store.get(&call.target.key(name)).ok_or_else(|| ApiError::not_found(call.target.kind, name))?;
+    let stored = state.held(&call.target.key(name)).ok_or_else(|| ApiError::not_found(call.target.kind, name))?;
     let body = call.form.object(call.target.kind, shown(&stored), call.options.include);
     Ok(answer(StatusCode::OK, body, &[]))
 }
 
 fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&state.lists).try_acquire_owned().map_err(|_| ApiError::too_many("lists"))?;
     let (kind, options) = (call.target.kind, &call.options);
     let (objects, after) = match &options.continue_at {
         Some(token) => resume(state, token)?,
@@ -112,8 +113,9 @@ fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
         return Err(ApiError::expired(message));
     }
     let namespace = call.target.namespace.as_deref();
-    let matching: Vec<&Arc<Stored>> = objects
-        .list(kind.kind, namespace)
+    let files = Arc::clone(&state.files.borrow());
+    let matching: Vec<&Arc<Stored>> = held::list(&objects, &files, kind.kind, namespace)
+        .into_iter()
         .filter(|stored| after.as_ref().is_none_or(|after| stored.key > *after))
         .filter(|stored| options.selector.matches(&stored.object))
         .collect();
@@ -124,8 +126,7 @@ fn list(state: &ApiState, call: &Call) -> Result<Response, ApiError> {
         metadata["remainingItemCount"] = (matching.len() - page).into();
         state.pages.keep(&objects);
     }
-    let items: Vec<Value> = matching[..page].iter().map(|stored| shown(stored)).collect();
-    Ok(answer(StatusCode::OK, call.form.list(kind, items, &metadata, options.include), &[]))
+    Ok(respond::at_leisure(call.form.list(kind, &matching[..page], &metadata, options.include), permit))
 }
 
 /// States that unfinished lists are read from, so that their pages fit together. Cheap: states share structure.

@@ -1,12 +1,21 @@
 //! Objects and lists in the form that a request accepts: JSON, Table or PartialObjectMetadata, with warnings.
 
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
 use axum::{
     Json,
+    body::{Body, Bytes},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use k8s_openapi::jiff::Timestamp;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     kinds::Kind,
@@ -14,6 +23,11 @@ use super::{
     table::{self, Include},
 };
 use crate::store::{Revision, Stored};
+
+/// What is handed to a client at a time of a large answer.
+const PART: usize = 64 * 1024;
+/// How long a client may take nothing of it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,33 +74,88 @@ impl Form {
     pub fn object(self, kind: &Kind, object: Value, include: Include) -> Value {
         match self {
             Self::Json => object,
-            Self::Metadata => partial(&object),
+            Self::Metadata => partial(object["metadata"].clone()),
             Self::Table => {
                 let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-                table::table(kind, &[object], &metadata, include, Timestamp::now())
+                let own = object["metadata"].clone();
+                table::table(kind, [(&object, own)].into_iter(), &metadata, include, Timestamp::now())
             }
         }
     }
 
-    /// A list in this form.
+    /// A list in this form, as JSON text: it is written from the objects as they are, without a copy of them.
     #[must_use]
-    pub fn list(self, kind: &Kind, objects: Vec<Value>, metadata: &Value, include: Include) -> Value {
-        match self {
-            Self::Json => json!({
-                "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
-                "metadata": metadata, "items": objects,
+    pub fn list(self, kind: &Kind, objects: &[&Arc<Stored>], metadata: &Value, include: Include) -> Vec<u8> {
+        let shown = || objects.iter().map(|stored| Shown::of(stored));
+        let text = match self {
+            Self::Json => serde_json::to_vec(&List {
+                kind: &format!("{}List", kind.kind),
+                api_version: &kind.api_version(),
+                metadata,
+                items: shown().collect::<Vec<_>>(),
             }),
-            Self::Metadata => json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata, "items": objects.iter().map(partial).collect::<Vec<_>>(),
+            Self::Metadata => serde_json::to_vec(&List {
+                kind: "PartialObjectMetadataList",
+                api_version: "meta.k8s.io/v1",
+                metadata,
+                items: shown().map(|object| partial(object.metadata())).collect::<Vec<_>>(),
             }),
-            Self::Table => table::table(kind, &objects, metadata, include, Timestamp::now()),
-        }
+            Self::Table => {
+                let objects = objects.iter().map(|stored| (&*stored.object, Shown::of(stored).metadata()));
+                serde_json::to_vec(&table::table(kind, objects, metadata, include, Timestamp::now()))
+            }
+        };
+        // Maps with keys of text into memory: nothing of this can fail.
+        text.unwrap_or_default()
     }
 }
 
-fn partial(object: &Value) -> Value {
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a, T> {
+    kind: &'a str,
+    api_version: &'a str,
+    metadata: &'a Value,
+    items: Vec<T>,
+}
+
+/// An object with its resourceVersion, which the store keeps beside it.
+struct Shown<'a> {
+    object: &'a Value,
+    revision: Revision,
+}
+
+fn partial(metadata: Value) -> Value {
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+}
+
+impl<'a> Shown<'a> {
+    fn of(stored: &'a Stored) -> Self {
+        Self { object: &stored.object, revision: stored.revision }
+    }
+
+    fn metadata(&self) -> Value {
+        let mut metadata = self.object["metadata"].clone();
+        if let Some(fields) = metadata.as_object_mut() {
+            fields.insert("resourceVersion".into(), self.revision.to_string().into());
+        }
+        metadata
+    }
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some(fields) = self.object.as_object() else { return self.object.serialize(serializer) };
+        let mut map = serializer.serialize_map(Some(fields.len()))?;
+        for (name, value) in fields {
+            if name == "metadata" {
+                map.serialize_entry(name, &self.metadata())?;
+            } else {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        map.end()
+    }
 }
 
 /// The object as clients see it: with its resourceVersion, which the store keeps beside it.
@@ -102,6 +171,36 @@ pub fn with_version(mut object: Value, revision: Revision) -> Value {
         metadata.insert("resourceVersion".into(), revision.to_string().into());
     }
     object
+}
+
+/// JSON text as an answer.
+#[must_use]
+pub fn json(text: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// The same for a text that may be large: the permit is kept until the client has taken it. One that takes nothing for
+/// [`PATIENCE`] is left.
+#[must_use]
+pub fn at_leisure(text: Vec<u8>, permit: OwnedSemaphorePermit) -> Response {
+    if text.len() <= PART {
+        return json(text);
+    }
+    let length = text.len();
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
+    tokio::spawn(async move {
+        let mut rest = Bytes::from(text);
+        while !rest.is_empty() {
+            let part = rest.split_to(PART.min(rest.len()));
+            match timeout(PATIENCE, sender.send(Ok(part))).await {
+                Ok(Ok(())) => {}
+                _ => break,
+            }
+        }
+        drop(permit);
+    });
+    let headers = [(header::CONTENT_TYPE, "application/json".to_owned()), (header::CONTENT_LENGTH, length.to_string())];
+    (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
 /// An answer with `Warning` headers (RFC 9111's old code 299, as Kubernetes uses it).

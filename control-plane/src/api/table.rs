@@ -32,10 +32,16 @@ impl Include {
     }
 }
 
-/// A table of these objects.
+/// A table of these objects, each with its metadata as clients see it.
 #[must_use]
-pub fn table(kind: &Kind, objects: &[Value], metadata: &Value, include: Include, now: Timestamp) -> Value {
-    let rows: Vec<Value> = objects.iter().map(|object| row(kind, object, include, now)).collect();
+pub fn table<'a>(
+    kind: &Kind,
+    objects: impl Iterator<Item = (&'a Value, Value)>,
+    metadata: &Value,
+    include: Include,
+    now: Timestamp,
+) -> Value {
+    let rows: Vec<Value> = objects.map(|(object, own)| row(kind, object, own, include, now)).collect();
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions(kind), "rows": rows,
@@ -60,8 +66,7 @@ fn wide(kind: &Kind) -> impl Iterator<Item = &'static Column> {
     kind.columns.iter().filter(|column| column.wide)
 }
 
-fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
-    let metadata = &object["metadata"];
+fn row(kind: &Kind, object: &Value, metadata: Value, include: Include, now: Timestamp) -> Value {
     let mut cells = vec![metadata["name"].clone()];
     cells.extend(narrow(kind).map(|column| (column.value)(object).into()));
     cells.push(age(metadata["creationTimestamp"].as_str(), now).into());
@@ -69,7 +74,10 @@ fn row(kind: &Kind, object: &Value, include: Include, now: Timestamp) -> Value {
     let mut row = json!({ "cells": cells });
     match include {
         Include::None => {}
-        Include::Object => row["object"] = object.clone(),
+        Include::Object => {
+            row["object"] = object.clone();
+            row["object"]["metadata"] = metadata;
+        }
         Include::Metadata => {
             row["object"] =
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
@@ -109,7 +117,9 @@ mod tests {
 
     fn cells(kind: &str, object: &Value) -> Vec<(String, String)> {
         let now = "2026-01-01T01:00:00Z".parse().expect("a time");
-        let table = table(by_kind(kind).expect("known"), std::slice::from_ref(object), &json!({}), Include::None, now);
+        let own = object["metadata"].clone();
+        let objects = [(object, own)].into_iter();
+        let table = table(by_kind(kind).expect("known"), objects, &json!({}), Include::None, now);
         let names = table["columnDefinitions"].as_array().expect("columns").iter();
         let cells = table["rows"][0]["cells"].as_array().expect("cells").iter();
         names

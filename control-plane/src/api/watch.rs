@@ -1,6 +1,7 @@
-//! Watches: the log as one kind of object, one JSON document per line, for as long as the client stays.
+//! Watches: the log as one kind of object, one JSON document per line, for as long as the client stays. Objects of the
+//! resource directory join in: their changes are no events, and have the revision of the last one.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -9,18 +10,21 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc, watch as channel},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    ApiState,
+    ApiState, held,
     objects::Call,
     respond::{shown, with_version},
     status::ApiError,
 };
-use crate::store::{Event, Revision, Stored, Watcher};
+use crate::{
+    source::Files,
+    store::{Event, Key, Revision, State, Stored, Watcher},
+};
 
 /// How long a watch lasts that does not say.
 const DEFAULT_TIMEOUT: u64 = 3600;
@@ -44,18 +48,21 @@ pub fn start(state: &ApiState, mut call: Call) -> Result<Response, ApiError> {
     let initial = options.send_initial_events.unwrap_or(from.is_none());
     let snapshot = state.store.snapshot();
     let after = if initial { snapshot.revision() } else { from.unwrap_or_else(|| snapshot.revision()) };
+    let mut files = state.files.clone();
+    let known = Arc::clone(&files.borrow_and_update());
     // Shared with all other watches: what waits for a slow client is no copy.
     let mut present = Vec::new();
     if initial {
-        let all = snapshot.list(call.target.kind.kind, call.target.namespace.as_deref());
-        present.extend(all.filter(|stored| selected(&call, Some(&stored.object))).cloned());
+        let all = held::list(&snapshot, &known, call.target.kind.kind, call.target.namespace.as_deref());
+        present.extend(all.into_iter().filter(|stored| selected(&call, Some(&stored.object))).cloned());
     }
     let events = state.store.watch(after).map_err(|error| ApiError::expired(error.to_string()));
     // The headers of the request are no longer of use, and may be large.
     call.headers.clear();
     let (sender, receiver) = mpsc::channel(WAITING);
     let until = Instant::now() + Duration::from_secs(seconds);
-    let following = Following { call, sender, after, until, _permit: permit };
+    let files = FromFiles { files: Some(files), known, objects: state.store.state() };
+    let following = Following { call, sender, after, until, files, _permit: permit };
     tokio::spawn(following.run(present, events));
     let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -66,7 +73,50 @@ struct Following {
     sender: mpsc::Sender<Result<Bytes, Infallible>>,
     after: Revision,
     until: Instant,
+    files: FromFiles,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The objects of the resource directory, as the client knows them and as they become.
+struct FromFiles {
+    /// None once they change no more.
+    files: Option<channel::Receiver<Arc<Files>>>,
+    known: Arc<Files>,
+    /// What appears again when a file lets go of it.
+    objects: channel::Receiver<Arc<State>>,
+}
+
+impl FromFiles {
+    async fn changed(&mut self) {
+        if let Some(files) = &mut self.files
+            && files.changed().await.is_ok()
+        {
+            return;
+        }
+        self.files = None;
+        std::future::pending().await
+    }
+
+    /// What their change is to this watch.
+    fn lines(&mut self, call: &Call, after: Revision) -> Vec<Bytes> {
+        let Some(files) = &mut self.files else { return Vec::new() };
+        let new = Arc::clone(&files.borrow_and_update());
+        let old = std::mem::replace(&mut self.known, Arc::clone(&new));
+        let (kind, namespace) = (call.target.kind.kind, call.target.namespace.as_deref());
+        let keys: BTreeSet<&Key> =
+            old.list(kind, namespace).chain(new.list(kind, namespace)).map(|stored| &stored.key).collect();
+        let objects = self.objects.borrow();
+        let held = |files: &Files, key: &Key| files.get(key).or_else(|| objects.get(key)).cloned();
+        let changes = keys.into_iter().filter_map(|key| {
+            let (before, now) = (held(&old, key), held(&new, key));
+            if before.as_ref().map(|stored| &stored.object) == now.as_ref().map(|stored| &stored.object) {
+                return None;
+            }
+            let (name, object) = told(call, before.as_ref().map(|s| &s.object), now.as_ref().map(|s| &s.object))?;
+            Some(line(call, name, with_version((**object).clone(), after)))
+        });
+        changes.collect()
+    }
 }
 
 impl Following {
@@ -80,7 +130,7 @@ impl Following {
             }
         };
         for stored in present {
-            if self.send(line(&self.call, "ADDED", shown(&stored))).await.is_err() {
+            if self.send(line(&self.call, "ADDED", at(&stored, self.after))).await.is_err() {
                 return;
             }
         }
@@ -96,7 +146,8 @@ impl Following {
                 event = events.next() => match event {
                     Some(event) => {
                         self.after = event.revision;
-                        change(&self.call, &event)
+                        // A file has one of this name: nothing of the store's is seen.
+                        if self.files.known.get(&event.key).is_some() { None } else { change(&self.call, &event) }
                     }
                     None => {
                         if let Some(failure) = events.failure() {
@@ -107,6 +158,14 @@ impl Following {
                         return;
                     }
                 },
+                () = self.files.changed() => {
+                    for line in self.files.lines(&self.call, self.after) {
+                        if self.send(line).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
                 _ = bookmarks.tick(), if self.call.options.bookmarks => Some(bookmark(&self.call, self.after, false)),
                 () = sleep_until(self.until) => {
                     if self.call.options.bookmarks {
@@ -146,17 +205,28 @@ fn change(call: &Call, event: &Event) -> Option<Bytes> {
     if !wanted {
         return None;
     }
-    let before = event.before.as_ref().map(|before| &before.object);
-    let after = event.object.as_ref();
+    let (name, object) = told(call, event.before.as_ref().map(|before| &before.object), event.object.as_ref())?;
+    Some(line(call, name, with_version((**object).clone(), event.revision)))
+}
+
+fn told<'a>(
+    call: &Call,
+    before: Option<&'a Arc<Value>>,
+    after: Option<&'a Arc<Value>>,
+) -> Option<(&'static str, &'a Arc<Value>)> {
     let was = selected(call, before.map(AsRef::as_ref));
     let is = selected(call, after.map(AsRef::as_ref));
-    let (name, object) = match (was, is) {
+    Some(match (was, is) {
         (false, false) => return None,
-        (false, true) => ("ADDED", after),
-        (true, true) => ("MODIFIED", after),
-        (true, false) => ("DELETED", before),
-    };
-    Some(line(call, name, with_version((**object?).clone(), event.revision)))
+        (false, true) => ("ADDED", after?),
+        (true, true) => ("MODIFIED", after?),
+        (true, false) => ("DELETED", before?),
+    })
+}
+
+/// The object at its revision; one of a file is as of `after`.
+fn at(stored: &Stored, after: Revision) -> Value {
+    if stored.revision == 0 { with_version((*stored.object).clone(), after) } else { shown(stored) }
 }
 
 fn line(call: &Call, name: &str, object: Value) -> Bytes {

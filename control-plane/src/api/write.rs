@@ -10,7 +10,7 @@ use super::{
     body,
     objects::{Call, parse_body},
     patch::{self, PatchError},
-    respond::{answer, shown, with_version},
+    respond::{self, answer, shown, with_version},
     status::{ApiError, MODIFIED},
     warnings,
 };
@@ -36,6 +36,7 @@ pub async fn create(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
     let object = admitted.object;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let key = target.key(&name);
+    state.refuse_file(target.kind, &key)?;
     if state.store.get(&key).is_some() {
         return Err(ApiError::exists(target.kind, &name));
     }
@@ -113,6 +114,7 @@ async fn modify(
     let (target, options) = (&call.target, &call.options);
     let (kind, name) = (target.kind, target.name());
     let key = target.key(name);
+    state.refuse_file(kind, &key)?;
     for _ in 0..ATTEMPTS {
         let old = state.store.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
         let changed = change(shown(&old))?;
@@ -205,6 +207,13 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
     let wanted = delete_options(call, bytes)?;
     let (kind, name) = (call.target.kind, call.target.name());
     let key = call.target.key(name);
+    // One of the store that a file hides may go.
+    let hidden = state.files.borrow().place(&key).map(str::to_owned);
+    if state.store.get(&key).is_none() {
+        state.refuse_file(kind, &key)?;
+    }
+    let warnings: Vec<String> =
+        hidden.map(|place| format!("the object of {place} is still there: remove it there")).into_iter().collect();
     for _ in 0..ATTEMPTS {
         let old = state.store.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
         let uid = old.object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -239,7 +248,7 @@ pub async fn delete(state: &ApiState, call: &Call, bytes: &[u8]) -> Result<Respo
             _ if kind.returns_deleted() => with_version((*old.object).clone(), revision),
             _ => deleted(call, uid, revision),
         };
-        return Ok(answer(StatusCode::OK, body, &[]));
+        return Ok(answer(StatusCode::OK, body, &warnings));
     }
     Err(ApiError::conflict(kind, name, MODIFIED))
 }
@@ -264,9 +273,9 @@ pub async fn delete_collection(state: &ApiState, call: &Call, bytes: &[u8]) -> R
                 Err(error) => return Err(ApiError::append(kind, "", &error)),
             }
         };
-        let items = chosen.iter().map(|stored| shown(stored)).collect();
         let metadata = json!({ "resourceVersion": revision.to_string() });
-        return Ok(answer(StatusCode::OK, call.form.list(kind, items, &metadata, call.options.include), &[]));
+        let chosen: Vec<_> = chosen.iter().collect();
+        return Ok(respond::json(call.form.list(kind, &chosen, &metadata, call.options.include)));
     }
     Err(ApiError::conflict(kind, "", MODIFIED))
 }

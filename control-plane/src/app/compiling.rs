@@ -15,17 +15,18 @@ use crate::{
         again::{Compiler, only_slices},
     },
     push::{
-        View,
+        Reflected, View,
         debounce::{Changes, Debounce},
     },
     registry,
-    source::{Problem, Resources, Source},
+    source::{Problem, Resources, Source, stored::Current},
+    store::Revision,
 };
 
 /// What is compiled, and where the result goes.
 pub struct Compiling {
     /// The resources as they change.
-    pub resources: watch::Receiver<Arc<Resources>>,
+    pub resources: watch::Receiver<Current>,
     /// They change no more.
     pub resources_ended: bool,
     /// Where their problems are; `None` without a directory.
@@ -36,6 +37,8 @@ pub struct Compiling {
     pub ca: Arc<Ca>,
     /// What the streams push.
     pub view: watch::Sender<Arc<View>>,
+    /// Which event of the store what is pushed reflects, also when that changed nothing.
+    pub reflected: watch::Sender<Reflected>,
     /// What the statuses of the store's objects are made from.
     pub found: watch::Sender<Arc<Found>>,
     /// Problems of the last compile, for the API.
@@ -49,7 +52,7 @@ impl Compiling {
             trust_domain: self.ca.trust_domain().into(),
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
         };
-        let bundle = Compiled { bytes: bundle.encode_to_vec().into(), aliases: Vec::new() };
+        let bundle = Compiled::from(bundle.encode_to_vec());
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
         let mut compiler = Compiler::new((key, bundle));
         let mut debounce = Debounce::default();
@@ -63,15 +66,30 @@ impl Compiling {
     }
 
     fn publish(&mut self, compiler: &mut Compiler) {
-        let resources = Arc::clone(&self.resources.borrow_and_update());
+        let Current { resources, revision } = self.resources.borrow_and_update().clone();
         let registered = Arc::clone(&self.registered.borrow_and_update());
-        let (output, found) = compiler.compile(&resources, &registered);
+        // Statuses are events too, and nothing is made of them.
+        if !compiler.holds(&resources, &registered) {
+            self.compiled(compiler, &resources, &registered, revision);
+        }
+        // After the view: nobody is told of an event that is not in what the streams see.
+        self.reflected.send_replace(Reflected { view: self.view.borrow().revision, store: revision });
+    }
+
+    fn compiled(
+        &self,
+        compiler: &mut Compiler,
+        resources: &Arc<Resources>,
+        registered: &registry::All,
+        revision: Revision,
+    ) {
+        let (output, found) = compiler.compile(resources, registered);
         self.found.send_if_modified(|told| {
             // Endpoints are in no status.
             let old = &told.resources;
-            let same = only_slices(old, &resources) && old.left_out == resources.left_out && told.problems == found;
+            let same = only_slices(old, resources) && old.left_out == resources.left_out && told.problems == found;
             if !same {
-                *told = Arc::new(Found { resources: Arc::clone(&resources), problems: found.to_vec() });
+                *told = Arc::new(Found { resources: Arc::clone(resources), problems: found.to_vec() });
             }
             !same
         });
@@ -82,7 +100,7 @@ impl Compiling {
         }
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = all;
         self.view.send_if_modified(|current| {
-            let next = current.next(output);
+            let next = current.next(output, revision);
             let changed = next.is_change();
             if changed {
                 *current = Arc::new(next);

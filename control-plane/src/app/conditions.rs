@@ -22,7 +22,7 @@ use crate::{
         proxies::Proxies,
     },
     source::{Problem, Resources},
-    store::{AppendError, Batch, Expect, Key, Revision, Store, Stored, Write},
+    store::{AppendError, Batch, Expect, Key, OWN_AUTHOR, Revision, STATUS, Store, Stored, Write},
 };
 
 /// `controllerName` of the entries that Weft writes.
@@ -33,8 +33,10 @@ const AT_ONCE: usize = 256;
 const ATTEMPTS: usize = 8;
 /// What sidecars refuse is written no more often: they must not fill the log, whatever they say.
 const PACE: Duration = Duration::from_secs(5);
-/// Statuses that could not be written are tried again after this.
-const RETRY: Duration = Duration::from_secs(5);
+/// Statuses that could not be written, as on a full disk, are tried again after this, and then after twice as long.
+const RETRY: Duration = Duration::from_secs(1);
+/// But never later.
+const MAX_RETRY: Duration = Duration::from_secs(60);
 
 /// What a compile found.
 #[derive(Default)]
@@ -60,6 +62,8 @@ pub struct Statuses {
     settled: BTreeMap<Key, (Verdict, Revision)>,
     /// When what could not be written is tried again.
     again: Option<Instant>,
+    /// How long to wait the next time.
+    retry: Duration,
 }
 
 impl Statuses {
@@ -68,7 +72,8 @@ impl Statuses {
     pub fn new(store: Store, found: watch::Receiver<Arc<Found>>, proxies: Proxies) -> Self {
         let (refusals, refused_next) = (proxies.refusals(), Instant::now());
         let (refused, settled) = (Refused::new(), BTreeMap::new());
-        Self { store, found, proxies, refusals, refused, refused_due: false, refused_next, settled, again: None }
+        let (refused_due, again, retry) = (false, None, RETRY);
+        Self { store, found, proxies, refusals, refused, refused_due, refused_next, settled, again, retry }
     }
 
     /// Writes for as long as there are compiles to come.
@@ -112,7 +117,10 @@ impl Statuses {
             tracing::warn!(statuses, %error, "statuses could not be written; trying again");
         }
         drop(writing);
-        self.again = failed.map(|_| Instant::now() + RETRY);
+        (self.again, self.retry) = match failed {
+            Some(_) => (Some(Instant::now() + self.retry), (self.retry * 2).min(MAX_RETRY)),
+            None => (None, RETRY),
+        };
         self.settled = settled;
     }
 }
@@ -160,7 +168,7 @@ async fn write(store: &Store, key: &Key, verdict: &Verdict) -> Result<Option<Rev
             return Ok(Some(stored.revision));
         };
         let write = Write { key: key.clone(), expect: Expect::Revision(stored.revision), object: Some(object) };
-        let batch = Batch { author: "weft".into(), reason: "status".into(), writes: vec![write] };
+        let batch = Batch { author: OWN_AUTHOR.into(), reason: STATUS.into(), writes: vec![write] };
         match store.append(batch).await {
             Ok(events) => return Ok(events.last().map(|event| event.revision)),
             // Somebody was faster, perhaps with another part of the status.

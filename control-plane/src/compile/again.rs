@@ -32,6 +32,13 @@ impl Compiler {
         Self { always, last: None }
     }
 
+    /// Whether these are what was compiled last.
+    #[must_use]
+    pub fn holds(&self, resources: &Arc<Resources>, registered: &Arc<Vec<Arc<Registered>>>) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|last| Arc::ptr_eq(&last.resources, resources) && Arc::ptr_eq(&last.registered, registered))
+    }
+
     /// What [`compile`] makes of these, and the resource that is always there.
     pub fn compile(
         &mut self,
@@ -182,7 +189,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
     #[test]
     fn compiling_again_makes_what_compiling_anew_makes() {
         let key = (ResourceType::TrustBundle, "weft.local".to_owned());
-        let always = Compiled { bytes: Vec::new().into(), aliases: Vec::new() };
+        let always = Compiled::from(Vec::new());
         let mut compiler = Compiler::new((key.clone(), always));
         let registered = Arc::default();
         let mesh = load(MESH);
@@ -215,5 +222,75 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
         new = old.clone();
         new.services.remove("default/a");
         assert!(!only_slices(&old, &new));
+    }
+
+    /// Objects that come, change and go; each is read once, so that it is shared for as long as it stays.
+    fn pool() -> Vec<Vec<Resources>> {
+        let policy = |kind: &str, name: &str, spec: &str| {
+            format!("apiVersion: weft.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+        };
+        let to_a = "targetRefs: [{kind: Service, name: a}]";
+        let traffic = |name, connections: u32| {
+            policy("TrafficPolicy", name, &format!("{to_a}, limits: {{connections: {connections}}}"))
+        };
+        let route = |timeout: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r}}\nspec: {{parentRefs: \
+                 [{{kind: Service, group: '', name: a}}], rules: [{{name: x, timeouts: {{request: {timeout}}}}}]}}\n"
+            )
+        };
+        let pool = [
+            vec![traffic("p", 1), traffic("p", 2)],
+            vec![traffic("q", 3)],
+            vec![policy("TrafficPolicy", "whole", "timeouts: {request: 1s, connect: 1s}")],
+            vec![policy("FaultInjection", "f", &format!("{to_a}, abort: {{reset: true}}"))],
+            vec![policy("RateLimitPolicy", "l", "targetRefs: [{kind: Service, name: picks}], limits: [{requests: 1}]")],
+            vec![
+                policy("MeshConfig", "default", "traffic: {retries: {attempts: 5}}"),
+                policy("MeshConfig", "default", "traffic: {connection: {maxStreams: 7}}"),
+            ],
+            vec![route("1s"), route("2s")],
+            vec![slice("a", 1), slice("a", 2)],
+            vec![slice("b", 3)],
+        ];
+        pool.iter().map(|variants| variants.iter().map(|text| load(text)).collect()).collect()
+    }
+
+    fn with(mut all: Resources, one: &Resources) -> Resources {
+        all.traffic_policies.extend(one.traffic_policies.clone());
+        all.fault_injections.extend(one.fault_injections.clone());
+        all.rate_limit_policies.extend(one.rate_limit_policies.clone());
+        all.mesh_configs.extend(one.mesh_configs.clone());
+        all.routes.extend(one.routes.clone());
+        all.endpoint_slices.extend(one.endpoint_slices.clone());
+        all
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_changes_compiling_again_makes_what_compiling_anew_makes(
+            steps in proptest::collection::vec(proptest::collection::vec(0usize..3, 9), 1..8),
+        ) {
+            let (mesh, pool) = (load(MESH), pool());
+            let key = (ResourceType::TrustBundle, "weft.local".to_owned());
+            let mut compiler = Compiler::new((key.clone(), Compiled::from(Vec::new())));
+            let registration = weft_proto::v1::Registration {
+                name: "w".into(),
+                namespace: "default".into(),
+                labels: [("app".into(), "w".into())].into(),
+                address: "127.0.0.9".into(),
+                ..Default::default()
+            };
+            let registered = Arc::new(vec![Arc::new(Registered { registration, spiffe_id: String::new() })]);
+            for step in steps {
+                // 0 is not there; the others are its variants.
+                let chosen = step.iter().zip(&pool).filter_map(|(choice, of)| of.get(choice.checked_sub(1)?));
+                let resources = Arc::new(chosen.fold(mesh.clone(), with));
+                let (output, problems) = compiler.compile(&resources, &registered);
+                let (mut anew, found) = compile(&resources, &registered);
+                anew.insert(key.clone(), output[&key].clone());
+                proptest::prop_assert_eq!((output, problems), (&anew, found.as_slice()));
+            }
+        }
     }
 }

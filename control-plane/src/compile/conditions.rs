@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use weft_proto::ResourceType;
 
-use super::{grpc, policies};
+use super::attached;
 use crate::{
     api::kinds,
-    source::{HasMetadata, Object, Origin, Problem, Reason, Resources},
+    source::{HasMetadata, Object, Origin, Problem, Reason, Resources, routes},
     store::Key,
 };
 
@@ -58,15 +58,14 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
     let judge = Judge::new(problems, refused);
     let mut found = Verdicts::new();
     for route in resources.routes.values() {
-        let parents = || route.value.spec.parent_refs.iter().flatten().map(|parent| (json(parent), parent.clone()));
+        let parents = || routes::http_parents(&route.value);
         judge.object(&mut found, "HTTPRoute", route, |own| judge.route("HTTPRoute", &route.namespace, own, parents()));
     }
     for route in resources.grpc_routes.values() {
-        let parents =
-            || route.value.spec.parent_refs.iter().flatten().map(|parent| (json(parent), grpc::parent(parent)));
+        let parents = || routes::grpc_parents(&route.value);
         judge.object(&mut found, "GRPCRoute", route, |own| judge.route("GRPCRoute", &route.namespace, own, parents()));
     }
-    for policy in policies::all(resources) {
+    for policy in attached::all(resources) {
         let of = (policy.namespace, policy.name, policy.metadata, policy.origin);
         judge.add(&mut found, policy.kind, of, |own| judge.policy(&policy, own));
     }
@@ -155,17 +154,11 @@ impl<'a> Judge<'a> {
         found.insert(key, Verdict { of, conditions: conditions(own) });
     }
 
-    fn route(
-        &self,
-        kind: &str,
-        namespace: &str,
-        own: &[&Problem],
-        parents: impl Iterator<Item = (Value, gateway_api::apis::standard::httproutes::HttpRouteParentRefs)>,
-    ) -> Conditions {
+    fn route(&self, kind: &str, namespace: &str, own: &[&Problem], parents: Vec<routes::Parent>) -> Conditions {
         let unresolved = |problem: &&&Problem| {
             matches!(problem.reason, Reason::BackendNotFound | Reason::InvalidKind | Reason::RefNotPermitted)
         };
-        let each = parents.enumerate().map(|(index, (reference, parent))| {
+        let each = parents.iter().enumerate().map(|(index, parent)| {
             let path = format!("spec.parentRefs[{index}]");
             let unaccepted = |problem: &&&Problem| {
                 problem.path.starts_with(&path)
@@ -180,12 +173,12 @@ impl<'a> Judge<'a> {
                 condition("ResolvedRefs", RESOLVED, dangling),
                 programmed(kind, bad, refusal),
             ];
-            (reference, conditions)
+            (json(parent), conditions)
         });
         Conditions::Each(each.collect())
     }
 
-    fn policy(&self, policy: &policies::Policy<'_>, own: &[&Problem]) -> Conditions {
+    fn policy(&self, policy: &attached::Policy<'_>, own: &[&Problem]) -> Conditions {
         let of = |path: &str, refusal: Option<&str>| {
             let here =
                 |problem: &&&Problem| problem.path.starts_with(path) || !problem.path.starts_with("spec.targetRefs");

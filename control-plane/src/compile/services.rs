@@ -7,7 +7,12 @@ use weft_proto::v1;
 
 use crate::source::{Object, Problem, Resources, is_dns_label};
 
-use super::{instances::Instance, protocol};
+use super::{
+    instances::Instance,
+    policies::{self, Policies, Port},
+    protocol,
+    routes::{Routings, Rule},
+};
 
 /// Which port of an instance a service port leads to.
 #[derive(Debug)]
@@ -60,19 +65,31 @@ impl ServiceView<'_> {
         self.object.is_none_or(|object| selector(&object.value).is_some())
     }
 
-    /// The message, with the routes of each of its ports.
-    pub fn message(&self, routings: &mut BTreeMap<(String, u32), v1::Routing>) -> v1::Service {
+    /// One of its ports, as policies name it.
+    pub fn place<'p>(&'p self, port: &'p PortView) -> Port<'p> {
+        Port { namespace: &self.namespace, service: &self.name, name: &port.name, number: port.port }
+    }
+
+    /// The message for the clients of a namespace with routes of its own, or for all others: each of its ports with its
+    /// routes and policies.
+    pub fn message(&self, routings: &Routings, policies: &Policies<'_>, clients: Option<&str>) -> v1::Service {
         let Self { namespace, name, .. } = self;
         let spec = self.object.and_then(|object| object.value.spec.as_ref());
         let mut addresses: Vec<String> = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
         addresses.extend(spec.and_then(|spec| spec.cluster_ip.clone()).filter(|ip| !addresses.contains(ip)));
         addresses.retain(|ip| ip.parse::<std::net::IpAddr>().is_ok());
-        let ports = self.ports.iter().map(|port| v1::ServicePort {
-            port: port.port,
-            name: port.name.clone(),
-            protocol: port.protocol.into(),
-            routing: routings.remove(&(self.id.clone(), port.port)),
-            ..v1::ServicePort::default()
+        let ports = self.ports.iter().map(|port| {
+            let place = self.place(port);
+            let of_rule = |rule: &Rule| policies.request_message(&place, Some(&policies::Rule::of(rule)));
+            let routing = routings.message(&self.id, port.port, clients, of_rule);
+            v1::ServicePort {
+                port: port.port,
+                name: port.name.clone(),
+                protocol: port.protocol.into(),
+                requests: if routing.is_none() { policies.request_message(&place, None) } else { None },
+                backend: policies.backend_message(&place),
+                routing,
+            }
         });
         v1::Service {
             id: self.id.clone(),

@@ -1,5 +1,9 @@
 //! What comes out for given resources and registrations.
 
+mod accepted;
+mod fields;
+mod policies;
+
 use prost::Message;
 
 use super::*;
@@ -223,21 +227,27 @@ fn a_missing_parent_is_reported() {
 
 #[test]
 fn what_is_not_supported_is_said_and_answers_500() {
-    let (routing, problems) = routing(
-        "  - filters:\n    - type: URLRewrite\n      urlRewrite: {hostname: a}\n    backendRefs: [{name: other, port: 80}]\n  \
-         - matches:\n    - path: {type: RegularExpression, value: /x.*}\n    backendRefs: [{name: other, port: 80}]\n",
-    );
+    let extension = "{type: ExtensionRef, extensionRef: {group: g.example, kind: K, name: n}}";
+    let (routing, problems) = routing(&format!(
+        "  - filters: [{extension}]\n    backendRefs: [{{name: other, port: 80}}]\n  \
+         - backendRefs:\n    - {{name: other, port: 80}}\n    - {{name: web, port: 80, filters: [{extension}]}}\n  \
+         - sessionPersistence: {{sessionName: s}}\n    backendRefs: [{{name: other, port: 80}}]\n",
+    ));
     assert_eq!(
         problems,
         [
-            "f.yaml:18:13: spec.rules[0].filters[0].type: filter URLRewrite is not supported: the rule answers 500 \
+            "f.yaml:17:22: spec.rules[0].filters[0].type: filter ExtensionRef is not supported: the rule answers 500 \
              (remove the filter)",
-            "f.yaml:22:20: spec.rules[1].matches[0].path.type: RegularExpression is not supported: the rule answers \
-             500 (use Exact or PathPrefix)",
+            "f.yaml:21:46: spec.rules[1].backendRefs[1].filters[0].type: filter ExtensionRef at a backend is not \
+             supported: its share answers 500 (remove the filter)",
+            "f.yaml:22:26: spec.rules[2].sessionPersistence: sessionPersistence is not supported: requests of one \
+             session may go to any endpoint (hash on a cookie with a TrafficPolicy)",
         ]
     );
-    assert!(routing.rules.iter().all(|rule| rule.backends.is_empty()));
-    assert_eq!(routing.matches.len(), 2);
+    let targets = |rule: usize| routing.rules[rule].backends.iter().map(|backend| backend.service.as_str());
+    assert_eq!(targets(0).count(), 0);
+    assert_eq!(targets(1).collect::<Vec<_>>(), ["default/other", ""]);
+    assert_eq!(targets(2).collect::<Vec<_>>(), ["default/other"]);
 }
 
 #[test]

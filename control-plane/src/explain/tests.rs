@@ -37,19 +37,22 @@ spec:
     backendRefs: [{name: nowhere, port: 80}]
 ";
 
-fn view() -> View {
-    let (resources, problems) = Resources::from_text("shop.yaml", SHOP);
-    assert_eq!(problems, []);
-    View::default().next(&compile(&resources, &[]).0)
+fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+    ask_with("", url, headers)
 }
 
-fn ask(url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+/// With more resources beside the shop's.
+fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> Result<Value, ExplainError> {
+    let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{more}"));
+    assert_eq!(problems, []);
+    let view = View::default().next(&compile(&resources, &[]).0, 0);
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.insert(*name, http::HeaderValue::from_static(value));
     }
     let url = url.parse().expect("a URL");
-    explain(&view(), &Question { method: Method::GET, url, namespace: "default".into(), headers: map })
+    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    explain(&view, &resources, &Question { method: Method::GET, url, namespace: "default".into(), headers: map, now })
 }
 
 #[test]
@@ -101,4 +104,140 @@ fn what_leads_nowhere_is_an_error_with_a_hint() {
     assert_eq!(error("http://catalog:81/"), "service default/catalog has no port 81; it has 80, 9000");
     assert!(error("/items").contains("a URL with a host is needed"));
     assert!(error("http://catalog/a/../b").contains("/a/../b"));
+}
+
+const POLICIES: &str = "
+---
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: defaults}
+spec: {retries: {attempts: 4}, loadBalancing: {algorithm: RoundRobin}, timeouts: {request: 9s, streamIdle: 0s}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: v2}
+spec: {targetRefs: [{kind: Service, name: catalog-v2, sectionName: http}], limits: {requests: 7}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: default}
+spec: {traffic: {connection: {maxAge: 90m}}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: FaultInjection
+metadata: {name: slow, creationTimestamp: '2027-01-15T07:00:00Z'}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: beta, sectionName: beta-users}]
+  delay: {fixed: 100ms, percent: 50}
+  abort: {grpcStatus: UNAVAILABLE, percent: 0.5}
+  headers: {X-User: beta}
+  expiresAfter: 2h
+---
+apiVersion: weft.dev/v1alpha1
+kind: FaultInjection
+metadata: {name: over, creationTimestamp: '2027-01-15T07:00:00Z'}
+spec: {targetRefs: [{kind: Service, name: catalog}], abort: {reset: true}, expiresAfter: 1h}
+";
+
+#[test]
+fn every_setting_is_told_with_the_object_that_it_comes_from() {
+    let answer = ask_with(POLICIES, "http://catalog/items/7", &[("x-user", "beta")]).expect("an answer");
+    for (field, value, origin) in [
+        ("timeouts.request", "2s", "HTTPRoute default/beta#beta-users"),
+        ("timeouts.streamIdle", "none", "TrafficPolicy default/defaults"),
+        ("timeouts.connect", "2s", "default"),
+        ("retries.attempts", "4", "TrafficPolicy default/defaults"),
+        ("retries.codes", "502, 503, 504", "default"),
+        ("loadBalancing.algorithm", "RoundRobin", "TrafficPolicy default/defaults"),
+        ("outlierDetection.successPercent", "80 %", "default"),
+        ("connection.maxAge", "1h30m", "MeshConfig default"),
+    ] {
+        assert_eq!(answer["effective"][field], json!({ "value": value, "origin": origin }), "{field}");
+    }
+    assert!(answer["effective"]["limits.requests"].is_null(), "the backends differ: {answer}");
+    let at = |index: usize| &answer["backends"][index]["effective"]["limits.requests"];
+    assert_eq!(at(0), &json!({ "value": "4096", "origin": "default" }));
+    assert_eq!(at(1), &json!({ "value": "7", "origin": "TrafficPolicy default/v2" }));
+}
+
+#[test]
+fn faults_that_apply_are_told_until_they_end() {
+    let answer = ask_with(POLICIES, "http://catalog/items/7", &[("x-user", "beta")]).expect("an answer");
+    let expected = json!([{ "origin": "FaultInjection default/slow", "delay": "100ms for 50 %",
+        "abort": "gRPC UNAVAILABLE for 0.5 %", "until": "2027-01-15T09:00:00Z" }]);
+    assert_eq!(answer["faults"], expected, "one is over, and the other wants its header");
+    let answer = ask_with(POLICIES, "http://catalog/items/7", &[]).expect("an answer");
+    assert_eq!(answer["faults"], json!([]));
+}
+
+#[test]
+fn rate_limits_at_the_other_end_are_told() {
+    let more = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: paid}
+spec: {selector: {app: paid}, ports: [{name: http, port: 80}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: fair}
+spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Identity}, {requests: 60, per: 1m}]}
+";
+    let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{more}"));
+    assert_eq!(problems, []);
+    let registration = v1::Registration {
+        name: "paid-1".into(),
+        namespace: "default".into(),
+        labels: [("app".into(), "paid".into())].into(),
+        address: "127.0.0.1".into(),
+        healthy: true,
+        ..v1::Registration::default()
+    };
+    let registered = crate::compile::Registered { registration, spiffe_id: String::new() };
+    let view = View::default().next(&compile(&resources, &[std::sync::Arc::new(registered)]).0, 0);
+    let question = |url: &str| Question {
+        method: Method::GET,
+        url: url.parse().expect("a URL"),
+        namespace: "default".into(),
+        headers: HeaderMap::new(),
+        now: SystemTime::UNIX_EPOCH,
+    };
+    let answer = explain(&view, &resources, &question("http://paid/")).expect("an answer");
+    let expected = json!([
+        { "origin": "RateLimitPolicy default/fair#0", "value": "5 per second, 5 at once, each identity" },
+        { "origin": "RateLimitPolicy default/fair#1", "value": "60 per 1m, 60 at once, all callers together" },
+    ]);
+    assert_eq!(answer["rateLimits"], expected);
+    assert_eq!(explain(&view, &resources, &question("http://catalog/items")).expect("one")["rateLimits"], json!([]));
+}
+
+#[test]
+fn callers_of_a_namespace_with_routes_of_its_own_follow_those() {
+    let consumer = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mine, namespace: far}
+spec:
+  parentRefs: [{kind: Service, group: \"\", name: catalog, namespace: default, port: 80}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: a.example, statusCode: 301}}]}]
+";
+    let (resources, problems) = Resources::from_text("shop.yaml", &format!("{SHOP}{consumer}"));
+    assert_eq!(problems, []);
+    let view = View::default().next(&compile(&resources, &[]).0, 0);
+    let ask = |namespace: &str| {
+        let url = "http://catalog.default/items".parse().expect("a URL");
+        let question = Question {
+            method: Method::GET,
+            url,
+            namespace: namespace.into(),
+            headers: HeaderMap::new(),
+            now: SystemTime::UNIX_EPOCH,
+        };
+        explain(&view, &resources, &question).expect("an answer")
+    };
+    let answer = ask("far");
+    assert_eq!((&answer["route"], &answer["status"]), (&"far/mine".into(), &301.into()));
+    assert_eq!(answer["because"], "the rule redirects");
+    assert_eq!((&ask("default")["route"], &ask("third")["route"]), (&"default/beta".into(), &"default/beta".into()));
 }

@@ -13,7 +13,7 @@ use weft_proto::{
 };
 use weft_svid::PeerIdentity;
 
-use super::stream::TypeStatus;
+use super::{Reflected, stream::TypeStatus};
 use crate::compile::conditions::Refused;
 
 /// What is known of a connected sidecar.
@@ -27,8 +27,12 @@ pub struct Proxy {
     pub connected: Instant,
     /// What it says of its workload.
     pub registration: Registration,
+    /// Services that it subscribes to; `*` for all.
+    pub services: Arc<[String]>,
     /// Sync state by type.
     pub types: Vec<TypeStatus>,
+    /// The newest view that it has answered all of: each resource accepted or refused.
+    pub reflected: Reflected,
 }
 
 /// All connected sidecars. Clones share them.
@@ -56,6 +60,15 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// The last event of the store that what it holds reflects, when what is pushed reflects `pushed`: events that
+    /// changed nothing in the view that it holds count too. What it refused is told by [`Proxy::types`].
+    #[must_use]
+    pub const fn store_revision(&self, pushed: Reflected) -> u64 {
+        if self.reflected.view >= pushed.view { pushed.store } else { self.reflected.store }
+    }
+}
+
 impl Proxies {
     /// A stream's sidecar, when it is new or says something new of itself.
     pub fn set(&self, stream: u64, proxy: Proxy) {
@@ -67,9 +80,10 @@ impl Proxies {
     }
 
     /// The sync state of a stream that has a row.
-    pub fn synced(&self, stream: u64, types: Vec<TypeStatus>) {
+    pub fn synced(&self, stream: u64, types: Vec<TypeStatus>, reflected: Reflected) {
         self.change(|streams| {
             let Some(proxy) = streams.get_mut(&stream) else { return false };
+            proxy.reflected = reflected;
             let old = std::mem::replace(&mut proxy.types, types);
             !refusals(&old).eq(refusals(&proxy.types))
         });
@@ -155,7 +169,9 @@ mod tests {
             address: address.into(),
             connected: Instant::now(),
             registration: Registration { name: name.into(), namespace: "shop".into(), epoch_ms, ..Default::default() },
+            services: Arc::default(),
             types: Vec::new(),
+            reflected: Reflected::default(),
         }
     }
 

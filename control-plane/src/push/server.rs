@@ -27,7 +27,7 @@ use weft_proto::{
 use weft_svid::PeerIdentity;
 
 use super::{
-    View,
+    Reflected, View,
     admission::Admission,
     limits,
     proxies::{Proxies, Proxy},
@@ -119,9 +119,10 @@ impl AggregatedDiscoveryService for Discovery {
         self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;
         // One response waits for the transport at most; its bytes are shared with all other streams.
         let (sender, receiver) = mpsc::channel(1);
+        let namespace = peer.id.namespace_and_account().map_or("", |(namespace, _)| namespace);
         let stream = Connected {
             id: self.streams.fetch_add(1, Relaxed),
-            state: StreamState::default(),
+            state: StreamState::of_namespace(namespace),
             view: self.view.clone(),
             registry: self.registry.clone(),
             proxies: self.proxies.clone(),
@@ -132,6 +133,7 @@ impl AggregatedDiscoveryService for Discovery {
             lease: None,
             registration: Registration::default(),
             connected: Instant::now(),
+            reflected: Reflected::default(),
             opened: false,
             listed: false,
         };
@@ -153,6 +155,8 @@ struct Connected {
     lease: Option<Lease>,
     registration: Registration,
     connected: Instant,
+    /// The newest view that it has answered all of.
+    reflected: Reflected,
     /// The first request has come.
     opened: bool,
     /// The list of sidecars has it as it last described itself.
@@ -250,7 +254,12 @@ impl Connected {
     async fn push(&mut self, slot: Slot) -> bool {
         let _turn = self.turns.acquire().await;
         let view = Arc::clone(&self.view.borrow_and_update());
-        let Some(response) = self.state.next(&view) else { return false };
+        let Some(response) = self.state.next(&view) else {
+            if self.state.is_settled(&view) {
+                self.reflected = Reflected { view: view.revision, store: view.store_revision };
+            }
+            return false;
+        };
         slot.send(Ok(response));
         true
     }
@@ -270,6 +279,8 @@ impl Connected {
         if self.state.subscriptions() + request.resource_names_subscribe.len() > limits::SUBSCRIPTIONS {
             return Err(Status::resource_exhausted(format!("more than {} subscribed names", limits::SUBSCRIPTIONS)));
         }
+        let subscribes = !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        self.listed &= kind != ResourceType::Service || !subscribes;
         self.state.on_request(kind, request);
         Ok(())
     }
@@ -291,14 +302,16 @@ impl Connected {
 
     fn report(&mut self) {
         if std::mem::replace(&mut self.listed, true) {
-            return self.proxies.synced(self.id, self.state.status());
+            return self.proxies.synced(self.id, self.state.status(), self.reflected);
         }
         let proxy = Proxy {
             peer: self.peer.clone(),
             address: self.address.clone(),
             connected: self.connected,
             registration: self.registration.clone(),
+            services: self.state.services(),
             types: self.state.status(),
+            reflected: self.reflected,
         };
         self.proxies.set(self.id, proxy);
     }

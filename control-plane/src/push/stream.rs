@@ -3,7 +3,10 @@
 mod due;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Message;
 use weft_proto::{
@@ -20,9 +23,17 @@ use super::{View, limits};
 #[derive(Default)]
 pub struct StreamState {
     types: BTreeMap<ResourceType, TypeState>,
-    /// The only WorkloadConfig that this peer may see.
-    workload: Option<String>,
+    peer: Peer,
     nonces: u64,
+}
+
+/// Who the client is.
+#[derive(Default)]
+struct Peer {
+    /// The only WorkloadConfig that it may see.
+    workload: Option<String>,
+    /// Its own, by its proven identity: which view it gets. Empty: the one that is shared.
+    namespace: String,
 }
 
 #[derive(Default)]
@@ -60,9 +71,16 @@ struct Outstanding {
 }
 
 impl StreamState {
+    /// The stream of a client that has proved to be of this namespace.
+    #[must_use]
+    pub fn of_namespace(namespace: &str) -> Self {
+        let peer = Peer { namespace: namespace.to_owned(), ..Peer::default() };
+        Self { peer, ..Self::default() }
+    }
+
     /// Names the one workload whose configuration this peer may fetch.
     pub fn set_workload(&mut self, id: &str) {
-        self.workload = Some(id.to_owned());
+        self.peer.workload = Some(id.to_owned());
         self.types.values_mut().for_each(TypeState::unsettle);
     }
 
@@ -70,6 +88,14 @@ impl StreamState {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         self.types.values().map(|state| state.names.len()).sum()
+    }
+
+    /// The services that it subscribes to; `*` for all.
+    #[must_use]
+    pub fn services(&self) -> Arc<[String]> {
+        let of = self.types.get(&ResourceType::Service);
+        let all = of.filter(|state| state.wildcard).map(|_| "*".to_owned());
+        all.into_iter().chain(of.into_iter().flat_map(|state| state.names.iter().cloned())).collect()
     }
 
     /// Takes a request.
@@ -136,10 +162,10 @@ impl StreamState {
         if state.outstanding.is_some() {
             return None;
         }
-        let Due { resources: due, removed, all } = match state.since_settled(kind, view) {
+        let Due { resources: due, removed, all } = match state.since_settled(kind, view, &self.peer.namespace) {
             Since::Nothing => return None,
             Since::Other(resources) => Due { resources, removed: Vec::new(), all: true },
-            Since::Unknown => state.due(kind, view, self.workload.as_deref(), removals)?,
+            Since::Unknown => state.due(kind, view, &self.peer, removals)?,
         };
         self.nonces += 1;
         let nonce = self.nonces.to_string();
@@ -159,6 +185,14 @@ impl StreamState {
             nonce,
             removed_resources: removed,
         })
+    }
+
+    /// Whether the client has answered all that it is to hold by this view, of every type that it asked for; false
+    /// before it asked for any. What it refused counts as answered: only a change of it is sent again.
+    #[must_use]
+    pub fn is_settled(&self, view: &View) -> bool {
+        let mut asked = self.types.values().filter(|state| state.seen).peekable();
+        asked.peek().is_some() && asked.all(|state| state.settled == Some(view.revision))
     }
 
     /// Sync state of the types that the sidecar subscribes to: nothing is due of others.

@@ -7,6 +7,9 @@ use super::{
     problem::{Origin, Problem, did_you_mean},
 };
 
+/// Longer times are mistakes.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Collects the problems of one object.
 pub struct Check<'a> {
     origin: &'a Origin,
@@ -51,10 +54,28 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A share of requests.
+    /// A share of requests: of those that are not 0 the smallest is one of a million.
     pub fn percent(&mut self, path: &str, percent: Option<f64>) {
-        if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        let Some(percent) = percent else { return };
+        if !(0.0..=100.0).contains(&percent) {
             self.wrong(path, format!("{percent} is not a percentage"), "0 to 100");
+        } else if percent > 0.0 && percent < 0.0001 {
+            self.wrong(path, format!("{percent} is less than one of a million"), "0, or at least 0.0001");
+        }
+    }
+
+    /// A length of time that somebody can have meant.
+    pub fn span(&mut self, path: &str, span: Option<Span>) {
+        if span.is_some_and(|span| span.0 > YEAR) {
+            self.wrong(path, "is longer than a year", "at most 8760h");
+        }
+    }
+
+    /// The same, and not 0s.
+    pub fn some_time(&mut self, path: &str, span: Option<Span>) {
+        self.span(path, span);
+        if span.is_some_and(|span| span.0.is_zero()) {
+            self.wrong(path, "must be more than 0s", "leave it out for the default");
         }
     }
 

@@ -1,14 +1,18 @@
 //! One file to its objects: all of them, or what is wrong with it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use gateway_api::apis::standard::{grpcroutes::GrpcRoute, httproutes::HttpRoute, referencegrants::ReferenceGrant};
+use gateway_api::apis::{
+    experimental::{grpcroutes::GrpcRoute, httproutes::HttpRoute},
+    standard::referencegrants::ReferenceGrant,
+};
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Service},
         discovery::v1::EndpointSlice,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::Timestamp,
 };
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -16,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Object, Resources,
     check::Check,
-    de,
+    de, files,
     policies::{
         self, Custom,
         limits::{FaultInjectionSpec, RateLimitPolicySpec},
@@ -30,6 +34,7 @@ use super::{
     validate,
     yaml::{self, Node},
 };
+use crate::store::{Key, Stored};
 
 /// What one kind needs to be loaded: a line of the table below makes its variant, its map in [`Resources`] and its
 /// checks.
@@ -49,6 +54,13 @@ macro_rules! kinds {
             pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
                 match self {
                     $(Self::$variant(object) => put(&mut resources.$map, object, problems),)*
+                }
+            }
+
+            /// Its name in the store, and where it was written.
+            fn key_and_origin(&self) -> (Key, &Origin) {
+                match self {
+                    $(Self::$variant(object) => (Key::new($kind, &object.namespace, &object.name), &object.origin),)*
                 }
             }
         }
@@ -111,6 +123,19 @@ kinds! {
     MeshConfig: "weft.dev/v1alpha1" "MeshConfig" Cluster, mesh_configs: Custom<MeshConfigSpec>, policies::custom;
 }
 
+impl AnyObject {
+    /// Gives a FaultInjection its creation time if it has none: the time at which its file was written. Of the other
+    /// kinds none depends on it but for precedence, where an object without one is the younger.
+    pub fn began(&mut self, written: SystemTime) {
+        if let Self::FaultInjection(object) = self
+            && let Ok(written) = Timestamp::try_from(written)
+        {
+            let created = &mut Arc::make_mut(object).value.metadata.creation_timestamp;
+            created.get_or_insert(Time(written));
+        }
+    }
+}
+
 /// Whether objects of a kind have a namespace.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Scope {
@@ -154,15 +179,20 @@ fn put<T>(map: &mut BTreeMap<String, Arc<Object<T>>>, object: Arc<Object<T>>, pr
     }
 }
 
-/// The objects of a file.
-pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<AnyObject>, Vec<Problem>> {
+/// The objects of a file, each also as it was written.
+pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<(AnyObject, Arc<Stored>)>, Vec<Problem>> {
     let documents = yaml::parse(file, text).map_err(|problem| vec![problem])?;
     let (mut found, mut problems) = (Vec::new(), Vec::new());
     for document in &documents {
         let loaded = object(file, document);
         problems.extend(loaded.unknown);
         problems.extend(loaded.wrong);
-        found.extend(loaded.object);
+        found.extend(loaded.object.map(|object| {
+            let (key, origin) = object.key_and_origin();
+            let place = format!("{file}:{}", origin.problem("", "", "").line);
+            let written = files::written(key, document.into(), &place);
+            (object, written)
+        }));
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }

@@ -83,7 +83,8 @@ pub struct TargetRef {
     pub kind: String,
     /// Name of the target.
     pub name: String,
-    /// Name of a rule of the route, or of a port of the Service. Default: all of the target.
+    /// Name of a rule of the route (its number from 0 when it has no name), or name or number of a port of the
+    /// Service. Default: all of the target.
     pub section_name: Option<String>,
 }
 
@@ -139,7 +140,7 @@ pub trait Spec {
     /// Kinds that `targets` may name.
     const TARGETS: &'static [&'static str] = &["Service", "Namespace", "HTTPRoute", "GRPCRoute"];
 
-    /// Whether several of one target all count. Of others the oldest does.
+    /// Whether several of one target all count, or are merged. Of others the oldest does.
     const ADD_UP: bool = false;
 
     /// Ranges and contradictions.
@@ -158,6 +159,13 @@ pub fn custom<S: Spec>(object: &Custom<S>, check: &mut Check<'_>) {
         if S::TARGETS.contains(&target.kind.as_str()) && target.group != group {
             let message = format!("\"{}\" is not the group of kind {}", target.group, target.kind);
             check.wrong(&format!("{path}.group"), message, format!("use \"{group}\""));
+        }
+        match &target.section_name {
+            Some(_) if target.kind == "Namespace" => {
+                check.wrong(&format!("{path}.sectionName"), "a Namespace has no sections", "leave it out");
+            }
+            Some(name) => check.name(&format!("{path}.sectionName"), name),
+            None => {}
         }
         if object.spec.targets()[..index].iter().any(|other| same(other, target)) {
             check.wrong(&path, format!("{} \"{}\" is given twice", target.kind, target.name), "remove one of them");
@@ -178,3 +186,6 @@ pub fn custom<S: Spec>(object: &Custom<S>, check: &mut Check<'_>) {
 fn same(a: &TargetRef, b: &TargetRef) -> bool {
     (&a.group, &a.kind, &a.name, &a.section_name) == (&b.group, &b.kind, &b.name, &b.section_name)
 }
+
+#[cfg(test)]
+mod tests;

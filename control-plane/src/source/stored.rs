@@ -26,16 +26,26 @@ struct Read {
     loaded: load::Loaded,
 }
 
+/// The resources of the files and of the store, as of one event.
+#[derive(Clone, Default)]
+pub struct Current {
+    /// The same while nothing but statuses changes.
+    pub resources: Arc<Resources>,
+    /// The last event of the store that they reflect.
+    pub revision: Revision,
+}
+
 /// The resources of the files and of the store, now and after each change, for as long as the store is there.
 #[must_use]
 pub fn follow(
     mut files: watch::Receiver<Arc<Resources>>,
     mut objects: watch::Receiver<Arc<State>>,
-) -> watch::Receiver<Arc<Resources>> {
+) -> watch::Receiver<Current> {
     let mut reader = Reader::default();
-    reader.read(&objects.borrow_and_update());
-    let first = reader.merged(&files.borrow_and_update(), &objects.borrow());
-    let (sender, receiver) = watch::channel(Arc::new(first));
+    let first = Arc::clone(&objects.borrow_and_update());
+    reader.read(&first);
+    let resources = Arc::new(reader.merged(&files.borrow_and_update(), &first));
+    let (sender, receiver) = watch::channel(Current { resources, revision: first.revision() });
     tokio::spawn(async move {
         let mut files_end = false;
         loop {
@@ -47,10 +57,13 @@ pub fn follow(
             }
             let objects = Arc::clone(&objects.borrow_and_update());
             changed |= reader.read(&objects);
-            if changed {
-                let merged = reader.merged(&files.borrow_and_update(), &objects);
-                sender.send_replace(Arc::new(merged));
-            }
+            let merged = changed.then(|| Arc::new(reader.merged(&files.borrow_and_update(), &objects)));
+            sender.send_modify(|current| {
+                if let Some(merged) = merged {
+                    current.resources = merged;
+                }
+                current.revision = objects.revision();
+            });
         }
     });
     receiver
@@ -158,12 +171,16 @@ mod tests {
         let (_files, receiver) = watch::channel(Arc::new(files));
         let mut resources = follow(receiver, store.state());
         let names = |resources: &Resources| resources.services.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&resources.borrow_and_update()), ["shop/cart", "shop/web"], "at once, for the first compile");
+        assert_eq!(
+            names(&resources.borrow_and_update().resources),
+            ["shop/cart", "shop/web"],
+            "at once, for the first compile"
+        );
 
         put(&store, &web, Some(service("web", 9999))).await;
         resources.changed().await.expect("alive");
         {
-            let now = resources.borrow_and_update();
+            let now = Arc::clone(&resources.borrow_and_update().resources);
             let ports = now.services["shop/web"].value.spec.as_ref().and_then(|spec| spec.ports.as_ref());
             assert_eq!(ports.map(|ports| ports[0].port), Some(80), "the file's stays");
             assert_eq!(now.problems.len(), 1);
@@ -175,7 +192,7 @@ mod tests {
         }
         put(&store, &cart, None).await;
         resources.changed().await.expect("alive");
-        assert_eq!(names(&resources.borrow_and_update()), ["shop/web"]);
+        assert_eq!(names(&resources.borrow_and_update().resources), ["shop/web"]);
     }
 
     #[tokio::test]
@@ -205,16 +222,21 @@ mod tests {
         put(&store, &key, Some(service("cart", 80))).await;
         let (_files, receiver) = watch::channel(Arc::new(Resources::default()));
         let mut resources = follow(receiver, store.state());
-        let first = Arc::clone(&resources.borrow_and_update().services["shop/cart"]);
+        let first = resources.borrow_and_update().clone();
         let mut with_status = service("cart", 80);
         with_status["status"] = json!({ "conditions": [] });
         put(&store, &key, Some(with_status.clone())).await;
+        let waiting = resources.wait_for(|now| now.revision > first.revision);
+        let waiting = tokio::time::timeout(std::time::Duration::from_secs(20), waiting);
+        let now = waiting.await.expect("in time").expect("alive").clone();
+        assert!(Arc::ptr_eq(&first.resources, &now.resources), "only the revision is another");
         put(&store, &Key::new("Service", "shop", "other"), Some(service("other", 80))).await;
-        resources.wait_for(|now| now.services.len() == 2).await.expect("alive");
-        assert!(Arc::ptr_eq(&first, &resources.borrow().services["shop/cart"]), "it was not read again");
+        let now = resources.wait_for(|now| now.resources.services.len() == 2).await.expect("alive").clone();
+        let cart = |current: &Current| Arc::clone(&current.resources.services["shop/cart"]);
+        assert!(Arc::ptr_eq(&cart(&first), &cart(&now)), "it was not read again");
         with_status["spec"]["ports"][0]["port"] = 81.into();
         put(&store, &key, Some(with_status)).await;
         resources.changed().await.expect("alive");
-        assert!(!Arc::ptr_eq(&first, &resources.borrow().services["shop/cart"]));
+        assert!(!Arc::ptr_eq(&cart(&first), &cart(&resources.borrow())));
     }
 }

@@ -202,3 +202,26 @@ async fn an_atomic_rename_and_a_symlink_swap_are_seen() {
     until(&mut resources, "default/catalog").await;
     task.abort();
 }
+
+#[test]
+fn a_fault_of_a_file_begins_when_the_file_was_written() {
+    let fault = |created: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: FaultInjection\nmetadata: {{name: f{created}}}\n\
+             spec: {{targetRefs: [{{kind: Service, name: a}}], abort: {{reset: true}}, expiresAfter: 1m}}\n"
+        )
+    };
+    let directory = Directory::new("fault");
+    directory.write("a.yaml", &fault(""));
+    directory.write("b.yaml", &fault(", namespace: b, creationTimestamp: '2026-01-01T00:00:00Z'"));
+    let written = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+    for name in ["a.yaml", "b.yaml"] {
+        std::fs::File::options().write(true).open(directory.0.join(name)).unwrap().set_modified(written).unwrap();
+    }
+    let source = Source::open(&directory.0, "weft.local").unwrap();
+    let resources = source.watch().borrow().clone();
+    let began =
+        |id: &str| resources.fault_injections[id].value.metadata.creation_timestamp.clone().unwrap().0.as_second();
+    assert_eq!(began("default/f"), 1_800_000_000);
+    assert_eq!(began("b/f"), 1_767_225_600, "what it says itself counts");
+}

@@ -1,12 +1,11 @@
 //! What a type cannot say: ranges, names, addresses. Every value that reaches the compiler has passed here.
 
+mod filters;
+mod routes;
+
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use gateway_api::apis::standard::{
-    grpcroutes::GrpcRoute,
-    httproutes::{HttpRoute, HttpRouteRules},
-    referencegrants::ReferenceGrant,
-};
+use gateway_api::apis::standard::referencegrants::ReferenceGrant;
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Service},
@@ -16,9 +15,11 @@ use k8s_openapi::{
 };
 
 use super::{
-    check::{Check, duration, label_value, qualified_name},
+    check::{Check, label_value, qualified_name},
     policies::workload::WorkloadSpec,
 };
+
+pub use self::routes::{grpc_route, route};
 
 /// Words for the protocol of a workload's port.
 pub const PROTOCOLS: [&str; 6] = ["http", "http1", "http2", "grpc", "tcp", "tls"];
@@ -129,39 +130,6 @@ pub fn workload(spec: &WorkloadSpec, check: &mut Check<'_>) {
     }
 }
 
-pub fn route(route: &HttpRoute, check: &mut Check<'_>) {
-    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
-        if let Some(port) = parent.port {
-            check.port(&format!("spec.parentRefs[{index}].port"), port.into());
-        }
-    }
-    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
-        route_rule(rule, &format!("spec.rules[{index}]"), check);
-    }
-}
-
-pub fn grpc_route(route: &GrpcRoute, check: &mut Check<'_>) {
-    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
-        if let Some(port) = parent.port {
-            check.port(&format!("spec.parentRefs[{index}].port"), port.into());
-        }
-    }
-    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
-        let path = format!("spec.rules[{index}]");
-        for (place, backend) in rule.backend_refs.iter().flatten().enumerate() {
-            check.backend(&format!("{path}.backendRefs[{place}]"), backend.port, backend.weight);
-        }
-        for (place, found) in rule.matches.iter().flatten().enumerate() {
-            for (at, header) in found.headers.iter().flatten().enumerate() {
-                check.header(&format!("{path}.matches[{place}].headers[{at}].name"), &header.name);
-            }
-            if found.method.as_ref().is_some_and(|method| method.method.is_none() && method.service.is_none()) {
-                check.wrong(&format!("{path}.matches[{place}].method"), "needs service or method", "");
-            }
-        }
-    }
-}
-
 pub fn reference_grant(grant: &ReferenceGrant, check: &mut Check<'_>) {
     for (field, empty) in [("from", grant.spec.from.is_empty()), ("to", grant.spec.to.is_empty())] {
         if empty {
@@ -170,43 +138,5 @@ pub fn reference_grant(grant: &ReferenceGrant, check: &mut Check<'_>) {
     }
     for (index, from) in grant.spec.from.iter().enumerate() {
         check.name(&format!("spec.from[{index}].namespace"), &from.namespace);
-    }
-}
-
-fn route_rule(rule: &HttpRouteRules, path: &str, check: &mut Check<'_>) {
-    for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
-        check.backend(&format!("{path}.backendRefs[{index}]"), backend.port, backend.weight);
-    }
-    for (index, found) in rule.matches.iter().flatten().enumerate() {
-        if let Some(value) = found.path.as_ref().and_then(|path| path.value.as_deref())
-            && !value.starts_with('/')
-        {
-            let message = format!("\"{value}\" does not start with \"/\"");
-            check.wrong(&format!("{path}.matches[{index}].path.value"), message, "");
-        }
-        for (place, header) in found.headers.iter().flatten().enumerate() {
-            check.header(&format!("{path}.matches[{index}].headers[{place}].name"), &header.name);
-        }
-        for (place, query) in found.query_params.iter().flatten().enumerate() {
-            if query.name.is_empty() {
-                check.wrong(&format!("{path}.matches[{index}].queryParams[{place}].name"), "is empty", "");
-            }
-        }
-    }
-    let Some(timeouts) = &rule.timeouts else { return };
-    let mut read = |name: &str, text: &Option<String>| {
-        let text = text.as_deref()?;
-        let value = duration(text);
-        if value.is_none() {
-            let message = format!("\"{text}\" is not a duration");
-            check.wrong(&format!("{path}.timeouts.{name}"), message, "such as 10s, 500ms or 1m30s");
-        }
-        value.filter(|value| !value.is_zero())
-    };
-    if let (Some(request), Some(backend)) =
-        (read("request", &timeouts.request), read("backendRequest", &timeouts.backend_request))
-        && backend > request
-    {
-        check.wrong(&format!("{path}.timeouts.backendRequest"), "is longer than timeouts.request", "");
     }
 }

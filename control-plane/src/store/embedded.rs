@@ -33,7 +33,7 @@ use self::{
 use super::{
     error::{AppendError, OpenError, ReadError, VerifyError},
     log::EventLog,
-    model::{Batch, Event, Head, HistoryFilter, Key, Revision, Stored},
+    model::{Batch, Event, Head, HistoryFilter, Key, Past, Revision, Stored},
     propose::Proposed,
     state::State,
 };
@@ -64,6 +64,15 @@ impl Options {
     pub fn on_sync(ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         let fault = move |operation: disk::Operation<'_>| match operation {
             disk::Operation::Sync => ask(),
+            _ => Ok(()),
+        };
+        Self { fault: Arc::new(fault), ..Self::default() }
+    }
+
+    /// Asks before each write to the disk.
+    pub fn on_write(ask: impl Fn() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        let fault = move |operation: disk::Operation<'_>| match operation {
+            disk::Operation::Resize(_) | disk::Operation::Write(..) => ask(),
             _ => Ok(()),
         };
         Self { fault: Arc::new(fault), ..Self::default() }
@@ -157,7 +166,7 @@ impl EventLog for Embedded {
         self.read(move |txn| tables::page(txn, after, head, limit)).await
     }
 
-    async fn history(&self, filter: HistoryFilter) -> Result<Vec<Event>, ReadError> {
+    async fn history(&self, filter: HistoryFilter) -> Result<Past, ReadError> {
         let head = self.head().revision;
         self.read(move |txn| tables::history(txn, &filter, head)).await
     }

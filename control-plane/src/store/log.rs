@@ -8,7 +8,7 @@ use super::{
     embedded::Embedded,
     error::{AppendError, ReadError, VerifyError},
     memory::Memory,
-    model::{Batch, Event, Head, HistoryFilter, Key, Revision, Stored},
+    model::{Batch, Event, Head, HistoryFilter, Key, Past, Revision, Stored},
     state::State,
 };
 
@@ -22,7 +22,7 @@ pub trait EventLog: Send + Sync {
     fn events(&self, after: Revision, limit: usize) -> impl Future<Output = Result<Vec<Arc<Event>>, ReadError>> + Send;
 
     /// The events that a filter asks for, newest first.
-    fn history(&self, filter: HistoryFilter) -> impl Future<Output = Result<Vec<Event>, ReadError>> + Send;
+    fn history(&self, filter: HistoryFilter) -> impl Future<Output = Result<Past, ReadError>> + Send;
 
     /// All objects as they were right after a revision.
     fn state_at(
@@ -67,7 +67,7 @@ impl EventLog for Engine {
         on!(self, log => log.events(after, limit).await)
     }
 
-    async fn history(&self, filter: HistoryFilter) -> Result<Vec<Event>, ReadError> {
+    async fn history(&self, filter: HistoryFilter) -> Result<Past, ReadError> {
         on!(self, log => log.history(filter).await)
     }
 

@@ -11,7 +11,7 @@ use super::{
     codec,
     error::{AppendError, ReadError, VerifyError},
     log::EventLog,
-    model::{Batch, Event, Head, HistoryFilter, Key, Revision, Stored},
+    model::{Batch, Event, Head, HistoryFilter, Key, Past, Revision, Stored},
     now_ms,
     propose::propose,
     state::State,
@@ -63,10 +63,26 @@ impl EventLog for Memory {
         Ok(events.iter().skip(position(after)).take(limit).cloned().collect())
     }
 
-    async fn history(&self, filter: HistoryFilter) -> Result<Vec<Event>, ReadError> {
-        let events = self.through(filter.last(self.head().revision))?;
-        let wanted = |event: &&Arc<Event>| filter.matches(&event.key.kind, &event.key.namespace, &event.key.name);
-        Ok(events.iter().rev().filter(wanted).take(filter.limit).map(|event| Event::clone(event)).collect())
+    async fn history(&self, filter: HistoryFilter) -> Result<Past, ReadError> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for event in self.through(filter.last(self.head().revision))?.iter().rev() {
+            if filter.is_enough(found.len(), bytes) {
+                return Ok(Past { events: found, more: true });
+            }
+            let Key { kind, namespace, name } = &event.key;
+            if !filter.matches([kind, namespace, name], &event.author, &event.reason) {
+                continue;
+            }
+            let event = Event::clone(event);
+            if filter.objects.is_none() {
+                found.push(event.bare());
+                continue;
+            }
+            let objects = event.object.iter().chain(event.before.iter().map(|before| &before.object));
+            bytes += objects.map(|object| object.to_string().len()).sum::<usize>();
+            found.push(event);
+        }
+        Ok(Past { events: found, more: false })
     }
 
     async fn state_at(&self, revision: Revision) -> Result<BTreeMap<Key, Arc<Stored>>, ReadError> {

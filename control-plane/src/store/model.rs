@@ -110,6 +110,15 @@ pub struct Event {
 }
 
 impl Event {
+    /// The same without objects.
+    pub(super) fn bare(self) -> Self {
+        let null = |before: Arc<Stored>| {
+            let (key, object) = (self.key.clone(), Arc::default());
+            Arc::new(Stored { key, created: before.created, revision: before.revision, object })
+        };
+        Self { before: self.before.map(null), object: None, ..self }
+    }
+
     /// The object as this event left it: none for a deletion.
     #[must_use]
     pub fn after(&self) -> Option<Stored> {
@@ -145,20 +154,55 @@ pub struct HistoryFilter {
     pub before_revision: Option<Revision>,
     /// At most so many.
     pub limit: usize,
+    /// Also those that change nothing but what holds for an object, see [`STATUS`].
+    pub statuses: bool,
+    /// With the objects, and about so many bytes of them at most: at least one event, and of the last one all. `None`
+    /// leaves them null, and reads nothing of them.
+    pub objects: Option<usize>,
 }
+
+/// Some past events, newest first.
+#[derive(Debug)]
+pub struct Past {
+    /// The events.
+    pub events: Vec<Event>,
+    /// There may be older ones that are asked for.
+    pub more: bool,
+}
+
+/// Author of what the control plane writes by itself. No caller has this name.
+pub const OWN_AUTHOR: &str = "weft";
+/// The reason that it gives when it writes what holds for an object.
+pub const STATUS: &str = "status";
 
 impl Default for HistoryFilter {
     fn default() -> Self {
-        Self { kind: None, namespace: None, name: None, before_revision: None, limit: 100 }
+        Self {
+            kind: None,
+            namespace: None,
+            name: None,
+            before_revision: None,
+            limit: 100,
+            statuses: true,
+            objects: Some(usize::MAX),
+        }
     }
 }
 
 impl HistoryFilter {
-    /// Whether events of this object are asked for.
-    #[must_use]
-    pub fn matches(&self, kind: &str, namespace: &str, name: &str) -> bool {
+    /// Whether this event of this object, by kind, namespace and name, is asked for.
+    pub(super) fn matches(&self, [kind, namespace, name]: [&str; 3], author: &str, reason: &str) -> bool {
         let is = |wanted: &Option<String>, have: &str| wanted.as_deref().is_none_or(|wanted| wanted == have);
-        is(&self.kind, kind) && is(&self.namespace, namespace) && is(&self.name, name)
+        let is_status = || author == OWN_AUTHOR && reason == STATUS;
+        is(&self.kind, kind)
+            && is(&self.namespace, namespace)
+            && is(&self.name, name)
+            && (self.statuses || !is_status())
+    }
+
+    /// Whether an answer of so many events, with so many bytes of objects, is long enough.
+    pub(super) fn is_enough(&self, events: usize, bytes: usize) -> bool {
+        events >= self.limit || events > 0 && self.objects.is_some_and(|most| bytes >= most)
     }
 
     /// The last revision that may be given, of a log that ends at `head`.

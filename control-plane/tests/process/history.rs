@@ -25,6 +25,11 @@ pub fn after(client: &mut Client, after: u64) -> (u64, Vec<Value>) {
     }
 }
 
+/// Whether a client wrote this, rather than the control plane: the defaults at its first start, statuses later.
+pub fn is_of_client(event: &Value) -> bool {
+    event["author"] != "weft"
+}
+
 /// The revision of an event.
 pub fn revision(event: &Value) -> u64 {
     event["revision"].as_u64().unwrap_or_else(|| panic!("{event}"))

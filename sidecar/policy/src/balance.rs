@@ -231,4 +231,4 @@ impl Newcomers {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

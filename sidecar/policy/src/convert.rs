@@ -15,6 +15,8 @@ use std::{
 use http::{HeaderName, Method};
 use weft_proto::v1;
 
+pub use self::filter::{Place, filters};
+
 use crate::{
     SpiffeId,
     model::{

@@ -45,8 +45,9 @@ impl RouteMatch {
     pub fn precedence(&self) -> impl Ord + use<> {
         let (kind, length) = match &self.path {
             PathMatch::Exact(path) => (0, path.len()),
-            PathMatch::Prefix(path) => (1, path.len()),
-            PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
+            // Gateway API leaves its place open: before `/`, which nearly every set of routes ends with.
+            PathMatch::Regex(pattern) => (1, pattern.as_str().len()),
+            PathMatch::Prefix(path) => (2, path.len()),
             PathMatch::Any => (3, 0),
         };
         (kind, Reverse(length), self.method.is_none(), Reverse(self.headers.len()), Reverse(self.query.len()))
@@ -175,22 +176,23 @@ mod tests {
     }
 
     #[test]
-    fn precedence_is_exact_then_longest_prefix_then_method_then_counts() {
-        let mut with_method = a_match(2, PathMatch::Prefix("/a".into()));
+    fn precedence_is_exact_then_pattern_then_longest_prefix_then_method_then_counts() {
+        let mut with_method = a_match(3, PathMatch::Prefix("/a".into()));
         with_method.method = Some(Method::GET);
-        let mut with_header = a_match(3, PathMatch::Prefix("/a".into()));
+        let mut with_header = a_match(4, PathMatch::Prefix("/a".into()));
         with_header.headers =
             vec![KeyMatch { name: HeaderName::from_static("x"), value: ValueMatch::Exact("1".into()) }];
         let mut all = [
-            a_match(5, PathMatch::Any),
-            a_match(4, PathMatch::Prefix("/a".into())),
+            a_match(6, PathMatch::Any),
+            a_match(5, PathMatch::Prefix("/a".into())),
             with_header,
             with_method,
-            a_match(1, PathMatch::Prefix("/a/b".into())),
+            a_match(2, PathMatch::Prefix("/a/b".into())),
+            a_match(1, PathMatch::Regex(Pattern::new("/.").expect("a pattern"))),
             a_match(0, PathMatch::Exact("/a".into())),
         ];
         all.sort_by_key(RouteMatch::precedence);
-        assert_eq!(all.iter().map(|m| m.rule).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(all.iter().map(|m| m.rule).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

@@ -21,7 +21,9 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound, listener, outbound,
+    inbound::{self, Limiters},
+    listener,
+    outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
     upstream::Pools,
@@ -49,6 +51,8 @@ pub struct WorkerContext {
     pub listeners: Listeners,
     /// Monotonic time, the same for all.
     pub clock: Clock,
+    /// Rate limits of the app's ports.
+    pub limiters: Arc<Limiters>,
 }
 
 /// Addresses of the listeners, all with their final ports.
@@ -76,6 +80,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Monotonic time.
     pub clock: Clock,
+    /// Copies of requests.
+    pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
     inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
     inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
@@ -97,12 +103,13 @@ impl Clock {
 }
 
 impl Worker {
-    fn new(context: WorkerContext) -> Self {
+    pub(crate) fn new(context: WorkerContext) -> Self {
         let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
         let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
             pools,
             clock: context.clock,
+            mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),

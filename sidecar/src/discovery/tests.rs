@@ -4,6 +4,7 @@
 use std::{pin::Pin, sync::Mutex};
 
 use hyper_util::rt::TokioIo;
+use prost::Message as _;
 use tokio::io::DuplexStream;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -250,6 +251,39 @@ async fn a_sidecar_that_stops_waits_for_no_dead_control_plane() {
     let (_, ended) = session.ended.await.expect("ended");
     assert!(matches!(ended, Ended::Stopped), "{ended:?}");
     assert!(start.elapsed() <= LEAVE);
+}
+
+#[test]
+fn a_service_is_found_by_each_of_its_names_and_virtual_addresses() {
+    use weft_proto::{Any, discovery::Resource, v1};
+    let service = v1::Service {
+        id: "b/x".into(),
+        hostnames: vec!["x.b".into()],
+        virtual_ips: vec!["10.96.0.7".into(), "fd00::7".into()],
+        ports: vec![v1::ServicePort { port: 80, ..Default::default() }],
+    };
+    let slice = v1::EndpointSlice { service: "b/x".into(), slice_count: 1, ..Default::default() };
+    let (mut discovery, _registration, _demand) = discovery();
+    let messages = [
+        (ResourceType::Service, "b/x", service.encode_to_vec()),
+        (ResourceType::EndpointSlice, "b/x/0", slice.encode_to_vec()),
+    ];
+    for (kind, name, bytes) in messages {
+        let content = Any { type_url: kind.type_url().into(), value: bytes.into() };
+        let resource = Resource { name: name.into(), resource: Some(content), ..Default::default() };
+        let answer = discovery.state.apply(DeltaDiscoveryResponse {
+            type_url: kind.type_url().into(),
+            resources: vec![resource],
+            ..Default::default()
+        });
+        assert_eq!(answer.error_detail, None);
+    }
+    let snapshot = discovery.builder.build(&mut discovery.state, "a");
+    let found = |host: &str| snapshot.by_host(host).map(ObjectName::as_str);
+    for host in ["x.b", "10.96.0.7", "fd00::7", "fd00:0:0::7"] {
+        assert_eq!(found(host), Some("b/x"), "{host}");
+    }
+    assert_eq!((found("10.96.0.8"), found("x")), (None, None));
 }
 
 #[test]

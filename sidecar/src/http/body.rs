@@ -1,13 +1,15 @@
 //! The one concrete body type of the data path. A response body carries a [`Finish`], whose end writes metrics,
 //! releases limits and gives an HTTP/1.1 connection back to its pool.
 
+mod paced;
 mod replay;
+mod tee;
 
 use std::{
     num::NonZeroU32,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -18,7 +20,11 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use weft_policy::{canonical, limits::Permit};
 
-pub use self::replay::{MAX_REPLAY, Replay};
+use self::paced::Paced;
+pub use self::{
+    replay::{MAX_REPLAY, Replay},
+    tee::{Copied, Tee},
+};
 use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
@@ -27,13 +33,21 @@ pub const IDLE: Duration = Duration::from_secs(300);
 /// A request or response body.
 pub struct Body {
     kind: Kind,
-    finish: Option<Finish>,
+    follower: Follower,
+}
+
+/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it.
+enum Follower {
+    Nobody,
+    Finish(Finish),
+    Tee(Box<Tee>),
 }
 
 enum Kind {
     Empty,
     Full(Bytes),
     Incoming(FromPeer),
+    Paced(Box<Paced>),
     Try(Box<replay::Try>),
 }
 
@@ -175,13 +189,13 @@ impl Body {
     /// No bytes.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { kind: Kind::Empty, finish: None }
+        Self { kind: Kind::Empty, follower: Follower::Nobody }
     }
 
     /// These bytes.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full(bytes.into()), finish: None }
+        Self { kind: Kind::Full(bytes.into()), follower: Follower::Nobody }
     }
 
     /// What a peer sends.
@@ -189,7 +203,7 @@ impl Body {
     pub fn incoming(incoming: Incoming, ends: Ends, times: Times) -> Self {
         let waiting = times.deadline.map(|deadline| Box::new(Waiting::new(Some(deadline))));
         let from_peer = FromPeer { incoming, waiting, idle: millis(times.idle), ends, grpc: times.grpc, over: false };
-        Self { kind: Kind::Incoming(from_peer), finish: None }
+        Self { kind: Kind::Incoming(from_peer), follower: Follower::Nobody }
     }
 
     /// Changes how long a peer's body may be silent, unless it may be for ever.
@@ -205,13 +219,32 @@ impl Body {
     #[must_use]
     pub fn with_finish(mut self, mut finish: Finish) -> Self {
         finish.complete = self.is_end_stream();
-        self.finish = Some(finish);
+        self.follower = Follower::Finish(finish);
         self
     }
 
+    /// Gives at most this many bytes in a second.
+    pub fn pace(&mut self, bytes_per_second: u64) {
+        let kind = std::mem::replace(&mut self.kind, Kind::Empty);
+        self.kind = Kind::Paced(Box::new(Paced::new(kind, bytes_per_second)));
+    }
+
+    /// Says in the books of an answer why it is not as it would have been, where nothing else is said.
+    pub fn note(&mut self, reason: Reason) {
+        if let Follower::Finish(finish) = &mut self.follower {
+            finish.reason = finish.reason.or(Some(reason));
+        }
+    }
+
+    /// Lets `tee` see everything that this body gives. For the body of a request.
+    pub fn tee(&mut self, tee: Tee) {
+        self.follower = Follower::Tee(Box::new(tee));
+    }
+
     fn ended(&mut self) {
-        if let Some(mut finish) = self.finish.take() {
+        if let Follower::Finish(finish) = &mut self.follower {
             finish.complete = true;
+            self.follower = Follower::Nobody;
         }
     }
 }
@@ -225,29 +258,15 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.kind {
-            Kind::Empty => None,
-            Kind::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.kind = Kind::Empty;
-                if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) }
-            }
-            Kind::Incoming(from_peer) => match from_peer.poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            },
-            Kind::Try(body) => match body.poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(frame) => frame,
-            },
-        };
+        let frame = ready!(this.kind.poll(context));
+        this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
             None => this.ended(),
             // With a length the last byte is the end, even where END_STREAM comes in a frame of its own.
             Some(Ok(_)) if this.kind.is_end_stream() || this.size_hint().exact() == Some(0) => this.ended(),
             Some(Ok(_)) => {}
             Some(Err(error)) => {
-                if let Some(finish) = &mut this.finish {
+                if let Follower::Finish(finish) = &mut this.follower {
                     finish.reason = Some(match error {
                         BodyError::Idle(_) => Reason::IdleTimeout,
                         BodyError::Deadline => Reason::RequestTimeout,
@@ -264,27 +283,66 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Kind::Incoming(from_peer) => from_peer.incoming.size_hint(),
-            Kind::Try(body) => body.size_hint(),
+        self.kind.size_hint()
+    }
+}
+
+impl Follower {
+    /// `kind` has given a frame, its end or an error.
+    fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
+        if let Self::Tee(tee) = self {
+            let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
+            if !tee.sees(frame, last) {
+                *self = Self::Nobody;
+            }
         }
     }
 }
 
 impl Kind {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(if bytes.is_empty() { None } else { Some(Ok(Frame::data(bytes))) })
+            }
+            Self::Incoming(from_peer) => from_peer.poll(context),
+            Self::Paced(paced) => paced.poll(context),
+            Self::Try(body) => body.poll(context),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Incoming(from_peer) => from_peer.incoming.is_end_stream(),
+            Self::Paced(paced) => paced.is_end_stream(),
             Self::Try(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Incoming(from_peer) => from_peer.incoming.size_hint(),
+            Self::Paced(paced) => paced.size_hint(),
+            Self::Try(body) => body.size_hint(),
         }
     }
 }
 
 impl FromPeer {
+    /// That nothing was asked for in a while says nothing of the peer.
+    const fn moved(&mut self) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.busy = true;
+        }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.over {
             return Poll::Ready(None);
@@ -292,9 +350,7 @@ impl FromPeer {
         match Pin::new(&mut self.incoming).poll_frame(context) {
             Poll::Pending => self.wait(context),
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(waiting) = &mut self.waiting {
-                    waiting.busy = true;
-                }
+                self.moved();
                 // Trailers are the end, whatever is said of the stream afterwards.
                 if frame.is_trailers() {
                     self.ends = Ends::Framed;

@@ -40,7 +40,10 @@ pub struct Received {
     /// The caller expects gRPC.
     pub grpc: bool,
     host: HeaderValue,
-    switch: Option<Switch>,
+    /// In place of `path` on the next leg. Rare: boxed, so that every request is not as large.
+    rewritten: Option<Box<PathAndQuery>>,
+    /// Boxed for the same reason.
+    switch: Option<Box<Switch>>,
 }
 
 /// What it takes to leave HTTP on the caller's connection.
@@ -80,7 +83,7 @@ impl Received {
         };
         let switch = canonical
             .upgrade
-            .map(|_| Switch { on_upgrade, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() });
+            .map(|_| Box::new(Switch { on_upgrade, key: parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned() }));
         let received = Self {
             method,
             authority: canonical.host,
@@ -90,6 +93,7 @@ impl Received {
             version,
             grpc,
             host,
+            rewritten: None,
             switch,
         };
         let ends = if version == Version::HTTP_2 { Ends::Stream } else { Ends::Framed };
@@ -113,6 +117,40 @@ impl Received {
         matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
+    /// Sends the request on with another Host or another path and query, where they are given.
+    pub fn rewrite(&mut self, host: Option<HeaderValue>, path: Option<PathAndQuery>) {
+        if let Some(host) = host {
+            self.host = host;
+        }
+        if let Some(path) = path {
+            self.rewritten = Some(Box::new(path));
+        }
+    }
+
+    /// A body of this many bytes takes the place of the one that the caller sends.
+    pub fn replace_body(&mut self, bytes: usize) {
+        if !self.is_bodyless() {
+            self.framing = Framing::Length(u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// The same request for another receiver. It does not leave HTTP.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            method: self.method.clone(),
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+            framing: self.framing,
+            upgrade: None,
+            version: self.version,
+            grpc: self.grpc,
+            host: self.host.clone(),
+            rewritten: self.rewritten.clone(),
+            switch: None,
+        }
+    }
+
     /// The request for one leg. `http2` is the version of that leg; `request` comes from [`Received::new`] or from an
     /// earlier try.
     ///
@@ -124,12 +162,13 @@ impl Received {
         parts.headers.remove(header::HOST);
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.remove(header::TRANSFER_ENCODING);
+        let path = self.rewritten.as_deref().unwrap_or(&self.path).clone();
         if http2 {
-            let uri = Uri::builder().scheme("http").authority(self.host.as_bytes()).path_and_query(self.path.clone());
+            let uri = Uri::builder().scheme("http").authority(self.host.as_bytes()).path_and_query(path);
             parts.uri = uri.build().map_err(invalid)?;
             parts.version = Version::HTTP_2;
         } else {
-            parts.uri = Uri::builder().path_and_query(self.path.clone()).build().map_err(invalid)?;
+            parts.uri = Uri::builder().path_and_query(path).build().map_err(invalid)?;
             parts.headers.insert(header::HOST, self.host.clone());
             parts.version = Version::HTTP_11;
         }

@@ -3,6 +3,7 @@
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +21,25 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const SEND_BUFFER: usize = 64 * 1024;
 const RESETS: usize = 100;
+
+/// In the extensions of a response: in its place the caller's stream (HTTP/2) is reset or its connection (HTTP/1.1) is
+/// closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Reset;
+
+/// What tells hyper to reset.
+#[derive(Debug, thiserror::Error)]
+#[error("reset on purpose")]
+struct OnPurpose;
+
+/// What hyper does with a response: sends it, unless it stands for a reset.
+fn or_reset(answer: Result<Response<Body>, Infallible>) -> Result<Response<Body>, OnPurpose> {
+    match answer {
+        Ok(response) if response.extensions().get::<Reset>().is_some() => Err(OnPurpose),
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
+}
 
 /// Runs tasks of HTTP/2 connections on the worker's own thread.
 #[derive(Clone, Copy)]
@@ -54,7 +74,7 @@ where
         .half_close(false)
         .keep_alive(true)
         .pipeline_flush(false)
-        .serve_connection(TokioIo::new(io), service_fn(handle))
+        .serve_connection(TokioIo::new(io), service_fn(move |request| handle(request).map(or_reset)))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
@@ -83,7 +103,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
-        .serve_connection(TokioIo::new(io), service_fn(handle));
+        .serve_connection(TokioIo::new(io), service_fn(move |request| handle(request).map(or_reset)));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => return result,

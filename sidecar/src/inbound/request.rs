@@ -6,10 +6,10 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use weft_policy::model::Protocol;
 
-use super::{App, Connection, app_address};
+use super::{App, Connection, app_address, limit};
 use crate::{
     app::worker::Worker,
-    error::{Blame, ProxyError},
+    error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, UNSENT,
         body::{Body, Finish, IDLE},
@@ -44,7 +44,10 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-        tracing::info!(%error, "inbound request failed");
+        // Who is refused may come often.
+        if error.reason != Reason::RateLimited {
+            tracing::info!(%error, "inbound request failed");
+        }
         let mut response = reply::error(error, grpc, None);
         // The caller's sidecar may send anything elsewhere of which nothing has reached the app.
         if connection.peer.is_some() && error.unsent && error.reason.blame() == Blame::Upstream {
@@ -56,10 +59,27 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    match forward(worker, &app, &mut received, request, (caller_http2, again), started).await {
+    let mut told = None;
+    if !app.limits.is_empty() {
+        let who = (connection.peer.as_ref(), connection.source);
+        match limit::check(&app.limits, who, &received, request.headers(), worker.clock.now()) {
+            Some((fields, Some(error))) => {
+                let mut response = failed(&error, &app.metrics, received.grpc);
+                fields.write(response.headers_mut());
+                return response;
+            }
+            Some((fields, None)) => told = Some(fields),
+            None => {}
+        }
+    }
+    let mut response = match forward(worker, &app, &mut received, request, (caller_http2, again), started).await {
         Ok(response) => response,
         Err(error) => failed(&error, &app.metrics, received.grpc),
+    };
+    if let Some(told) = told {
+        told.write(response.headers_mut());
     }
+    response
 }
 
 async fn forward(

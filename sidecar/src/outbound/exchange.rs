@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{
-    Destination, find,
+    Destination, fault, filters, find, mirror,
     plan::{plan, service_name},
     tries::{Tries, within},
 };
@@ -41,16 +41,16 @@ pub async fn run(
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &received, request.headers()),
+            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &mut received, &mut request),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, (&destination, source), &received, request.headers())
+                plan(&worker, &snapshot, &service, (&destination, source), &mut received, &mut request)
             }),
         },
         Err(error) => Err(error),
     };
     drop(snapshot);
-    let plan = match planned {
+    let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
@@ -58,28 +58,46 @@ pub async fn run(
             return reply::error(&error, received.grpc, None);
         }
     };
+    if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
+        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        return answer;
+    }
+    let mut injected = None;
+    if !plan.rule.requests.faults.is_empty() {
+        // Rare: boxed, so that the future of every request does not hold a timer.
+        match Box::pin(fault::inject(&worker, &plan, &received, request.headers(), started)).await {
+            Ok(done) => injected = Some(done),
+            Err(answer) => return filters::answered(plan.filters.as_deref(), answer),
+        }
+    }
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
-        return reply::error(&error, received.grpc, None);
+        return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
+    if let Some(filters) = &plan.filters {
+        mirror::start(&worker, filters.mirrors(), plan.protocol, &received, &mut request);
+    }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
     let tries = Tries::new(&worker, &plan, started, plan.deadline(started));
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
-        Some(limit) => within(limit, work.as_mut()).await.unwrap_or_else(|| {
+        Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
+            plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
             plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
             Err(error)
         }),
     };
-    result.unwrap_or_else(|error| {
+    let mut response = result.unwrap_or_else(|error| {
         tracing::info!(service = %plan.cluster.target.service, %error, "request failed");
         reply::error(&error, grpc, None)
-    })
+    });
+    fault::answered(injected.as_ref(), &mut response);
+    filters::answered(plan.filters.as_deref(), response)
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::HeaderMap;
+use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use weft_policy::{
-    balance::{self, hash},
-    model::Target,
-};
+use weft_policy::{balance::hash, circuit::Outcome, model::Target};
 
+use super::admission::{Admission, Asked, is_available, outcome_of_error};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -20,7 +19,8 @@ use crate::{
     upstream::{StreamGuard, connect_tcp},
 };
 
-const TRIES: usize = 3;
+/// Dials for one connection.
+const TRIES: u32 = 3;
 
 /// The far end of an opaque connection.
 enum Remote {
@@ -65,33 +65,37 @@ async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _lo
 }
 
 async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<(Remote, LoadGuard), ProxyError> {
-    let mut failed: Vec<Arc<EndpointState>> = Vec::new();
-    let mut last =
-        ProxyError::unsent(Reason::NoEndpoints, format!("service {} has no endpoint", cluster.target.service));
+    let mut failed: SmallVec<[Arc<EndpointState>; 1]> = SmallVec::new();
     // Bytes have no headers: only the address can be hashed.
     let hash = cluster.balancer.hash_on().and_then(|on| hash::of_request(on, &HeaderMap::new(), None, source));
-    for _ in 0..TRIES {
-        let available = |endpoint: &Arc<EndpointState>| !failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint));
-        let request = balance::Request { hash, now: worker.clock.now(), random: &mut || worker.random() };
-        let Some(endpoint) = cluster.balancer.pick(&cluster.endpoints, request, available) else { break };
-        let mut load = LoadGuard::new(Arc::clone(endpoint), worker.clock);
+    let mut number = 0;
+    loop {
+        number += 1;
+        // Nothing is sent before the connection is there: each try can be made again elsewhere.
+        let admission = Admission::ask(worker, cluster, &Asked { hash, repeatable: true, failed: &failed })?;
+        let endpoint = Arc::clone(admission.endpoint());
+        let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();
-        match dial(worker, cluster, endpoint).await {
+        let error = match dial(worker, cluster, &endpoint).await {
             Ok(remote) => {
                 load.observe(begun.elapsed(), false);
+                admission.record(worker, cluster, Outcome::Success);
                 return Ok((remote, load));
             }
-            Err(error) => {
-                // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
-                if error.reason != Reason::ConnectionTerminated {
-                    load.observe(begun.elapsed(), true);
-                    failed.push(Arc::clone(endpoint));
-                }
-                last = error;
-            }
+            Err(error) => error,
+        };
+        let outcome = outcome_of_error(&error);
+        admission.record(worker, cluster, outcome);
+        if outcome != Outcome::Neutral {
+            load.observe(begun.elapsed(), true);
+            failed.push(endpoint);
+        }
+        // A pooled connection that had ended says nothing of the endpoint: it is dialled anew.
+        let elsewhere = cluster.endpoints.iter().any(|endpoint| is_available(endpoint, &failed));
+        if number == TRIES || !elsewhere {
+            return Err(error);
         }
     }
-    Err(last)
 }
 
 async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {

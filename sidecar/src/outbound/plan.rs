@@ -1,24 +1,31 @@
 //! What is to be done with a request: service, port, rule, backend and cluster (phases 3 to 6).
 
 use std::{
+    cell::RefCell,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use weft_policy::{
     balance::hash,
+    circuit::Outcome,
     deadline,
-    model::{ObjectName, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
+    model::{ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
 
-use super::{Destination, upstream_port};
+use super::{
+    Destination,
+    admission::Admission,
+    filters::{self, Applied, Route},
+    upstream_port,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::forward::Received,
+    http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
 };
 
@@ -32,8 +39,12 @@ pub struct Plan {
     pub hash: u64,
     /// What is spoken at the port that was called.
     pub protocol: Protocol,
-    /// How long the caller waits for all of it.
+    /// How long all of it may take.
     pub timeout: Option<Duration>,
+    /// `None` for the many requests whose rule has no filters.
+    pub filters: Option<Box<Applied>>,
+    /// Who is tried now.
+    pub trying: RefCell<Option<Admission>>,
 }
 
 /// Which service a request is for.
@@ -55,26 +66,44 @@ pub fn plan(
     snapshot: &Snapshot,
     service: &Service,
     (destination, source): (&Destination, IpAddr),
-    received: &Received,
-    headers: &HeaderMap,
+    received: &mut Received,
+    request: &mut Request<Body>,
 ) -> Result<Plan, ProxyError> {
     let port = port(service, destination, received)?;
-    let (_, rule) = route(service, port, received, headers)?;
-    let target = backend(worker, rule)?;
-    let cluster = snapshot.clusters.get(target).cloned().ok_or_else(|| {
+    let (found, rule) = route(service, port, received, request.headers())?;
+    let theirs = deadline::of(request.headers(), received.grpc);
+    let matched = found.map_or(&PathMatch::Any, |found| &found.path);
+    let own = Target { service: service.id.clone(), port: port.port };
+    let route = Route { rule, matched, own };
+    let (target, filters) = filters::to_backend(worker, snapshot, route, received, request)?;
+    let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
         let detail = format!("backend {} port {} is not known", target.service, target.port);
         ProxyError::unsent(Reason::InvalidBackend, detail)
     })?;
-    let timeout = match (rule.requests.timeout, deadline::of(headers, received.grpc)) {
+    let timeout = match (rule.requests.timeout, theirs) {
         (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
         (ours, theirs) => ours.or(theirs),
     };
-    let hash = |on| hash::of_request(on, headers, received.path.query(), source).unwrap_or_else(|| worker.random());
+    let hash = |on| {
+        let query = received.path.query();
+        hash::of_request(on, request.headers(), query, source).unwrap_or_else(|| worker.random())
+    };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
-    Ok(Plan { cluster, rule: Arc::clone(rule), hash, protocol: port.protocol, timeout })
+    let (rule, trying) = (Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, hash, protocol: port.protocol, timeout, filters, trying })
 }
 
 impl Plan {
+    /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
+    /// the endpoint.
+    pub fn timed_out(&self, worker: &Worker) {
+        if let Some(admission) = self.trying.take()
+            && self.timeout == self.rule.requests.timeout
+        {
+            admission.record(worker, &self.cluster, Outcome::Timeout);
+        }
+    }
+
     /// When the caller stops waiting.
     pub fn deadline(&self, started: Instant) -> Option<tokio::time::Instant> {
         let end = started.checked_add(self.timeout?)?;
@@ -114,16 +143,9 @@ fn route<'a>(
     }
 }
 
-fn backend<'a>(worker: &Worker, rule: &'a RouteRule) -> Result<&'a Target, ProxyError> {
-    let backend = rule.pick_backend(worker.random());
-    backend
-        .and_then(|backend| backend.target.as_ref())
-        .ok_or_else(|| ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name)))
-}
-
 /// The service that a Host names: one that is held, else one of the four forms of a service's name.
 fn by_host(worker: &Worker, snapshot: &Snapshot, host: &str) -> Result<ObjectName, ProxyError> {
-    if let Some(name) = snapshot.hosts.get(host) {
+    if let Some(name) = snapshot.by_host(host) {
         return Ok(name.clone());
     }
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);

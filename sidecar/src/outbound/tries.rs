@@ -1,7 +1,10 @@
 //! The tries of one request (phases 7 to 12): endpoint, connection, request, what came of it, and whether it is sent
 //! again.
 
+mod hedge;
+
 use std::{
+    cell::RefCell,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -12,23 +15,23 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{
-    balance::{self, Nanos},
-    breaker::{self, Entry},
     circuit::Outcome,
     deadline,
     limits::Permit,
-    model::Protocol,
-    outlier,
-    retry::{self, Attempt, Decision, Failure},
+    retry::{self, Attempt, Decision, Failure, Stop},
 };
 
-use super::plan::Plan;
+use super::{
+    admission::{Admission, Asked, is_available, outcome_of_error},
+    plan::Plan,
+    source::{Source, key},
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, UNSENT,
-        body::{Body, Finish, LoadGuard, Replay},
+        body::{Body, Finish, LoadGuard},
         forward::{Received, mark_caller_version},
     },
     snapshot::EndpointState,
@@ -52,18 +55,12 @@ pub struct Tries<'a> {
     place: Option<Permit>,
 }
 
-/// What the next try is made of.
-struct Source {
-    /// Not sent yet.
-    request: Option<Request<Body>>,
-    /// What a request that was sent is made of again.
-    spare: Option<Box<Spare>>,
-}
-
-struct Spare {
-    head: Request<Body>,
-    /// `None`: there is no body.
-    replay: Option<Replay>,
+/// How one try ended.
+struct Tried {
+    result: Result<Answered, ProxyError>,
+    /// The endpoint, when this is to be held against it.
+    failed: Option<Arc<EndpointState>>,
+    mtls: bool,
 }
 
 /// A response, and whether the sidecar beside the app made it because nothing had reached the app.
@@ -78,14 +75,6 @@ struct Answered {
 enum Next {
     Done(Result<Response<Body>, ProxyError>),
     Again(Duration),
-}
-
-/// What the circuits let through, and wait to hear of.
-struct Admission {
-    begun: Nanos,
-    endpoint: Arc<EndpointState>,
-    probe: Option<outlier::Probe>,
-    breaker: Option<breaker::Probe>,
 }
 
 impl<'a> Tries<'a> {
@@ -116,7 +105,15 @@ impl<'a> Tries<'a> {
         let (mut permit, mut number) = (Some(permit), 0);
         loop {
             number += 1;
-            let result = self.attempt(received, &mut source.request).await;
+            let tried = match retry.hedge_after {
+                Some(after) if number == 1 && self.repeatable => {
+                    Box::pin(self.hedged(after, received, &mut source)).await
+                }
+                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying).await,
+            };
+            self.mtls = tried.mtls;
+            self.failed.extend(tried.failed);
+            let result = tried.result;
             match self.next(received, &mut source, number, result, &mut permit) {
                 Next::Done(answer) => return answer,
                 Next::Again(Duration::ZERO) => {}
@@ -142,7 +139,10 @@ impl<'a> Tries<'a> {
         let response = result.as_ref().ok().map(|answered| answered.response.headers());
         match self.decide(received, source, number, failure, response) {
             Decision::Stop(stop) => {
-                circuit.not_retried(stop);
+                // Most answers of 400 and above are nobody's failure.
+                if stop != Stop::NotRetriable {
+                    circuit.not_retried(stop);
+                }
                 Next::Done(self.answer(received, result, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
@@ -174,7 +174,7 @@ impl<'a> Tries<'a> {
             failure,
             replayable: source.is_replayable(),
             response,
-            elsewhere: self.plan.cluster.endpoints.iter().any(|endpoint| self.is_available(endpoint)),
+            elsewhere: self.plan.cluster.endpoints.iter().any(|endpoint| is_available(endpoint, &self.failed)),
             left: self.left(),
         };
         let retry = &self.plan.rule.requests.retry;
@@ -207,20 +207,66 @@ impl<'a> Tries<'a> {
     }
 
     /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
-    /// not a byte of it was sent.
+    /// not a byte of it was sent. Meanwhile `trying` says who is tried.
     async fn attempt(
-        &mut self,
+        &self,
+        failed: &[Arc<EndpointState>],
         received: &Received,
         request: &mut Option<Request<Body>>,
-    ) -> Result<Answered, ProxyError> {
-        let admission = self.admit()?;
-        let endpoint = Arc::clone(&admission.endpoint);
-        let key = self.key(&endpoint, received);
-        self.mtls = key.is_mesh();
+        trying: &RefCell<Option<Admission>>,
+    ) -> Tried {
+        let (worker, cluster) = (self.worker, &self.plan.cluster);
+        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        let admission = match Admission::ask(worker, cluster, &asked) {
+            Ok(admission) => admission,
+            Err(error) => return Tried { result: Err(error), failed: None, mtls: self.mtls },
+        };
+        let endpoint = Arc::clone(admission.endpoint());
+        trying.replace(Some(admission));
+        let key = key(&endpoint, &cluster.target, self.plan.protocol, received);
+        let mtls = key.is_mesh();
+        let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
+        let begun = Instant::now();
+        let exchanged = match self.leg(received, request, &key) {
+            Ok(()) => self.exchange(&key, &endpoint, request).await,
+            Err(error) => Err(error),
+        };
+        let (outcome, unsent) = match &exchanged {
+            Ok((response, _)) if mtls && response.headers().contains_key(UNSENT) => (Outcome::ConnectFailure, true),
+            Ok((response, _)) => (outcome_of(response, received.grpc), false),
+            Err(error) => (outcome_of_error(error), false),
+        };
+        if let Some(admission) = trying.take() {
+            admission.record(worker, cluster, outcome);
+        }
+        let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
+        if bad || exchanged.is_ok() {
+            load.observe(begun.elapsed(), bad);
+        }
+        let result = exchanged.map(|(mut response, lease)| {
+            response.headers_mut().remove(UNSENT);
+            let finish = Finish {
+                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                started: self.started,
+                status: response.status().as_u16(),
+                reason: None,
+                load: Some(load),
+                lease: Some(lease),
+                permit: None,
+                place: None,
+                complete: false,
+            };
+            Answered { response, finish, unsent }
+        });
+        Tried { result, failed: bad.then_some(endpoint), mtls }
+    }
+
+    /// Makes of a request what is sent on this connection.
+    fn leg(&self, received: &Received, request: &mut Option<Request<Body>>, key: &Key) -> Result<(), ProxyError> {
         let Some(mut leg) = request.take() else {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
-        if self.mtls {
+        if key.is_mesh() {
             mark_caller_version(&mut leg, received.version, self.fresh);
         } else if !self.failed.is_empty() {
             // Of an earlier try through the mesh.
@@ -230,124 +276,7 @@ impl<'a> Tries<'a> {
             deadline::set(leg.headers_mut(), received.grpc, left);
         }
         *request = Some(received.leg(leg, key.is_http2())?);
-        let mut load = LoadGuard::new(Arc::clone(&endpoint), self.worker.clock);
-        let begun = Instant::now();
-        match self.exchange(&key, &endpoint, request).await {
-            Ok((mut response, lease)) => {
-                let unsent = self.mtls && response.headers_mut().remove(UNSENT).is_some();
-                let outcome = if unsent { Outcome::ConnectFailure } else { outcome_of(&response, received.grpc) };
-                let failed = !matches!(outcome, Outcome::Success | Outcome::Neutral);
-                load.observe(begun.elapsed(), failed);
-                self.record(admission, outcome);
-                if failed {
-                    self.failed.push(endpoint);
-                }
-                let finish = Finish {
-                    metrics: Some(self.plan.cluster.shared.http[usize::from(self.mtls)].clone()),
-                    started: self.started,
-                    status: response.status().as_u16(),
-                    reason: None,
-                    load: Some(load),
-                    lease: Some(lease),
-                    permit: None,
-                    place: None,
-                    complete: false,
-                };
-                Ok(Answered { response, finish, unsent })
-            }
-            Err(error) => {
-                let outcome = outcome_of_error(&error);
-                self.record(admission, outcome);
-                if outcome != Outcome::Neutral {
-                    load.observe(begun.elapsed(), true);
-                    self.failed.push(endpoint);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Asks the circuits and picks an endpoint.
-    fn admit(&self) -> Result<Admission, ProxyError> {
-        let cluster = &self.plan.cluster;
-        let (shared, now) = (&cluster.shared, self.worker.clock.now());
-        if cluster.endpoints.is_empty() {
-            // Before the breaker: its one probe is for something that can answer.
-            return Err(self.no_endpoints());
-        }
-        let breaker = match shared.breaker.enter(&cluster.policy.circuit_breaker, now) {
-            Entry::Pass => None,
-            Entry::Probe(probe, change) => {
-                shared.circuit.service_changed(change);
-                Some(probe)
-            }
-            Entry::Refused(until) => {
-                let wait = Duration::from_nanos(until.0.saturating_sub(now.0)).as_millis();
-                let service = &cluster.target.service;
-                let detail = format!("service {service} could not be reached; it is tried again in {wait} ms");
-                return Err(ProxyError::unsent(Reason::CircuitOpen, detail));
-            }
-        };
-        if self.failed.is_empty() {
-            let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
-            if let Some(taken) = shared.ejections.take_probe(now, self.repeatable, healths) {
-                let endpoint = Arc::clone(&cluster.endpoints[taken.index]);
-                shared.circuit.endpoint_changed(endpoint.address, taken.transition);
-                return Ok(Admission { begun: now, endpoint, probe: Some(taken.probe), breaker });
-            }
-        }
-        Ok(Admission { begun: now, endpoint: self.pick()?, probe: None, breaker })
-    }
-
-    /// An endpoint that has not failed this request, else the one that failed first.
-    fn pick(&self) -> Result<Arc<EndpointState>, ProxyError> {
-        let cluster = &self.plan.cluster;
-        let mut random = || self.worker.random();
-        let request =
-            balance::Request { hash: Some(self.plan.hash), now: self.worker.clock.now(), random: &mut random };
-        let picked = cluster.balancer.pick(&cluster.endpoints, request, |endpoint| self.is_available(endpoint));
-        picked.or(self.failed.first()).or(cluster.endpoints.first()).cloned().ok_or_else(|| self.no_endpoints())
-    }
-
-    fn no_endpoints(&self) -> ProxyError {
-        let detail = format!("service {} has no healthy endpoint", self.plan.cluster.target.service);
-        ProxyError::unsent(Reason::NoEndpoints, detail)
-    }
-
-    fn is_available(&self, endpoint: &Arc<EndpointState>) -> bool {
-        !endpoint.health.is_out() && !self.failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
-    }
-
-    /// Tells both circuits how a try ended.
-    fn record(&self, admission: Admission, outcome: Outcome) {
-        let cluster = &self.plan.cluster;
-        let (shared, policy) = (&cluster.shared, &cluster.policy);
-        let (begun, now, random) = (admission.begun, self.worker.clock.now(), self.worker.random());
-        let outlier = &policy.outlier_detection;
-        let change = match admission.probe {
-            Some(probe) => probe.record(outlier, outcome, now, random),
-            None => admission.endpoint.health.record(outlier, outcome, begun, now, random),
-        };
-        if let Some(change) = change {
-            shared.circuit.endpoint_changed(admission.endpoint.address, change);
-        }
-        let change = match admission.breaker {
-            Some(probe) => probe.record(&policy.circuit_breaker, outcome, now, random),
-            None => shared.breaker.record(&policy.circuit_breaker, outcome, begun, now, random),
-        };
-        if let Some(change) = change {
-            shared.circuit.service_changed(change);
-        }
-    }
-
-    fn key(&self, endpoint: &EndpointState, received: &Received) -> Key {
-        if let Some(mesh) = &endpoint.endpoint.mesh {
-            return Key::mesh(mesh, &self.plan.cluster.target);
-        }
-        let protocol = self.plan.protocol;
-        let http2 = protocol.is_http2()
-            || !matches!(protocol, Protocol::Http | Protocol::Http1) && received.version == http::Version::HTTP_2;
-        Key::Plain { address: endpoint.address, http2 }
+        Ok(())
     }
 
     async fn exchange(
@@ -423,23 +352,6 @@ fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
     }
 }
 
-fn outcome_of_error(error: &ProxyError) -> Outcome {
-    match error.reason {
-        Reason::ConnectTimeout
-        | Reason::ConnectionRefused
-        | Reason::ConnectFailed
-        | Reason::TlsHandshake
-        | Reason::TlsIdentityMismatch
-        | Reason::TlsCertificate => Outcome::ConnectFailure,
-        Reason::TryTimeout => Outcome::Timeout,
-        // A pooled connection that had ended says nothing of the endpoint.
-        Reason::ConnectionTerminated if error.unsent && !error.refused => Outcome::Neutral,
-        Reason::ConnectionTerminated => Outcome::Reset,
-        Reason::ProtocolError => Outcome::Unavailable,
-        _ => Outcome::Neutral,
-    }
-}
-
 /// Why a request is sent again, for metrics.
 fn word(result: &Result<Answered, ProxyError>) -> &'static str {
     match result {
@@ -455,52 +367,4 @@ fn discard(result: Result<Answered, ProxyError>) {
     if let Ok(mut answered) = result {
         answered.finish.metrics = None;
     }
-}
-
-impl Source {
-    fn new(mut request: Request<Body>, received: &Received, again: bool) -> Self {
-        if !again || received.upgrade.is_some() {
-            return Self { request: Some(request), spare: None };
-        }
-        let head = head(&request);
-        if received.is_bodyless() {
-            return Self { request: Some(request), spare: Some(Box::new(Spare { head, replay: None })) };
-        }
-        let Some(replay) = Replay::take(request.body_mut()) else {
-            return Self { request: Some(request), spare: None };
-        };
-        *request.body_mut() = replay.next_try();
-        Self { request: Some(request), spare: Some(Box::new(Spare { head, replay: Some(replay) })) }
-    }
-
-    fn headers(&self) -> Option<&HeaderMap> {
-        self.spare.as_ref().map(|spare| spare.head.headers()).or(self.request.as_ref().map(Request::headers))
-    }
-
-    fn is_replayable(&self) -> bool {
-        self.request.is_some()
-            || self.spare.as_ref().is_some_and(|spare| spare.replay.as_ref().is_none_or(Replay::is_complete))
-    }
-
-    /// Makes the request for the next try, unless the last one was not sent at all.
-    fn refill(&mut self) {
-        if let (None, Some(spare)) = (&self.request, &self.spare) {
-            let mut request = head(&spare.head);
-            if let Some(replay) = &spare.replay {
-                *request.body_mut() = replay.next_try();
-            }
-            self.request = Some(request);
-        }
-    }
-}
-
-/// A request with the same head and no body.
-fn head(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    copy
 }

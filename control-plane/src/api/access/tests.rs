@@ -312,3 +312,13 @@ async fn refusals_and_tokens_are_in_the_audit_log_and_secrets_are_not() {
         assert!(!logged.contains(&secret[..32]), "{logged}");
     }
 }
+
+#[test]
+fn the_local_user_is_known_by_name_and_number() {
+    let users = "root:x:0:0:root:/root:/bin/sh\n# comment\n+\n:x:7::::\nann:x:1000:1000::/home/ann:/bin/sh\n";
+    assert_eq!(user_name(users, 0), Some("root"));
+    assert_eq!(user_name(users, 1000), Some("ann"));
+    assert_eq!((user_name(users, 7), user_name(users, 100)), (None, None));
+    let uid = rustix::process::getuid().as_raw();
+    assert!(Caller::local().name.ends_with(&format!("uid {uid})")) || Caller::local().name == format!("uid {uid}"));
+}

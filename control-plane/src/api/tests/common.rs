@@ -1,5 +1,7 @@
 //! Requests to a router, and what comes back.
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     body::Body,
@@ -7,10 +9,12 @@ use axum::{
     response::Response,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 use crate::{
     api::{self, ApiState, access::Access},
+    source::Files,
     store::Store,
 };
 
@@ -21,6 +25,8 @@ pub const POLICIES: &str = "/apis/weft.dev/v1alpha1/namespaces/shop/trafficpolic
 /// An API with its own store.
 pub struct Api {
     pub store: Store,
+    /// The resource directory.
+    pub files: watch::Sender<Arc<Files>>,
     router: Router,
 }
 
@@ -39,12 +45,14 @@ impl Api {
     }
 
     pub fn over(store: Store) -> Self {
-        Self { router: api::router(ApiState::of(store.clone(), Access::dev())), store }
+        let files = watch::Sender::default();
+        let state = ApiState { files: files.subscribe(), ..ApiState::of(store.clone(), Access::dev()) };
+        Self { router: api::router(state), store, files }
     }
 
     /// With a router of its own.
     pub fn of(router: Router) -> Self {
-        Self { router, store: Store::memory() }
+        Self { router, store: Store::memory(), files: watch::Sender::default() }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Response {

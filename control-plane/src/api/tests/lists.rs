@@ -222,3 +222,32 @@ async fn a_table_can_be_listed_and_watched() {
     assert_eq!(line["object"]["rows"][0]["cells"][0], "cart");
     assert_eq!(line["object"]["rows"][0]["object"]["kind"], "PartialObjectMetadata");
 }
+
+#[tokio::test(start_paused = true)]
+async fn lists_that_clients_do_not_take_are_bounded_and_left_after_a_while() {
+    use crate::api::{ApiState, MAX_LISTS, access::Access, router};
+
+    let store = crate::store::Store::memory();
+    let api = Api::of(router(ApiState::of(store.clone(), Access::dev())));
+    let mut large = service("cart");
+    large["metadata"]["annotations"] = json!({ "text": "x".repeat(200_000) });
+    api.made(SERVICES, &large).await;
+    let list =
+        |path: &str| Request::get(path).header(header::HOST, "127.0.0.1:1").body(Body::empty()).expect("a request");
+    let mut waiting = Vec::new();
+    for _ in 0..MAX_LISTS {
+        waiting.push(api.raw(list(SERVICES)).await);
+    }
+    assert!(waiting.iter().all(|response| response.status() == 200));
+    let refused = api.raw(list(SERVICES)).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"1".parse().expect("a value")));
+    let taken = waiting.pop().expect("one").into_body();
+    let text = axum::body::to_bytes(taken, usize::MAX).await.expect("all of it");
+    assert_eq!(names(&serde_json::from_slice(&text).expect("JSON")), ["cart"]);
+    tokio::task::yield_now().await;
+    waiting.push(api.raw(list(SERVICES)).await);
+    assert_eq!(waiting[MAX_LISTS - 1].status(), 200, "there is room for one");
+    assert_eq!(api.raw(list(SERVICES)).await.status(), 429);
+    tokio::time::sleep(std::time::Duration::from_secs(31)).await;
+    assert_eq!(api.get(SERVICES).await.code, 200, "those who take nothing are left");
+}

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::common::{Api, CART, POLICIES, SERVICES, policy, service};
+use crate::store::{Batch, Expect, Key, Write};
 
 #[tokio::test]
 async fn a_new_object_gets_identity_and_a_revision() {
@@ -222,12 +223,15 @@ async fn a_namespace_takes_what_is_in_it_along() {
 async fn policies_that_are_not_acted_upon_say_so_in_a_warning() {
     let api = Api::new();
     let reply = api.json("POST", POLICIES, &policy("p", "cart")).await;
-    assert_eq!(reply.warnings.len(), 2, "{reply:?}");
-    assert!(reply.warnings[0].contains("do not act on it yet"));
-    assert!(reply.warnings[1].contains("spec.targetRefs[0]: Service shop/cart does not exist (yet)"));
+    assert_eq!(reply.warnings.len(), 1, "{reply:?}");
+    assert!(reply.warnings[0].contains("spec.targetRefs[0].name: Service shop/cart does not exist (yet)"));
     assert_eq!(reply.body["status"], Value::Null, "what holds for it is found later");
     let again = api.json("POST", POLICIES, &policy("q", "cart")).await;
-    assert!(again.warnings[2].contains("TrafficPolicy shop/p has the same target"), "{again:?}");
+    assert!(again.warnings[1].contains("TrafficPolicy shop/p has the same target"), "{again:?}");
+    let peers = POLICIES.replace("trafficpolicies", "peerauthentications");
+    let kept = json!({ "metadata": { "name": "p" }, "spec": { "mode": "Strict" } });
+    let kept = api.json("POST", &peers, &kept).await;
+    assert!(kept.warnings.iter().any(|warning| warning.contains("do not act on it yet")), "{kept:?}");
     let changed = api.merge(&format!("{POLICIES}/p"), &json!({ "spec": { "retries": { "attempts": 5 } } })).await.body;
     assert_eq!(changed["metadata"]["generation"], 2);
 }
@@ -326,6 +330,36 @@ async fn a_rollback_makes_new_events_that_restore_the_past() {
     let future = api.json("POST", "/weft/v1/rollback", &json!({ "toRevision": 99 })).await;
     assert!(future.failed(400, "BadRequest").contains("lies in the future"));
     api.json("POST", "/weft/v1/rollback", &json!({ "toRevison": 2 })).await.failed(400, "BadRequest");
+}
+
+#[tokio::test]
+async fn a_rollback_to_what_is_refused_today_restores_nothing_and_names_it() {
+    let api = Api::new();
+    // As an older version wrote them.
+    let mut bad = service("bad");
+    bad["metadata"]["namespace"] = "shop".into();
+    bad["spec"]["ports"][0]["port"] = 0.into();
+    let old = [("Service", "bad", bad), ("Gadget", "x", json!({})), ("Service", "good", service("good"))];
+    let writes = old.map(|(kind, name, object)| Write {
+        key: Key::new(kind, "shop", name),
+        expect: Expect::Absent,
+        object: Some(object),
+    });
+    let keys = writes.each_ref().map(|write| write.key.clone());
+    let batch = |writes| Batch { author: "old".into(), reason: String::new(), writes };
+    api.store.append(batch(writes.into())).await.expect("taken");
+    let gone = keys.map(|key| Write { key, expect: Expect::Any, object: None });
+    api.store.append(batch(gone.into())).await.expect("taken");
+    for dry_run in [true, false] {
+        let wanted = json!({ "toRevision": 3, "dryRun": dry_run });
+        let reply = api.json("POST", "/weft/v1/rollback", &wanted).await;
+        let message = reply.failed(422, "Invalid");
+        for part in ["Service shop/bad: spec.ports[0].port: 0 is not a port", "Gadget shop/x: this version"] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+        assert!(!message.contains("shop/good"), "{message}");
+    }
+    assert_eq!(api.store.revision(), 6, "nothing was restored");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

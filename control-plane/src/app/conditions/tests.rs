@@ -1,6 +1,6 @@
 //! What is written, when, and how often.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use weft_policy::SpiffeId;
 use weft_proto::{
@@ -10,9 +10,14 @@ use weft_proto::{
 use weft_svid::PeerIdentity;
 
 use super::*;
-use crate::push::{
-    proxies::Proxy,
-    stream::{SyncState, TypeStatus},
+use crate::{
+    api::Pushed,
+    push::{
+        Reflected,
+        proxies::Proxy,
+        stream::{SyncState, TypeStatus},
+    },
+    source::stored::Current,
 };
 
 fn service(name: &str) -> Value {
@@ -39,7 +44,7 @@ struct Mesh {
     found: watch::Sender<Arc<Found>>,
     statuses: Statuses,
     _files: watch::Sender<Arc<Resources>>,
-    resources: watch::Receiver<Arc<Resources>>,
+    resources: watch::Receiver<Current>,
 }
 
 impl Mesh {
@@ -54,7 +59,7 @@ impl Mesh {
 
     /// Compiles what is there, and writes.
     async fn pass(&mut self) {
-        let resources = Arc::clone(&self.resources.borrow_and_update());
+        let resources = Arc::clone(&self.resources.borrow_and_update().resources);
         let (_, problems) = crate::compile::compile(&resources, &[]);
         self.found.send_replace(Arc::new(Found { resources, problems }));
         self.statuses.pass().await;
@@ -93,7 +98,9 @@ fn refusing(name: &str, reason: &str) -> Proxy {
         address: String::new(),
         connected: std::time::Instant::now(),
         registration: Registration::default(),
+        services: Arc::default(),
         types: vec![status],
+        reflected: Reflected::default(),
     }
 }
 
@@ -174,22 +181,47 @@ async fn a_refusal_shows_and_goes_and_however_often_it_changes_it_is_written_at_
     let programmed = mesh.programmed("cart");
     assert_eq!((&programmed["status"], &programmed["reason"]), (&json!("False"), &json!("RefusedBySidecar")));
     assert!(programmed["message"].as_str().expect("text").contains("ports[0]: bad"), "{programmed}");
-    mesh.proxies.synced(1, refusing("shop/cart", "again").types);
+    mesh.proxies.synced(1, refusing("shop/cart", "again").types, Reflected::default());
     assert!(mesh.woken().await, "wakes");
     assert!(!mesh.woken().await, "once for each change");
     mesh.pass().await;
     let revision = store.revision();
     for k in 0..10 {
-        mesh.proxies.synced(1, refusing("shop/cart", &format!("another reason {k}")).types);
+        mesh.proxies.synced(1, refusing("shop/cart", &format!("another reason {k}")).types, Reflected::default());
         mesh.pass().await;
     }
     assert_eq!(store.revision(), revision);
-    mesh.proxies.synced(1, refusing("", "").types);
+    mesh.proxies.synced(1, refusing("", "").types, Reflected::default());
     let start = Instant::now();
     assert!(mesh.woken().await);
     assert!(start.elapsed() > PACE / 2, "{:?}", start.elapsed());
     mesh.pass().await;
     assert_eq!(mesh.programmed("cart")["status"], "True");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_does_not_fit_on_the_disk_is_tried_again_until_there_is_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let full = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&full);
+    let room = move || if asked.load(Relaxed) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+    let store = Store::open_on_write(directory.path(), room).expect("a store");
+    put(&store, &key("cart"), service("cart")).await;
+    let mut mesh = Mesh::of(store.clone());
+    full.store(true, Relaxed);
+    let mut waited = Vec::new();
+    for _ in 0..8 {
+        mesh.pass().await;
+        let start = Instant::now();
+        assert!(tokio::time::timeout(MAX_RETRY * 2, mesh.statuses.changed()).await.is_ok(), "wakes");
+        waited.push(start.elapsed().as_secs());
+    }
+    assert_eq!(waited, [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(store.get(&key("cart")).expect("there").object["status"], Value::Null);
+    full.store(false, Relaxed);
+    mesh.statuses.pass().await;
+    assert_eq!(mesh.programmed("cart")["status"], "True", "without a compile");
+    assert!(!mesh.woken().await, "nothing is left to do");
 }
 
 /// The API of a mesh that compiles, and a policy that it shows.
@@ -236,13 +268,22 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
     let Mesh { store, proxies, found, statuses, _files, resources } = Mesh::of(Store::memory());
     tokio::spawn(statuses.run());
     let registry = crate::registry::Registry::open(&directory.path().join("registrations"));
-    let view = watch::Sender::new(Arc::default());
+    let (view, reflected) = (watch::Sender::new(Arc::default()), watch::Sender::default());
     let problems = Arc::default();
+    let (mut reflecting, pushed) = (
+        reflected.subscribe(),
+        Pushed {
+            view: view.subscribe(),
+            resources: watch::Sender::default().subscribe(),
+            reflected: reflected.subscribe(),
+            problems: Arc::clone(&problems),
+        },
+    );
     let state = crate::api::ApiState::new(
         store.clone(),
+        watch::Sender::default().subscribe(),
         proxies,
-        view.subscribe(),
-        Arc::clone(&problems),
+        pushed,
         crate::api::access::Access::dev(),
     );
     let compiling = crate::app::compiling::Compiling {
@@ -252,6 +293,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         registered: registry.watch(),
         ca: Arc::new(ca),
         view,
+        reflected,
         found,
         problems,
     };
@@ -267,7 +309,10 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
     served.eventually(&path, ["Accepted", "False", "TargetNotFound"]).await;
     served.request("POST", "/api/v1/namespaces/shop/services", &service("cart")).await;
     served.eventually(&path, ["Accepted", "True", "Accepted"]).await;
-    served.eventually(&path, ["Programmed", "False", "NotEnforced"]).await;
+    served.eventually(&path, ["Programmed", "True", "Programmed"]).await;
     served.request("DELETE", "/api/v1/namespaces/shop/services/cart", &Value::Null).await;
     served.eventually(&path, ["Accepted", "False", "TargetNotFound"]).await;
+    let all = |reflected: &Reflected| reflected.store == store.revision();
+    let waiting = tokio::time::timeout(Duration::from_secs(20), reflecting.wait_for(all));
+    waiting.await.expect("statuses are reflected too").expect("alive");
 }

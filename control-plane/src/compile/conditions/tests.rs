@@ -23,6 +23,7 @@ fn stored(texts: &[String]) -> Resources {
         all.workloads.extend(loaded.workloads);
         all.traffic_policies.extend(loaded.traffic_policies);
         all.authorization_policies.extend(loaded.authorization_policies);
+        all.peer_authentications.extend(loaded.peer_authentications);
         all.rate_limit_policies.extend(loaded.rate_limit_policies);
         all.fault_injections.extend(loaded.fault_injections);
         all.mesh_configs.extend(loaded.mesh_configs);
@@ -75,7 +76,31 @@ fn target(service: &str) -> String {
 fn a_route_says_what_holds_for_each_parent() {
     let none = Refused::new();
     let backend = "{backendRefs: [{name: web, port: 80}]}";
-    let cases: [(&str, &str, &str, [&str; 3]); 7] = [
+    let cases: [(&str, &str, &str, [&str; 3]); 11] = [
+        (
+            "HTTPRoute",
+            "web",
+            "{backendRefs: [{name: web, port: 80, kind: Bucket, group: a.example}]}",
+            ["Accepted true Accepted", "ResolvedRefs false InvalidKind", "Programmed true Programmed"],
+        ),
+        (
+            "HTTPRoute",
+            "web",
+            "{backendRefs: [{name: web, port: 80, namespace: far}]}",
+            ["Accepted true Accepted", "ResolvedRefs false RefNotPermitted", "Programmed true Programmed"],
+        ),
+        (
+            "GRPCRoute",
+            "web",
+            "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: wbe, port: 80}}}]}",
+            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed true Programmed"],
+        ),
+        (
+            "GRPCRoute",
+            "web",
+            "{sessionPersistence: {sessionName: s}, backendRefs: [{name: web, port: 80}]}",
+            ["Accepted false UnsupportedValue", "ResolvedRefs true ResolvedRefs", "Programmed false UnsupportedValue"],
+        ),
         (
             "HTTPRoute",
             "web",
@@ -97,14 +122,14 @@ fn a_route_says_what_holds_for_each_parent() {
         (
             "HTTPRoute",
             "web",
-            "{filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}], backendRefs: [{name: web, port: 80}]}",
+            "{filters: [{type: ExtensionRef, extensionRef: {group: a.example, kind: K, name: n}}]}",
             ["Accepted false UnsupportedValue", "ResolvedRefs true ResolvedRefs", "Programmed false UnsupportedValue"],
         ),
         (
             "GRPCRoute",
             "web",
             backend,
-            ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs", "Programmed false NotEnforced"],
+            ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs", "Programmed true Programmed"],
         ),
         (
             "GRPCRoute",
@@ -116,7 +141,7 @@ fn a_route_says_what_holds_for_each_parent() {
             "GRPCRoute",
             "web",
             "{backendRefs: [{name: wbe, port: 80}]}",
-            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed false NotEnforced"],
+            ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed true Programmed"],
         ),
     ];
     for (kind, parent, rules, expected) in cases {
@@ -126,15 +151,24 @@ fn a_route_says_what_holds_for_each_parent() {
 }
 
 #[test]
+fn an_http_route_beside_a_grpc_route_at_one_port_is_not_accepted() {
+    let routes = [service("web"), route("GRPCRoute", "web", "{}"), route("HTTPRoute", "web", "{}")];
+    let none = Refused::new();
+    assert_eq!(told(&routes, &none, "HTTPRoute default/r")[0], "web: Accepted false Conflicted");
+    assert_eq!(told(&routes, &none, "GRPCRoute default/r")[0], "web: Accepted true Accepted");
+}
+
+#[test]
 fn a_policy_says_what_holds_for_each_target() {
     let both = "targetRefs: [{kind: Service, name: web}, {kind: Service, name: wbe}]";
     let section = |name: &str| format!("targetRefs: [{{kind: Service, name: web, sectionName: {name}}}]");
     let limits = "limits: [{requests: 1}]";
-    let accepted = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
+    let accepted = ["web: Accepted true Accepted", "web: Programmed true Programmed"];
+    let kept = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
     let no_port = ["web: Accepted false TargetNotFound", "web: Programmed false TargetNotFound"];
     let cases: [(&str, String, &[&str]); 9] = [
         ("TrafficPolicy", target("web"), &accepted),
-        ("AuthorizationPolicy", target("web"), &accepted),
+        ("AuthorizationPolicy", target("web"), &kept),
         ("RateLimitPolicy", format!("{}, {limits}", target("web")), &accepted),
         ("TrafficPolicy", section("http"), &accepted),
         ("TrafficPolicy", section("htpt"), &no_port),
@@ -143,7 +177,7 @@ fn a_policy_says_what_holds_for_each_target() {
             both.to_owned(),
             &[accepted[0], accepted[1], "wbe: Accepted false TargetNotFound", "wbe: Programmed false TargetNotFound"],
         ),
-        ("TrafficPolicy", String::new(), &["default: Accepted true Accepted", "default: Programmed false NotEnforced"]),
+        ("TrafficPolicy", String::new(), &["default: Accepted true Accepted", "default: Programmed true Programmed"]),
         (
             "TrafficPolicy",
             "targetRefs: [{kind: Namespace, name: other}]".to_owned(),
@@ -166,12 +200,16 @@ fn of_two_policies_at_one_target_the_older_wins_and_then_the_first_by_name() {
     let conflicted = "web: Accepted false Conflicted";
     let accepted = "web: Accepted true Accepted";
     let fine = "default: Accepted true Accepted";
-    let named = "targetRefs: [{kind: Namespace, name: default}]".to_owned();
-    let cases: [(&str, String, String, [&str; 2]); 4] = [
-        ("TrafficPolicy", target("web"), target("web"), [accepted, conflicted]),
+    let limits = |targets: &str| format!("{targets}, limits: {{requests: 1}}");
+    let named = limits("targetRefs: [{kind: Namespace, name: default}]");
+    let peer = format!("{}, mode: Strict", target("web"));
+    let (of_web, whole) = (limits(&target("web")), "limits: {requests: 2}".to_owned());
+    let cases: [(&str, String, String, [&str; 2]); 5] = [
+        ("TrafficPolicy", of_web.clone(), of_web.clone(), [accepted, conflicted]),
+        ("PeerAuthentication", peer.clone(), peer, [accepted, conflicted]),
         ("AuthorizationPolicy", target("web"), target("web"), [accepted, accepted]),
-        ("TrafficPolicy", named, String::new(), [fine, "default: Accepted false Conflicted"]),
-        ("TrafficPolicy", target("web"), String::new(), [accepted, fine]),
+        ("TrafficPolicy", named, whole.clone(), [fine, "default: Accepted false Conflicted"]),
+        ("TrafficPolicy", of_web.clone(), whole, [accepted, fine]),
     ];
     for (kind, older, newer, expected) in cases {
         // The older one is the last by name.
@@ -181,9 +219,9 @@ fn of_two_policies_at_one_target_the_older_wins_and_then_the_first_by_name() {
             assert_eq!(found[0], expected, "{kind} {name}");
         }
     }
-    let mut same = stored(&[service("web"), policy("TrafficPolicy", "z", &target("web"))]);
+    let mut same = stored(&[service("web"), policy("TrafficPolicy", "z", &of_web)]);
     // As old as the other.
-    let first = stored(&[service("web"), policy("TrafficPolicy", "a", &target("web"))]);
+    let first = stored(&[service("web"), policy("TrafficPolicy", "a", &of_web)]);
     same.traffic_policies.extend(first.traffic_policies);
     let (_, problems) = compile(&same, &[]);
     assert_eq!(problems.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), ["TrafficPolicy default/z"]);

@@ -52,9 +52,8 @@ impl Server {
     }
 
     fn set(&self, name: &str, content: String) {
-        let output: Output =
-            [((SERVICE, name.to_owned()), Compiled { bytes: content.into(), aliases: Vec::new() })].into();
-        self.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+        let output: Output = [((SERVICE, name.to_owned()), Compiled::from(content.into_bytes()))].into();
+        self.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     }
 
     async fn connect(&self) -> Client<Channel> {
@@ -151,6 +150,23 @@ async fn rule_01_a_registration_for_another_account_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sidecar_gets_the_view_of_the_namespace_that_it_proved() {
+    let server = Server::new(100);
+    let views = |namespace: &str| [(namespace.to_owned(), b"own".to_vec().into())].into();
+    for (namespace, expected) in [("shop", "own"), ("other", "shared")] {
+        let compiled = Compiled { views: views(namespace), ..b"shared".to_vec().into() };
+        let output: Output = [((SERVICE, "a/x".to_owned()), compiled)].into();
+        server.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
+        let mut sidecar = server.open(1).await.expect("let in");
+        let response = sidecar.responses.message().await.expect("open").expect("x");
+        let content = response.resources[0].resource.as_ref().expect("content");
+        assert_eq!(content.value, expected.as_bytes(), "{namespace}");
+        drop(sidecar);
+        server.registered(false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_for_all_that_it_missed() {
     let server = Server::new(100);
     server.set("a/x", "0".into());
@@ -163,7 +179,7 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
     assert_eq!(server.sent(), 1);
     sidecar.ack(&first.nonce).await;
     let second = sidecar.responses.message().await.expect("open").expect("the newest");
-    assert_eq!(second.resources[0].version, server.view.borrow().named(SERVICE, "a/x")[0].version);
+    assert_eq!(second.resources[0].version, server.view.borrow().named(SERVICE, "a/x", "")[0].version);
     sidecar.ack(&second.nonce).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(server.sent(), 2);
@@ -173,9 +189,9 @@ async fn rule_09_a_consumer_that_does_not_answer_gets_one_response_and_then_one_
 async fn rule_09_requests_are_read_while_the_peer_takes_no_responses() {
     let server = Server::new(100);
     let kinds = [SERVICE, ResourceType::EndpointSlice, ResourceType::TrustBundle];
-    let big = || Compiled { bytes: "x".repeat(1 << 22).into(), aliases: Vec::new() };
+    let big = || Compiled::from("x".repeat(1 << 22).into_bytes());
     let output: Output = kinds.into_iter().map(|kind| ((kind, "a/x".to_owned()), big())).collect();
-    server.view.send_modify(|view| *view = Arc::new(view.next(&output)));
+    server.view.send_modify(|view| *view = Arc::new(view.next(&output, 0)));
     let sidecar = server.open(1).await.expect("let in");
     server.registered(true).await;
     // One response of four megabytes is in the transport, which nobody reads, one waits for it, and one is due.

@@ -8,7 +8,7 @@ use std::{
 
 use weft_proto::{ResourceType, discovery::Resource};
 
-use super::{TypeState, View};
+use super::{Peer, TypeState, View};
 
 /// Bytes of resources in one response, about: the rest follows after its ACK, so that a slow consumer holds up no more
 /// than this (rule 9). A single resource may be larger.
@@ -61,14 +61,14 @@ fn fitting(all: impl Iterator<Item = (Arc<Resource>, bool)>) -> Fitting {
 impl TypeState {
     /// Most changes concern few clients, an ACK comes at the revision of its response, and what changes most are
     /// endpoints: none of this needs a look at all that the client wants.
-    pub(super) fn since_settled(&mut self, kind: ResourceType, view: &View) -> Since {
+    pub(super) fn since_settled(&mut self, kind: ResourceType, view: &View, namespace: &str) -> Since {
         let changed = self.settled.and_then(|revision| view.changed_since(revision, kind));
-        let since = changed.map_or(Since::Unknown, |changed| self.since(kind, view, changed));
+        let since = changed.map_or(Since::Unknown, |changed| self.since(kind, view, namespace, changed));
         self.settled = matches!(since, Since::Nothing).then_some(view.revision);
         since
     }
 
-    fn since(&self, kind: ResourceType, view: &View, changed: &[Arc<Resource>]) -> Since {
+    fn since(&self, kind: ResourceType, view: &View, namespace: &str, changed: &[Arc<Resource>]) -> Since {
         let (mut other, mut bytes) = (Vec::new(), 0);
         for resource in changed {
             let named =
@@ -80,8 +80,8 @@ impl TypeState {
             if !named || held.is_none() || self.refused.contains_key(&resource.name) {
                 return Since::Unknown;
             }
-            match view.named(kind, &resource.name) {
-                // What it was, beside what it is.
+            match view.named(kind, &resource.name, namespace) {
+                // What it was, or is for others, beside what it is.
                 [now] if !Arc::ptr_eq(now, resource) => {
                     if now.aliases != resource.aliases {
                         return Since::Unknown;
@@ -104,23 +104,17 @@ impl TypeState {
     }
 
     /// What is due by this view; `None` when nothing is.
-    pub(super) fn due(
-        &mut self,
-        kind: ResourceType,
-        view: &View,
-        workload: Option<&str>,
-        removals: bool,
-    ) -> Option<Due> {
+    pub(super) fn due(&mut self, kind: ResourceType, view: &View, peer: &Peer, removals: bool) -> Option<Due> {
         let allowed = |resource: &&Arc<Resource>| {
-            kind != ResourceType::WorkloadConfig || workload == Some(resource.name.as_str())
+            kind != ResourceType::WorkloadConfig || peer.workload.as_ref() == Some(&resource.name)
         };
         let mut wanted: BTreeMap<&str, (&Arc<Resource>, bool)> = BTreeMap::new();
         let (mut missing, mut gone_names) = (Vec::new(), Vec::new());
         if self.wildcard {
-            wanted.extend(view.all(kind).filter(allowed).map(|r| (r.name.as_str(), (r, false))));
+            wanted.extend(view.all(kind, &peer.namespace).filter(allowed).map(|r| (r.name.as_str(), (r, false))));
         }
         for name in self.names.union(&self.answer) {
-            let mut found = view.named(kind, name).iter().filter(allowed).peekable();
+            let mut found = view.named(kind, name, &peer.namespace).iter().filter(allowed).peekable();
             let answer = self.answer.contains(name);
             if found.peek().is_none() && self.holds(name) {
                 gone_names.push(name.clone());

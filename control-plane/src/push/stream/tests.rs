@@ -1,10 +1,14 @@
 //! The rules of DESIGN section 4 that are the server's, by number.
 
+mod settled;
+
 use proptest::prelude::*;
 use weft_proto::rpc;
 
 use super::*;
 use crate::compile::{Compiled, Output};
+
+mod views;
 
 const SERVICE: ResourceType = ResourceType::Service;
 
@@ -18,10 +22,10 @@ fn after(old: &View, entries: &[(ResourceType, &str, &str)]) -> View {
         .map(|(kind, name, content)| {
             let alias = name.rsplit_once('/').map(|(alias, _)| alias.to_owned());
             let aliases = alias.filter(|_| *kind == ResourceType::EndpointSlice).into_iter().collect();
-            ((*kind, (*name).to_owned()), Compiled { bytes: content.as_bytes().to_vec().into(), aliases })
+            ((*kind, (*name).to_owned()), Compiled { aliases, ..content.as_bytes().to_vec().into() })
         })
         .collect();
-    old.next(&output)
+    old.next(&output, 0)
 }
 
 fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
@@ -95,7 +99,7 @@ fn rule_04_one_bad_resource_refuses_only_itself() {
     assert_eq!((status.state, status.error.as_str()), (SyncState::Error, "a/x: bad"));
     let refused = &status.refused[0];
     assert_eq!((refused.name.as_str(), refused.reason.as_str()), ("a/x", "bad"));
-    assert_eq!(refused.version, old.named(SERVICE, "a/x")[0].version);
+    assert_eq!(refused.version, old.named(SERVICE, "a/x", "")[0].version);
     let next = after(&old, &[(SERVICE, "a/y", "1")]);
     let response = state.next(&next).expect("x is gone, whichever version the client kept");
     assert_eq!((names(&response).len(), response.removed_resources), (0, vec!["a/x".to_owned()]), "y is held");
@@ -115,7 +119,7 @@ fn rule_05_a_missing_name_is_answered_as_removed_and_pushed_when_it_appears() {
 #[test]
 fn rule_06_a_reconnect_yields_only_the_difference() {
     let old = view(&[(SERVICE, "a/x", "1"), (SERVICE, "a/y", "1")]);
-    let version = |name| old.named(SERVICE, name)[0].version.clone();
+    let version = |name| old.named(SERVICE, name, "")[0].version.clone();
     let held = [("a/x".to_owned(), version("a/x")), ("a/z".to_owned(), "gone".into())];
     let mut state = StreamState::default();
     let request = DeltaDiscoveryRequest { initial_resource_versions: held.into(), ..subscribe(&["a/x", "a/y", "a/z"]) };
@@ -176,7 +180,7 @@ fn rule_09_changes_while_a_response_is_under_way_are_merged_into_one() {
     }
     state.on_request(SERVICE, ack(&first.nonce));
     let second = state.next(&last).expect("one merged response");
-    assert_eq!(second.resources[0].version, last.named(SERVICE, "a/x")[0].version);
+    assert_eq!(second.resources[0].version, last.named(SERVICE, "a/x", "")[0].version);
     state.on_request(SERVICE, ack(&second.nonce));
     assert!(state.next(&last).is_none());
 }
@@ -239,7 +243,7 @@ fn rule_12_sync_state_follows_sent_and_acked() {
 #[test]
 fn rule_12_a_resumed_client_that_holds_everything_is_synced() {
     let view = view(&[(SERVICE, "a/x", "1")]);
-    let held = [("a/x".to_owned(), view.named(SERVICE, "a/x")[0].version.clone())].into();
+    let held = [("a/x".to_owned(), view.named(SERVICE, "a/x", "")[0].version.clone())].into();
     let mut state = StreamState::default();
     state.on_request(SERVICE, DeltaDiscoveryRequest { initial_resource_versions: held, ..subscribe(&["a/x"]) });
     assert!(state.next(&view).is_none());
@@ -318,7 +322,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Ack),
         Just(Step::Ack),
         (0..4_u8).prop_map(Step::Nack),
-        (0..4_u8, 0..3_u8).prop_map(|(name, content)| Step::Content(name, content)),
+        (0..4_u8, 0..6_u8).prop_map(|(name, content)| Step::Content(name, content)),
         (0..4_u8).prop_map(Step::Gone),
     ]
 }
@@ -327,13 +331,14 @@ proptest! {
     /// What is known to be settled saves work and changes no response.
     #[test]
     fn a_stream_that_remembers_that_it_is_settled_sends_what_one_that_does_not_sends(
+        namespace in prop_oneof!["", "c"],
         steps in proptest::collection::vec((step(), proptest::bool::ANY), 1..60)
     ) {
         let kind = ResourceType::EndpointSlice;
         // Number 4 is everything; the first two are slices of one service, subscribed to by its name.
         let wish = |number: u8| match number { 0 | 1 => "a/x".to_owned(), 4 => "*".to_owned(), _ => format!("a/y/{number}") };
         let name = |number: u8| if number < 2 { format!("a/x/{number}") } else { format!("a/y/{number}") };
-        let (mut quick, mut thorough) = (StreamState::default(), StreamState::default());
+        let (mut quick, mut thorough) = (StreamState::of_namespace(&namespace), StreamState::of_namespace(&namespace));
         let (mut view, mut contents) = (View::default(), std::collections::BTreeMap::new());
         let mut nonce = String::new();
         for (step, silent) in steps {
@@ -358,7 +363,7 @@ proptest! {
                     quick.on_request(kind, request.clone());
                     thorough.on_request(kind, request);
                 }
-                None => view = view.next(&output(kind, &contents)),
+                None => view = view.next(&output(kind, &contents), 0),
             }
             // A stream does not see every view.
             if silent {
@@ -375,7 +380,11 @@ proptest! {
 fn output(kind: ResourceType, contents: &std::collections::BTreeMap<String, u8>) -> Output {
     let compiled = |(name, content): (&String, &u8)| {
         let alias = name.rsplit_once('/').map(|(alias, _)| alias.to_owned());
-        ((kind, name.clone()), Compiled { bytes: vec![*content].into(), aliases: alias.into_iter().collect() })
+        // From 3 on there is a view of it; what has one is subscribed to by its own name.
+        let view = (*content >= 3 && name.starts_with("a/y")).then(|| ("c".to_owned(), vec![*content].into()));
+        let bytes = vec![*content % 3].into();
+        let compiled = Compiled { bytes, aliases: alias.into_iter().collect(), views: view.into_iter().collect() };
+        ((kind, name.clone()), compiled)
     };
     contents.iter().map(compiled).collect()
 }
@@ -383,18 +392,18 @@ fn output(kind: ResourceType, contents: &std::collections::BTreeMap<String, u8>)
 #[test]
 fn a_settled_stream_is_not_asked_about_a_change_of_something_else() {
     let mut contents: std::collections::BTreeMap<_, _> = [("a/x".to_owned(), 0), ("a/y".to_owned(), 0)].into();
-    let old = View::default().next(&output(SERVICE, &contents));
+    let old = View::default().next(&output(SERVICE, &contents), 0);
     let mut state = StreamState::default();
     state.on_request(SERVICE, subscribe(&["a/x"]));
     let response = state.next(&old).expect("x");
     state.on_request(SERVICE, ack(&response.nonce));
     assert_eq!(state.types[&SERVICE].settled, Some(1), "by the ACK alone");
     contents.insert("a/y".to_owned(), 1);
-    let next = old.next(&output(SERVICE, &contents));
-    let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &next);
+    let next = old.next(&output(SERVICE, &contents), 0);
+    let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &next, "");
     assert!(matches!(since, Since::Nothing));
     contents.insert("a/x".to_owned(), 1);
-    let last = next.next(&output(SERVICE, &contents));
-    let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &last);
+    let last = next.next(&output(SERVICE, &contents), 0);
+    let since = state.types.get_mut(&SERVICE).expect("asked for").since_settled(SERVICE, &last, "");
     assert!(matches!(since, Since::Other(resources) if resources.len() == 1));
 }

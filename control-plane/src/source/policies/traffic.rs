@@ -1,5 +1,9 @@
 //! How calls are made: `TrafficPolicy`.
 
+mod checks;
+
+pub use self::checks::traffic;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -11,7 +15,8 @@ use crate::source::check::Check;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
-    /// What it applies to. Default: every Service of the namespace.
+    /// What it applies to. Default: every Service of the namespace. At a route only timeouts (but for connect) and
+    /// retries (but for the budget) can be set: the rest belongs to the Service that is called.
     #[serde(default)]
     pub target_refs: Vec<TargetRef>,
     /// How long calls may take.
@@ -99,14 +104,22 @@ pub enum Algorithm {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancing {
-    /// Default LeastLatency: two random choices, the better by peak-EWMA latency and requests in flight.
+    /// With hashOn one setting: a policy gives both or neither. Default LeastLatency: two random choices, the better by peak-EWMA latency and requests in flight.
     pub algorithm: Option<Algorithm>,
     /// What RingHash and Maglev hash.
     pub hash_on: Option<HashOn>,
     /// New endpoints get their share by and by in this time. Default none.
     pub slow_start: Option<Span>,
-    /// Labels of places, nearest first, in which endpoints are preferred. Default none.
-    pub locality: Option<Vec<String>>,
+    /// Whose endpoints come first while enough of them are healthy, nearest first; an empty list is no preference.
+    /// Default Zone, Region.
+    pub locality: Option<Vec<Place>>,
+}
+
+/// What endpoints may have in common with the caller.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+pub enum Place {
+    Region,
+    Zone,
 }
 
 /// One of the fields.
@@ -187,109 +200,47 @@ pub struct Connection {
     pub idle: Option<Span>,
     /// A connection is replaced after this. Default 1h.
     pub max_age: Option<Span>,
-    /// Streams of one HTTP/2 connection. Default 250.
+    /// Streams of one HTTP/2 connection. Default 100.
     pub max_streams: Option<u32>,
 }
 
 impl Spec for TrafficPolicySpec {
+    const ADD_UP: bool = true;
+
     fn targets(&self) -> &[TargetRef] {
         &self.target_refs
     }
 
     fn check(&self, check: &mut Check<'_>) {
-        traffic(self, "spec", check);
+        checks::traffic(self, "spec", check);
+        if self.target_refs.iter().any(|target| target.kind.ends_with("Route")) {
+            checks::of_a_route(self, check);
+        }
     }
 }
 
-/// Checks the settings at `path`; the defaults of the mesh have the same.
-pub fn traffic(spec: &TrafficPolicySpec, path: &str, check: &mut Check<'_>) {
-    if let Some(Timeouts { request: Some(request), backend_request: Some(backend), .. }) = spec.timeouts
-        && backend > request
-        && !request.0.is_zero()
-    {
-        check.wrong(&format!("{path}.timeouts.backendRequest"), "is longer than timeouts.request", "");
-    }
-    if let Some(retries) = &spec.retries {
-        retry(retries, &format!("{path}.retries"), check);
-    }
-    if let Some(balancing) = &spec.load_balancing {
-        let hash = balancing.hash_on.as_ref();
-        let given = hash.map_or(0, |on| {
-            [on.header.is_some(), on.cookie.is_some(), on.query_param.is_some(), on.source_ip == Some(true)]
-                .into_iter()
-                .filter(|given| *given)
-                .count()
-        });
-        let hashed = matches!(balancing.algorithm, Some(Algorithm::Maglev | Algorithm::RingHash));
-        if hash.is_some() && given != 1 {
-            let path = format!("{path}.loadBalancing.hashOn");
-            check.wrong(&path, "needs exactly one field", "one of header, cookie, queryParam, sourceIp");
-        }
-        if hashed != hash.is_some() {
-            let hint = "hashOn goes with the algorithms RingHash and Maglev";
-            let message = if hashed { "is missing" } else { "has no use with this algorithm" };
-            check.wrong(&format!("{path}.loadBalancing.hashOn"), message, hint);
-        }
-    }
-    if let Some(outlier) = &spec.outlier_detection {
-        let path = format!("{path}.outlierDetection");
-        check.percent(&format!("{path}.successPercent"), outlier.success_percent);
-        check.percent(&format!("{path}.maxEjectedPercent"), outlier.max_ejected_percent);
-        check.ordered(&path, "baseEjection", outlier.base_ejection, "maxEjection", outlier.max_ejection);
-    }
-    if let Some(breaker) = &spec.circuit_breaker {
-        let path = format!("{path}.circuitBreaker");
-        check.ordered(&path, "baseOpen", breaker.base_open, "maxOpen", breaker.max_open);
-        check.positive(&format!("{path}.consecutiveFailures"), breaker.consecutive_failures);
-    }
-    if let Some(limits) = &spec.limits {
-        for (name, value) in
-            [("connections", limits.connections), ("requests", limits.requests), ("pending", limits.pending)]
-        {
-            check.positive(&format!("{path}.limits.{name}"), value);
-        }
-    }
-    check.positive(&format!("{path}.connection.maxStreams"), spec.connection.as_ref().and_then(|c| c.max_streams));
-}
-
-fn retry(retries: &Retries, path: &str, check: &mut Check<'_>) {
-    if let Some(attempts) = retries.attempts.filter(|attempts| *attempts > 10) {
-        check.wrong(&format!("{path}.attempts"), format!("{attempts} is too many"), "0 to 10");
-    }
-    for (index, code) in retries.codes.iter().flatten().enumerate() {
-        if !(400..=599).contains(code) {
-            let message = format!("{code} is not the status of a failure");
-            check.wrong(&format!("{path}.codes[{index}]"), message, "400 to 599");
-        }
-    }
-    for (index, code) in retries.grpc_codes.iter().flatten().enumerate() {
-        check.one_of(&format!("{path}.grpcCodes[{index}]"), "gRPC code", code, &GRPC_CODES);
-    }
-    for (index, method) in retries.methods.iter().flatten().enumerate() {
-        check.method(&format!("{path}.methods[{index}]"), method);
-    }
-    if let Some(backoff) = &retries.backoff {
-        check.ordered(&format!("{path}.backoff"), "base", backoff.base, "max", backoff.max);
-    }
-    check.percent(&format!("{path}.budget.percent"), retries.budget.as_ref().and_then(|budget| budget.percent));
-}
-
-/// gRPC status codes but OK, by name.
+/// gRPC status codes but OK, by name, in the order of their numbers from 1.
 pub const GRPC_CODES: [&str; 16] = [
-    "ABORTED",
-    "ALREADY_EXISTS",
     "CANCELLED",
-    "DATA_LOSS",
-    "DEADLINE_EXCEEDED",
-    "FAILED_PRECONDITION",
-    "INTERNAL",
+    "UNKNOWN",
     "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
     "NOT_FOUND",
-    "OUT_OF_RANGE",
+    "ALREADY_EXISTS",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
-    "UNAUTHENTICATED",
-    "UNAVAILABLE",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
     "UNIMPLEMENTED",
-    "UNKNOWN",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
 ];
+
+/// The number of a gRPC status code, 1 to 16.
+#[must_use]
+pub fn grpc_code(name: &str) -> Option<u32> {
+    (1..).zip(GRPC_CODES).find(|(_, known)| *known == name).map(|(code, _)| code)
+}

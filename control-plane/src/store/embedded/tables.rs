@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use redb::{Database, Durability, ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError};
+use serde_json::Value;
 use tracing::warn;
 
 use super::chain::{self, Chain, Place};
 use crate::store::{
     codec::{self, Record},
     error::{ReadError, VerifyError},
-    model::{Event, Head, HistoryFilter, Key, Revision, Stored},
+    model::{Event, Head, HistoryFilter, Key, Past, Revision, Stored},
     propose::Proposed,
     state::State,
 };
@@ -179,22 +180,26 @@ fn stored(events: &Events, key: &Key, place: Place) -> Result<Stored, Fault> {
 }
 
 fn event(events: &Events, record: &Record<'_>) -> Result<Event, Fault> {
-    let key = record.key();
     let place = Place { created: record.created, revision: record.before };
-    let before = if record.before == 0 { None } else { Some(Arc::new(stored(events, &key, place)?)) };
+    let before = if record.before == 0 { None } else { Some(Arc::new(stored(events, &record.key(), place)?)) };
     let object = record.object().map_err(|why| damaged(record.revision, why))?.map(Arc::new);
-    Ok(Event {
+    Ok(told(record, before, object))
+}
+
+/// The event of a record, with these objects.
+fn told(record: &Record<'_>, before: Option<Arc<Stored>>, object: Option<Arc<Value>>) -> Event {
+    Event {
         revision: record.revision,
         time_ms: record.time_ms,
         author: record.author.into(),
         reason: record.reason.into(),
         action: record.action,
-        key,
+        key: record.key(),
         before,
         object,
         previous_hash: record.previous_hash,
         hash: record.hash,
-    })
+    }
 }
 
 /// At least one event after a revision, if there is one through `head`.
@@ -224,22 +229,34 @@ pub(super) fn page(
 }
 
 /// The events that a filter asks for, newest first.
-pub(super) fn history(txn: &ReadTransaction, filter: &HistoryFilter, head: Revision) -> Result<Vec<Event>, Fault> {
+pub(super) fn history(txn: &ReadTransaction, filter: &HistoryFilter, head: Revision) -> Result<Past, Fault> {
     let events = txn.open_table(EVENTS)?;
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     for entry in events.range(..=filter.last(head))?.rev() {
-        if found.len() >= filter.limit {
-            break;
+        if filter.is_enough(found.len(), bytes) {
+            return Ok(Past { events: found, more: true });
         }
         let (revision, sealed) = entry?;
         let (revision, sealed) = (revision.value(), sealed.value());
         let record = codec::decode(sealed).map_err(|why| damaged(revision, why))?;
-        if filter.matches(record.kind, record.namespace, record.name) {
-            let record = chain::intact(revision, sealed).map_err(|why| damaged(revision, why))?;
-            found.push(event(&events, &record)?);
+        if !filter.matches([record.kind, record.namespace, record.name], record.author, record.reason) {
+            continue;
         }
+        let record = chain::intact(revision, sealed).map_err(|why| damaged(revision, why))?;
+        if filter.objects.is_none() {
+            let key = record.key();
+            let before = Stored { key, created: record.created, revision: record.before, object: Arc::default() };
+            let before = (record.before > 0).then(|| Arc::new(before));
+            found.push(told(&record, before, None));
+            continue;
+        }
+        bytes += record.object.len();
+        if let Some(before) = events.get(record.before)? {
+            bytes += before.value().len();
+        }
+        found.push(event(&events, &record)?);
     }
-    Ok(found)
+    Ok(Past { events: found, more: false })
 }
 
 /// Checks the whole log against a state.

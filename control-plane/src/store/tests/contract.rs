@@ -45,6 +45,7 @@ contract! {
     a_watch_cannot_start_in_the_future
     a_watch_ends_when_the_store_is_closed
     history_is_newest_first_filtered_and_paged
+    history_leaves_out_statuses_and_objects_and_is_bounded_in_bytes
     the_state_at_every_revision_can_be_had
     an_intact_log_verifies
 }
@@ -83,7 +84,7 @@ async fn an_event_tells_all_about_its_write(fixture: Fixture) {
     write(store, put("a", Expect::Absent, 3)).await.unwrap();
     assert_eq!(store.get(&key("a")).map(|stored| (stored.created, stored.revision)), Some((4, 4)));
     // What a watcher and the history get is what the writer got.
-    let history = store.history(HistoryFilter::default()).await.unwrap();
+    let history = store.history(HistoryFilter::default()).await.unwrap().events;
     assert_eq!(history[2], *updated);
     assert_eq!(history[1], *deleted);
     assert_eq!(store.watch(1).unwrap().next().await.unwrap(), updated);
@@ -299,7 +300,7 @@ async fn history_is_newest_first_filtered_and_paged(fixture: Fixture) {
     let other = Write { key: Key::new("Service", "prod", "a"), expect: Expect::Any, object: Some(json!(1)) };
     write(store, other).await.unwrap();
     let history = async |filter| -> Vec<u64> {
-        store.history(filter).await.unwrap().iter().map(|event| event.revision).collect()
+        store.history(filter).await.unwrap().events.iter().map(|event| event.revision).collect()
     };
     let all = HistoryFilter::default;
     assert_eq!(history(all()).await, (1..=31).rev().collect::<Vec<_>>());
@@ -311,6 +312,33 @@ async fn history_is_newest_first_filtered_and_paged(fixture: Fixture) {
     assert_eq!(history(named).await, [28, 25, 22]);
     assert_eq!(history(HistoryFilter { namespace: Some("prod".into()), ..all() }).await, [31]);
     assert_eq!(history(HistoryFilter { name: Some("nobody".into()), ..all() }).await, [0; 0]);
+}
+
+async fn history_leaves_out_statuses_and_objects_and_is_bounded_in_bytes(fixture: Fixture) {
+    let store = &fixture.store;
+    let large = "x".repeat(1000);
+    for (author, reason) in [("weft", "defaults"), ("weft", "status"), ("ada", "status"), ("weft", "status")] {
+        let writes = vec![Write { key: key("a"), expect: Expect::Any, object: Some(json!(large)) }];
+        store.append(Batch { author: author.into(), reason: reason.into(), writes }).await.unwrap();
+    }
+    let history = async |filter| {
+        let past = store.history(filter).await.unwrap();
+        (past.events.iter().map(|event| event.revision).collect::<Vec<_>>(), past.more)
+    };
+    let all = HistoryFilter::default;
+    assert_eq!(history(all()).await, (vec![4, 3, 2, 1], false));
+    assert_eq!(history(HistoryFilter { statuses: false, ..all() }).await, (vec![3, 1], false));
+    assert_eq!(history(HistoryFilter { limit: 1, ..all() }).await, (vec![4], true));
+    // An event has the object before, too.
+    assert_eq!(history(HistoryFilter { objects: Some(3000), ..all() }).await, (vec![4, 3], true));
+    assert_eq!(history(HistoryFilter { objects: Some(0), ..all() }).await, (vec![4], true), "at least one");
+    assert_eq!(history(HistoryFilter { objects: None, ..all() }).await, (vec![4, 3, 2, 1], false));
+    let bare = store.history(HistoryFilter { objects: None, ..all() }).await.unwrap().events;
+    let whole = store.history(all()).await.unwrap().events;
+    assert_eq!((&bare[0].object, bare[0].hash), (&None, whole[0].hash));
+    assert_eq!(bare[0].before.as_ref().map(|before| (before.created, before.revision)), Some((1, 3)));
+    assert_eq!(bare[0].before.as_ref().map(|before| before.object.is_null()), Some(true));
+    assert_eq!(bare[3].before, None);
 }
 
 async fn the_state_at_every_revision_can_be_had(fixture: Fixture) {

@@ -131,7 +131,7 @@ async fn run(fixture: Fixture, steps: Vec<Step>) {
         assert_eq!(current(&store), model.state());
         assert_eq!(store.revision(), model.log.len() as u64);
     }
-    let history = store.history(HistoryFilter { limit: usize::MAX, ..HistoryFilter::default() }).await.unwrap();
+    let history = store.history(HistoryFilter { limit: usize::MAX, ..HistoryFilter::default() }).await.unwrap().events;
     let events: Vec<_> = history.iter().rev().map(|e| (e.key.clone(), e.object.as_deref().cloned())).collect();
     assert_eq!(events, model.log);
     for (revision, state) in (1..).zip(&model.states) {

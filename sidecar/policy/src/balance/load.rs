@@ -40,7 +40,8 @@ impl EndpointLoad {
         self.in_flight.fetch_add(1, Relaxed);
     }
 
-    /// A request ended. `latency` is the time to the response head; `None` when it was cancelled before.
+    /// A request ended. `latency` is the time to the response head; `None` when it was cancelled before. How
+    /// fast a failure was says nothing of answers.
     pub fn end(&self, now: Nanos, latency: Option<Duration>, failed: bool) {
         let _ = self.in_flight.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(1)));
         if let Some(latency) = latency {

@@ -13,12 +13,18 @@ use crate::{
 const MAX_FILTERS: usize = 64;
 
 /// Where filters stand.
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
+    /// At a rule.
     Rule,
+    /// At a backend of a rule: after those of the rule, and for requests to this backend only.
     Backend,
 }
 
+/// Converts filters.
+///
+/// # Errors
+/// The first field that is wrong.
 pub fn filters(wire: Vec<v1::Filter>, place: Place) -> Result<Filters, Invalid> {
     use v1::filter::Kind;
     if wire.len() > MAX_FILTERS {

@@ -225,14 +225,29 @@ fn results_of_requests_from_before_an_ejection_change_nothing() {
 }
 
 #[test]
-fn an_endpoint_that_returns_starts_with_an_empty_window() {
-    let (all, healths) = service(2);
-    for _ in 0..20 {
-        let _ = healths[0].record(&POLICY, Outcome::ServerError, at(0.0), at(0.0), 0);
+fn an_endpoint_that_returns_starts_anew() {
+    // Errors fill the window, resets make a row.
+    for outcome in [Outcome::ServerError, Outcome::Reset] {
+        let (all, healths) = service(2);
+        for _ in 0..20 {
+            let _ = healths[0].record(&POLICY, outcome, at(0.0), at(0.0), 0);
+        }
+        assert!(healths[0].is_out());
+        assert!(probe(&all, &healths, at(5.0), Outcome::Success).is_some());
+        assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(5.0), at(5.0), 0), None);
     }
-    assert!(healths[0].is_out());
-    assert!(probe(&all, &healths, at(5.0), Outcome::Success).is_some());
-    assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(5.0), at(5.0), 0), None);
+}
+
+#[test]
+fn one_that_the_limit_kept_in_starts_with_an_empty_window_when_it_answers() {
+    let (all, healths) = service(2);
+    assert!(fail(&healths[0], at(0.0)).is_some());
+    for _ in 0..20 {
+        assert_eq!(healths[1].record(&POLICY, Outcome::Reset, at(1.0), at(1.0), 0), None);
+    }
+    assert_eq!(healths[1].record(&POLICY, Outcome::Success, at(1.5), at(1.5), 0), None);
+    assert!(probe(&all, &healths, at(1.5), Outcome::Success).is_some());
+    assert_eq!(healths[1].record(&POLICY, Outcome::Reset, at(2.0), at(2.0), 0), None);
 }
 
 #[test]
@@ -250,6 +265,7 @@ fn an_endpoint_that_leaves_gives_its_place_to_another() {
     let left = all.take_probe(at(5.0), GET, &healths[..1]).expect("a request with the old snapshot");
     assert!(left.probe.record(&POLICY, Outcome::Success, at(5.0), 0).is_some());
     assert_eq!(all.out(), 2);
+    assert!(probe(&all, &members, at(6.0), Outcome::Success).is_some(), "a place is free");
     assert!(fail(&healths[0], at(6.0)).is_none(), "nor can it be ejected");
 }
 
@@ -335,7 +351,11 @@ fn a_request_with_an_older_snapshot_hides_no_probe_for_long() {
     let (all, healths) = service(4);
     assert!(fail(&healths[3], at(0.0)).is_some());
     assert!(all.take_probe(at(5.0), GET, &healths[..3]).is_none(), "it knows nothing of the fourth");
-    assert!(all.take_probe(at(6.0), GET, &healths).is_some());
+    assert_eq!(all.take_probe(at(6.0), GET, &healths).map(|taken| taken.index), Some(3));
+    // Nor when it knows of another one, that is due much later.
+    assert!(fail(&healths[2], at(6.0)).is_some());
+    assert!(all.take_probe(at(6.0), GET, &healths[..3]).is_none());
+    assert_eq!(all.take_probe(at(7.0), GET, &healths).map(|taken| taken.index), Some(3));
 }
 
 #[test]

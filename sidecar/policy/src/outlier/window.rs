@@ -69,3 +69,24 @@ const fn stamp(tenth: u64) -> u64 {
 const fn unpack(word: u64) -> (u64, u64, u64) {
     (word >> (2 * COUNT_BITS), (word >> COUNT_BITS) & COUNT_MAX, word & COUNT_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_ten_buckets_count() {
+        let (window, length) = (Window::default(), Duration::from_secs(10));
+        let at = |seconds: u64| Nanos(seconds * 1_000_000_000);
+        for second in 0..10 {
+            window.add(length, at(second), second % 2 == 0);
+        }
+        assert_eq!(window.sum(length, at(9)), (10, 5));
+        assert_eq!(window.sum(length, at(12)), (7, 3), "no request since, and three seconds gone");
+        assert_eq!(window.sum(length, at(19)), (0, 0));
+        window.add(length, at(19), true);
+        assert_eq!(window.sum(length, at(19)), (1, 1), "a bucket that is used again forgets");
+        window.clear();
+        assert_eq!(window.sum(length, at(19)), (0, 0));
+    }
+}

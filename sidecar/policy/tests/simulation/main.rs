@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a number that does not fit fails the test, also in its helpers")]
 
+mod answer;
 mod script;
 mod world;
 
@@ -93,6 +94,27 @@ fn an_endpoint_that_fails_half_of_the_time_is_left_out() {
         let report = run(&script, seed);
         assert!(report.success(0..20) >= 0.99, "seed {seed}");
         assert!(report.delivered[0] * 10 < report.delivered[1], "seed {seed}: {:?}", report.delivered);
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_well_again_gets_its_share() {
+    for fault in [Fault::Unavailable, Fault::Resets, Fault::Hangs] {
+        let script = Script { seconds: 40, ..Script::new(vec![Plan::with(fault, 2.0..5.0), Plan::healthy()]) };
+        let report = run(&script, 1);
+        assert!(report.delivered[0] * 3 > report.deliveries, "{fault:?}: {:?}", report.delivered);
+    }
+}
+
+#[test]
+fn the_balancer_leaves_an_endpoint_that_keeps_failing_to_outlier_detection() {
+    for fault in [Fault::Unavailable, Fault::Refuses, Fault::Resets] {
+        let script = Script { rate: 20, ..Script::new(vec![Plan::with(fault, 2.0..8.0), Plan::healthy()]) };
+        assert_eq!(
+            run(&script, 1).ejections,
+            1,
+            "{fault:?}: five failures in six seconds, though one is avoided for a second"
+        );
     }
 }
 

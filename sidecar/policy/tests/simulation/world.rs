@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use weft_policy::{
     balance::{self, Balancer, Candidate, EndpointLoad, Nanos},
     breaker::{self, Breaker, Entry},
@@ -21,11 +21,13 @@ use weft_policy::{
     retry::{self, Attempt, Budget, Decision, Failure},
 };
 
-use crate::script::{Fault, Random, Script};
+use crate::{
+    answer::{Answer, answer},
+    script::{Random, Script},
+};
 
 const SECOND: u64 = 1_000_000_000;
 static NOWHERE: LazyLock<Locality> = LazyLock::new(Locality::default);
-const TRY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One step of a run: when, of what, what.
 pub type Step = (u64, u64, &'static str);
@@ -99,13 +101,6 @@ struct Try {
     answer: Answer,
     probe: Option<outlier::Probe>,
     breaker_probe: Option<breaker::Probe>,
-}
-
-#[derive(Clone, Copy)]
-enum Answer {
-    Good,
-    Bad(Failure, Outcome),
-    CallerGone,
 }
 
 pub struct World<'a> {
@@ -378,27 +373,6 @@ impl World<'_> {
             second.1 += u64::from(word == "good");
         }
     }
-}
-
-/// How an endpoint answers now, and after what time.
-fn answer(script: &Script, random: &mut Random, now: u64, endpoint: usize) -> (Duration, Answer) {
-    let plan = &script.endpoints[endpoint];
-    let unavailable = Answer::Bad(Failure::Status(StatusCode::SERVICE_UNAVAILABLE), Outcome::Unavailable);
-    let error = Answer::Bad(Failure::Status(StatusCode::INTERNAL_SERVER_ERROR), Outcome::ServerError);
-    // Half to one and a half times the usual.
-    let usual = plan.latency.mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
-    let short = Duration::from_millis(1);
-    let (latency, answer) = match plan.fault(now as f64 / 1e9) {
-        None => (usual, Answer::Good),
-        Some(Fault::Refuses) => (short, Answer::Bad(Failure::Unsent, Outcome::ConnectFailure)),
-        Some(Fault::Unavailable) => (short, unavailable),
-        Some(Fault::Flaky(ppm)) => (usual, if random.happens(ppm) { unavailable } else { Answer::Good }),
-        Some(Fault::ServerError) => (usual, error),
-        Some(Fault::Slow(latency)) => (latency, Answer::Good),
-        Some(Fault::Hangs) => (TRY_TIMEOUT, Answer::Bad(Failure::TryTimeout, Outcome::Timeout)),
-        Some(Fault::Resets) => (usual, Answer::Bad(Failure::Reset, Outcome::Reset)),
-    };
-    if random.happens(script.cancelled) { (latency / 2, Answer::CallerGone) } else { (latency, answer) }
 }
 
 fn nanos(seconds: f64) -> u64 {

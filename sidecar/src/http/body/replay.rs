@@ -3,6 +3,7 @@
 
 use std::{
     cell::RefCell,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::{Body, BodyError, FromPeer, Kind};
+use super::{Body, BodyError, Follower, Kind};
 
 /// Bytes kept of one body. Beyond it the request is not sent again.
 pub const MAX_REPLAY: usize = 64 * 1024;
@@ -31,7 +32,8 @@ pub(super) struct Try {
 }
 
 struct Kept {
-    from_peer: FromPeer,
+    /// As the caller sends it.
+    body: Body,
     frames: Vec<Bytes>,
     bytes: usize,
     length: Option<u64>,
@@ -48,14 +50,14 @@ impl Replay {
     /// Keeps what passes of a body that a peer sends, and takes it. `None`: there is nothing to be kept, or it is known
     /// to be too large.
     pub fn take(body: &mut Body) -> Option<Self> {
-        let Kind::Incoming(from_peer) = &body.kind else { return None };
-        let length = from_peer.incoming.size_hint().exact();
-        if length.is_some_and(|length| length > MAX_REPLAY as u64) {
+        let length = body.size_hint().exact();
+        if !matches!(body.kind, Kind::Incoming(_)) || length.is_some_and(|length| length > MAX_REPLAY as u64) {
             return None;
         }
-        let Kind::Incoming(from_peer) = std::mem::replace(&mut body.kind, Kind::Empty) else { return None };
+        // With who follows it: what is read once is seen once, however often it is sent.
+        let body = std::mem::replace(body, Body::empty());
         Some(Self(Rc::new(RefCell::new(Kept {
-            from_peer,
+            body,
             frames: Vec::new(),
             bytes: 0,
             length,
@@ -75,7 +77,7 @@ impl Replay {
         let (number, left) = (kept.current, kept.length);
         drop(kept);
         let body = Try { kept: Rc::clone(&self.0), number, next: 0, left, done: false };
-        Body { kind: Kind::Try(Box::new(body)), finish: None }
+        Body { kind: Kind::Try(Box::new(body)), follower: Follower::Nobody }
     }
 
     /// Nothing that has passed is lost: another try can be made.
@@ -104,7 +106,7 @@ impl Try {
             self.done = true;
             return Poll::Ready(kept.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        match std::task::ready!(kept.from_peer.poll(context)) {
+        match std::task::ready!(Pin::new(&mut kept.body).poll_frame(context)) {
             None => {
                 kept.ended = true;
                 self.done = true;
@@ -133,8 +135,7 @@ impl Try {
     pub(super) fn is_end_stream(&self) -> bool {
         let kept = self.kept.borrow();
         let all = self.next >= kept.frames.len();
-        self.done
-            || all && (kept.ended && kept.trailers.is_none() || !kept.ended && kept.from_peer.incoming.is_end_stream())
+        self.done || all && (kept.ended && kept.trailers.is_none() || !kept.ended && kept.body.is_end_stream())
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

@@ -126,7 +126,8 @@ async fn nothing_acknowledged_is_lost_to_a_kill_and_nothing_appears() {
         assert!(looked.is_none_or(|head| head == store.head()));
         assert!(said.opened.is_none_or(|revision| revision == previous));
         assert_eq!(store.verify().await, Ok(store.head()));
-        let mut events = store.history(HistoryFilter { limit: usize::MAX, ..HistoryFilter::default() }).await.unwrap();
+        let mut events =
+            store.history(HistoryFilter { limit: usize::MAX, ..HistoryFilter::default() }).await.unwrap().events;
         events.retain(|event| event.revision > previous);
         check(&events, round, &said);
         previous = store.revision();

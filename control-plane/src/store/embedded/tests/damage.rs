@@ -50,7 +50,7 @@ async fn damage_before_the_snapshot_is_found_in_the_background_and_stops_writes(
     assert!(matches!(refused, AppendError::Stopped { .. }), "{refused}");
     assert_eq!(store.verify().await.unwrap_err().revision, 3);
     // What is not damaged can be read; what is, is not given out.
-    assert_eq!(store.history(HistoryFilter { limit: 20, ..HistoryFilter::default() }).await.unwrap().len(), 20);
+    assert_eq!(store.history(HistoryFilter { limit: 20, ..HistoryFilter::default() }).await.unwrap().events.len(), 20);
     let all = store.history(HistoryFilter { limit: 40, ..HistoryFilter::default() }).await;
     assert!(matches!(all, Err(ReadError::Damaged { revision: 3, .. })), "{all:?}");
     let mut watcher = store.watch(1).unwrap();

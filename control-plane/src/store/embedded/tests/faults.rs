@@ -58,7 +58,7 @@ async fn stops_until_a_restart(how: u8) {
 
     assert_eq!((store.head(), store.snapshot().len()), (head, 1));
     let history = HistoryFilter { before_revision: Some(3), ..HistoryFilter::default() };
-    assert_eq!(store.history(history).await.unwrap().len(), 2);
+    assert_eq!(store.history(history).await.unwrap().events.len(), 2);
     let mut watcher = store.watch(0).unwrap();
     for revision in 1..=head.revision {
         assert_eq!(watcher.next().await.unwrap().revision, revision);
@@ -100,10 +100,10 @@ async fn a_full_disk_rejects_writes_until_there_is_room() {
         let full = store.append(batch(many)).await.unwrap_err();
         assert!(matches!(full, AppendError::Full { .. }), "{full}");
         assert_eq!((store.revision(), store.stopped()), (round, None));
-        assert_eq!(store.history(HistoryFilter::default()).await.unwrap().len() as u64, round);
+        assert_eq!(store.history(HistoryFilter::default()).await.unwrap().events.len() as u64, round);
         mode.store(NONE, Ordering::SeqCst);
         write(&store, put("a", Expect::Revision(round), 1)).await.unwrap();
-        assert_eq!(store.history(HistoryFilter::default()).await.unwrap().len() as u64, round + 1);
+        assert_eq!(store.history(HistoryFilter::default()).await.unwrap().events.len() as u64, round + 1);
         assert_eq!(store.verify().await, Ok(store.head()));
     }
     let head = store.head();
@@ -145,7 +145,7 @@ async fn full_disk_process() {
     let fitted = fill(&store).await;
     assert!(fitted > 5, "{fitted}");
     assert_eq!((store.revision(), store.stopped()), (fitted, None));
-    assert_eq!(store.history(HistoryFilter { limit: 5, ..HistoryFilter::default() }).await.unwrap().len(), 5);
+    assert_eq!(store.history(HistoryFilter { limit: 5, ..HistoryFilter::default() }).await.unwrap().events.len(), 5);
     assert_eq!(store.verify().await, Ok(store.head()));
     let again = store.append(batch([big(0)])).await.unwrap_err();
     assert!(matches!(again, AppendError::Full { .. }), "{again}");

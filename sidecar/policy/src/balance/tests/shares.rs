@@ -114,3 +114,12 @@ fn what_an_ejected_endpoint_leaves_is_shared_by_all_others() {
         assert_near(&found, &[third, 0.0, third, third], tolerance, &format!("{algorithm:?}"));
     }
 }
+
+#[test]
+fn of_two_equal_weights_a_small_difference_of_latency_decides() {
+    let all = endpoints(&[1, 1]);
+    let balancer = balancer(Algorithm::LeastLatency, &all);
+    let found =
+        simulate(&balancer, &all, (10_000_000, 5000), |index, _| if index == 0 { 1_000_000 } else { 1_600_000 });
+    assert!(found[0] > 0.9, "{found:?}");
+}

@@ -1,0 +1,137 @@
+//! What the circuits say to a try, and what they hear of it: whether the service may be called at all, which endpoint
+//! takes the try, and how it ended. For requests and for opaque connections.
+
+use std::{sync::Arc, time::Duration};
+
+use weft_policy::{
+    balance::{self, Nanos},
+    breaker::{self, Entry},
+    circuit::Outcome,
+    outlier,
+};
+
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    snapshot::{Cluster, EndpointState},
+};
+
+/// A try that may be made.
+pub struct Admission {
+    begun: Nanos,
+    endpoint: Arc<EndpointState>,
+    probe: Option<outlier::Probe>,
+    breaker: Option<breaker::Probe>,
+}
+
+/// What is to be tried.
+pub struct Asked<'a> {
+    /// What the endpoint is chosen by, where it is by a hash.
+    pub hash: Option<u64>,
+    /// A failure can be hidden from the caller by another try.
+    pub repeatable: bool,
+    /// Endpoints that have failed already.
+    pub failed: &'a [Arc<EndpointState>],
+}
+
+impl Admission {
+    /// Asks both circuits and picks an endpoint: one that waits for its probe, else one that has not failed, else the
+    /// one that failed first.
+    ///
+    /// # Errors
+    /// When the service is left alone, or has no endpoints.
+    pub fn ask(worker: &Worker, cluster: &Cluster, asked: &Asked<'_>) -> Result<Self, ProxyError> {
+        let (shared, begun) = (&cluster.shared, worker.clock.now());
+        if cluster.endpoints.is_empty() {
+            // Before the breaker: its one probe is for something that can answer.
+            return Err(no_endpoints(cluster));
+        }
+        let breaker = match shared.breaker.enter(&cluster.policy.circuit_breaker, begun) {
+            Entry::Pass => None,
+            Entry::Probe(probe, change) => {
+                shared.circuit.service_changed(change);
+                Some(probe)
+            }
+            Entry::Refused(until) => return Err(refused(cluster, begun, until)),
+        };
+        if asked.failed.is_empty() {
+            let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
+            if let Some(taken) = shared.ejections.take_probe(begun, asked.repeatable, healths) {
+                let endpoint = Arc::clone(&cluster.endpoints[taken.index]);
+                shared.circuit.endpoint_changed(endpoint.address, taken.transition);
+                return Ok(Self { begun, endpoint, probe: Some(taken.probe), breaker });
+            }
+        }
+        let mut random = || worker.random();
+        let request = balance::Request { hash: asked.hash, now: begun, random: &mut random };
+        let available = |endpoint: &Arc<EndpointState>| is_available(endpoint, asked.failed);
+        let picked = cluster.balancer.pick(&cluster.endpoints, request, available);
+        let endpoint = picked.or(asked.failed.first()).or(cluster.endpoints.first()).cloned();
+        let endpoint = endpoint.ok_or_else(|| no_endpoints(cluster))?;
+        Ok(Self { begun, endpoint, probe: None, breaker })
+    }
+
+    /// Who takes the try.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+
+    /// Tells both circuits how the try ended.
+    pub fn record(self, worker: &Worker, cluster: &Cluster, outcome: Outcome) {
+        let (shared, policy) = (&cluster.shared, &cluster.policy);
+        let (begun, now, random) = (self.begun, worker.clock.now(), worker.random());
+        let outlier = &policy.outlier_detection;
+        let change = match self.probe {
+            Some(probe) => probe.record(outlier, outcome, now, random),
+            None => self.endpoint.health.record(outlier, outcome, begun, now, random),
+        };
+        if let Some(change) = change {
+            shared.circuit.endpoint_changed(self.endpoint.address, change);
+        }
+        let change = match self.breaker {
+            Some(probe) => probe.record(&policy.circuit_breaker, outcome, now, random),
+            None => shared.breaker.record(&policy.circuit_breaker, outcome, begun, now, random),
+        };
+        if let Some(change) = change {
+            shared.circuit.service_changed(change);
+        }
+    }
+}
+
+/// Not ejected, and has not failed this request.
+#[must_use]
+pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
+    !endpoint.health.is_out() && !failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
+}
+
+fn no_endpoints(cluster: &Cluster) -> ProxyError {
+    let detail = format!("service {} has no healthy endpoint", cluster.target.service);
+    ProxyError::unsent(Reason::NoEndpoints, detail)
+}
+
+fn refused(cluster: &Cluster, now: Nanos, until: Nanos) -> ProxyError {
+    let wait = Duration::from_nanos(until.0.saturating_sub(now.0)).as_millis();
+    let service = &cluster.target.service;
+    let detail = format!("service {service} could not be reached; it is tried again in {wait} ms");
+    ProxyError::unsent(Reason::CircuitOpen, detail)
+}
+
+/// How a try ended that got no answer.
+#[must_use]
+pub fn outcome_of_error(error: &ProxyError) -> Outcome {
+    match error.reason {
+        Reason::ConnectTimeout
+        | Reason::ConnectionRefused
+        | Reason::ConnectFailed
+        | Reason::TlsHandshake
+        | Reason::TlsIdentityMismatch
+        | Reason::TlsCertificate => Outcome::ConnectFailure,
+        Reason::TryTimeout => Outcome::Timeout,
+        // A pooled connection that had ended says nothing of the endpoint.
+        Reason::ConnectionTerminated if error.unsent && !error.refused => Outcome::Neutral,
+        Reason::ConnectionTerminated => Outcome::Reset,
+        Reason::ProtocolError => Outcome::Unavailable,
+        _ => Outcome::Neutral,
+    }
+}
