@@ -110,12 +110,16 @@ pub async fn probe(address: SocketAddr) -> bool {
     storefront(&Client::new(address, "storefront")).await.is_ok()
 }
 
-/// Sends `count` requests for `path` one after the other: how many were answered, refused with 429, and anything else.
-pub async fn burst(address: SocketAddr, path: &str, count: u32) -> (u64, u64, u64) {
+/// Sends `count` requests for `path` at once: how many were answered, refused with 429, and anything else.
+pub async fn burst(address: SocketAddr, path: &'static str, count: u32) -> (u64, u64, u64) {
     let client = Client::new(address, "storefront");
-    let mut seen = (0, 0, 0);
+    let mut calls = tokio::task::JoinSet::new();
     for _ in 0..count {
-        let answer = timeout(TIMEOUT, client.call(Method::GET, path, Bytes::new())).await;
+        let client = client.clone();
+        calls.spawn(async move { timeout(TIMEOUT, client.call(Method::GET, path, Bytes::new())).await });
+    }
+    let mut seen = (0, 0, 0);
+    for answer in calls.join_all().await {
         match answer.map(|answer| answer.map(|answer| answer.status().as_u16())) {
             Ok(Ok(200)) => seen.0 += 1,
             Ok(Ok(429)) => seen.1 += 1,
