@@ -27,7 +27,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Requests of the burst.
 const BURST: u32 = 20;
 /// How much longer than planned a stage may take until it has shown what it is for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a change may take to reach every sidecar.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -93,21 +93,23 @@ async fn stages(
     progress: &mut report::Progress,
 ) -> anyhow::Result<Figures> {
     let start = Instant::now();
-    let at = |percent: u32| sleep_until(start + duration * percent / 100);
     let mut figures = Figures { expected_proxies: mesh::PROXIES - 1, ..Figures::default() };
     figures.rotations.0 = mesh.rotations().await;
 
     progress.stage("traffic flows");
-    at(20).await;
+    sleep_until(start + duration * 20 / 100).await;
     figures.before_canary = load.window();
     progress.stage("canary: 20 % of catalog to v2");
     mesh.route(20)?;
     sleep(SETTLE).await;
     let canary = load.window();
 
-    at(30).await;
-    resilience(mesh, load, progress, start, duration, &mut figures).await?;
+    sleep_until(start + duration * 30 / 100).await;
+    resilience(mesh, load, progress, duration, &mut figures).await?;
 
+    // What took longer than planned is not taken from the stages that follow.
+    let start = start.max(Instant::now() - duration * 55 / 100);
+    let at = |percent: u32| sleep_until(start + duration * percent / 100);
     at(55).await;
     progress.stage("one replica of catalog is killed");
     figures.killed_replica.0 = load.answers_of(mesh::KILLED);
@@ -146,29 +148,29 @@ async fn stages(
     Ok(figures)
 }
 
-/// A replica that fails, then one that is slow, then a burst at a path with a limit: from 30 to 55 % of the run.
+/// A replica that fails, then one that is slow, then a burst at a path with a limit: a quarter of the run, or longer
+/// until each has shown what it is for.
 async fn resilience(
     mesh: &Mesh,
     load: &Load,
     progress: &mut report::Progress,
-    start: Instant,
     duration: Duration,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let at = |percent: u32| sleep_until(start + duration * percent / 100);
+    let some = |percent: u32| sleep(duration * percent / 100);
     progress.stage("one replica of catalog fails half");
     let before = (load.window(), mesh.healing().await);
     mesh.misbehave(50, 0).await?;
-    until(at(38), || async { mesh.healing().await.since(before.1).ejections > 0 }).await;
+    until(some(8), || async { mesh.healing().await.since(before.1).ejections > 0 }).await;
     mesh.misbehave(0, 0).await?;
     progress.stage("it is well again, and let in again");
-    until(at(44), || async { mesh.healing().await.since(before.1).recoveries > 0 }).await;
+    until(some(6), || async { mesh.healing().await.since(before.1).recoveries > 0 }).await;
     figures.flaky = (load.window().since(before.0), mesh.healing().await.since(before.1));
 
     progress.stage("it takes longer than a try may");
     let before = (load.window(), mesh.healing().await);
     mesh.misbehave(0, 1000).await?;
-    until(at(50), || async { mesh.healing().await.since(before.1).timeouts > 0 }).await;
+    until(some(6), || async { mesh.healing().await.since(before.1).timeouts > 0 }).await;
     mesh.misbehave(0, 0).await?;
     figures.slow = (load.window().since(before.0), mesh.healing().await.since(before.1));
 

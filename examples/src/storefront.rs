@@ -1,4 +1,5 @@
-//! `storefront`: `GET /` asks the catalog for its items, places an order, and answers with both.
+//! `storefront`: `GET /` asks the catalog for its items, places an order, and answers with both; so does
+//! `GET /limited`, for which the mesh has a rate limit.
 
 use std::net::SocketAddr;
 
@@ -17,7 +18,7 @@ pub async fn run(listen: SocketAddr, catalog: SocketAddr, orders: SocketAddr) ->
     serve::http(listener, move |request| {
         let (catalog, orders) = (catalog.clone(), orders.clone());
         async move {
-            if request.method() != Method::GET || request.uri().path() != "/" {
+            if request.method() != Method::GET || !matches!(request.uri().path(), "/" | "/limited") {
                 return Ok(serve::not_found());
             }
             let items = value(catalog.call(Method::GET, "/items", Bytes::new()).await?, "catalog")?;

@@ -45,7 +45,10 @@ pub fn edges(text: &str, from: &str) -> Vec<Edge> {
             "weft_http_requests_total" | "weft_tcp_connections_total" | "weft_tcp_open_connections"
         );
         // What was answered before a hop was chosen was neither mutual TLS nor plaintext.
-        let no_hop = matches!(label(sample.labels, "reason"), Some("no_endpoints" | "unknown_service" | "not_ready"));
+        let no_hop = matches!(
+            label(sample.labels, "reason"),
+            Some("no_endpoints" | "unknown_service" | "not_ready" | "circuit_open")
+        );
         if !counted || no_hop || label(sample.labels, "direction") != Some("outbound") {
             continue;
         }

@@ -35,8 +35,8 @@ pub struct Asked<'a> {
 }
 
 impl Admission {
-    /// Asks both circuits and picks an endpoint: one that waits for its probe, else one that has not failed, else the
-    /// one that failed first.
+    /// Asks both circuits and picks an endpoint: one that waits for its probe, else one that is in and has not failed,
+    /// else an ejected one that has not, else the one that failed first.
     ///
     /// # Errors
     /// When the service is left alone, or has no endpoints.
@@ -66,7 +66,9 @@ impl Admission {
         let request = balance::Request { hash: asked.hash, now: begun, random: &mut random };
         let available = |endpoint: &Arc<EndpointState>| is_available(endpoint, asked.failed);
         let picked = cluster.balancer.pick(&cluster.endpoints, request, available);
-        let endpoint = picked.or(asked.failed.first()).or(cluster.endpoints.first()).cloned();
+        // When all that are not ejected have failed this request, an ejected one may be well again.
+        let ejected = || cluster.endpoints.iter().find(|endpoint| !has_failed(endpoint, asked.failed));
+        let endpoint = picked.or_else(ejected).or(asked.failed.first()).cloned();
         let endpoint = endpoint.ok_or_else(|| no_endpoints(cluster))?;
         Ok(Self { begun, endpoint, probe: None, breaker })
     }
@@ -102,7 +104,11 @@ impl Admission {
 /// Not ejected, and has not failed this request.
 #[must_use]
 pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
-    !endpoint.health.is_out() && !failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
+    !endpoint.health.is_out() && !has_failed(endpoint, failed)
+}
+
+fn has_failed(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
+    failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
 }
 
 fn no_endpoints(cluster: &Cluster) -> ProxyError {
