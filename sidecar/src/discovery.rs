@@ -7,7 +7,7 @@ pub mod state;
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -345,6 +345,7 @@ impl Builder {
                         address,
                         load: EndpointLoad::default(),
                         health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
+                        unreachable: AtomicBool::new(false),
                     })
                 }
             };

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use tokio::sync::watch;
@@ -93,6 +93,8 @@ pub struct EndpointState {
     pub load: EndpointLoad,
     /// Whether it is left out.
     pub health: Arc<Health>,
+    /// The last try could not connect to it.
+    pub unreachable: AtomicBool,
 }
 
 impl Candidate for EndpointState {

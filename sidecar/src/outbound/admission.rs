@@ -1,12 +1,16 @@
 //! What the circuits say to a try, and what they hear of it: whether the service may be called at all, which endpoint
 //! takes the try, and how it ended. For requests and for opaque connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use weft_policy::{
     balance::{self, Nanos},
     breaker::{self, Entry},
     circuit::Outcome,
+    model::BreakOn,
     outlier,
 };
 
@@ -91,12 +95,38 @@ impl Admission {
         if let Some(change) = change {
             shared.circuit.endpoint_changed(self.endpoint.address, change);
         }
+        self.endpoint.reachable(outcome);
+        let breaker = &policy.circuit_breaker;
         let change = match self.breaker {
-            Some(probe) => probe.record(&policy.circuit_breaker, outcome, now, random),
-            None => shared.breaker.record(&policy.circuit_breaker, outcome, begun, now, random),
+            Some(probe) => probe.record(breaker, outcome, now, random),
+            None => shared.breaker.record(breaker, of_service(cluster, outcome), begun, now, random),
         };
         if let Some(change) = change {
             shared.circuit.service_changed(change);
+        }
+    }
+}
+
+/// What an outcome says of the service as a whole: a failure of one endpoint says nothing while another may answer.
+fn of_service(cluster: &Cluster, outcome: Outcome) -> Outcome {
+    if !outcome.is_gateway_failure() {
+        return outcome;
+    }
+    let fails = |endpoint: &Arc<EndpointState>| match cluster.policy.circuit_breaker.break_on {
+        BreakOn::ConnectFailures => endpoint.unreachable.load(Relaxed),
+        BreakOn::Failures => endpoint.health.is_failing(),
+        BreakOn::Never => false,
+    };
+    if cluster.endpoints.iter().all(fails) { outcome } else { Outcome::Neutral }
+}
+
+impl EndpointState {
+    /// Remembers whether the last try could connect.
+    fn reachable(&self, outcome: Outcome) {
+        let unreachable = outcome == Outcome::ConnectFailure;
+        // A load first: all workers record the outcomes of a healthy endpoint.
+        if outcome != Outcome::Neutral && self.unreachable.load(Relaxed) != unreachable {
+            self.unreachable.store(unreachable, Relaxed);
         }
     }
 }

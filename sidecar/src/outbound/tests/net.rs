@@ -299,6 +299,7 @@ fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: Sock
         address,
         load: EndpointLoad::default(),
         health: Arc::new(Health::new(&shared.ejections)),
+        unreachable: std::sync::atomic::AtomicBool::new(false),
     };
     let endpoints: Arc<[_]> = [Arc::new(state)].into();
     let policy: Arc<BackendPolicy> = Arc::default();
