@@ -371,6 +371,7 @@ impl Builder {
         for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
             shared.circuit.endpoint_changed(endpoints[index].address, change);
         }
+        shared.circuit.endpoints_changed();
         let policy = Arc::clone(&port.backend);
         Arc::new(Cluster { target: target.clone(), endpoints: endpoints.into(), balancer, policy, shared })
     }

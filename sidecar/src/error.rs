@@ -99,6 +99,8 @@ pub struct ProxyError {
     pub detail: String,
     /// No byte of the request can have reached an application: always safe to send elsewhere.
     pub unsent: bool,
+    /// Of a dial for which several requests waited: this is not the one that made it.
+    pub shared: bool,
     /// The peer says that it has done nothing with the request, of which something was sent: safe to send again.
     pub refused: bool,
 }
@@ -248,12 +250,12 @@ impl Reason {
 impl ProxyError {
     /// A failure after which the request may have reached the application.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: false, refused: false }
+        Self { reason, detail: detail.into(), unsent: false, refused: false, shared: false }
     }
 
     /// A failure before anything was sent.
     pub fn unsent(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), unsent: true, refused: false }
+        Self { reason, detail: detail.into(), unsent: true, refused: false, shared: false }
     }
 }
 

@@ -326,7 +326,7 @@ impl Pool {
         let before = self.failures.borrow().0;
         let turn = self.dialing.lock().await;
         match &*self.failures.borrow() {
-            (now, Some(error)) if *now != before => Err(error.clone()),
+            (now, Some(error)) if *now != before => Err(ProxyError { shared: true, ..error.clone() }),
             _ => Ok(turn),
         }
     }
@@ -420,7 +420,7 @@ fn classify(error: &hyper::Error, unsent: bool) -> ProxyError {
         .and_then(|source| source.downcast_ref::<h2::Error>())
         .is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM));
     let reason = if error.is_parse() { Reason::ProtocolError } else { Reason::ConnectionTerminated };
-    ProxyError { reason, detail: chain(error), unsent, refused }
+    ProxyError { reason, detail: chain(error), unsent, refused, shared: false }
 }
 
 /// The error and its causes in one line.

@@ -83,14 +83,22 @@ impl Breaker {
         match seen.state() {
             State::Closed => Entry::Pass,
             State::Open if until <= now => match self.word.change(seen, State::HalfOpen) {
-                Some(place) => {
-                    let transition = Transition { from: State::Open, to: State::HalfOpen, cause: Cause::Probe };
-                    Entry::Probe(Probe { breaker: Arc::clone(self), place }, transition)
-                }
+                Some(place) => self.probe(policy, State::Open, place, now),
+                None => Entry::Refused(now),
+            },
+            // A probe that takes long does not keep everybody away: another one takes its place.
+            State::HalfOpen if until <= now => match self.word.change(seen, State::HalfOpen) {
+                Some(place) => self.probe(policy, State::HalfOpen, place, now),
                 None => Entry::Refused(now),
             },
             State::Open | State::HalfOpen => Entry::Refused(until.max(now)),
         }
+    }
+
+    fn probe(self: &Arc<Self>, policy: &CircuitBreaker, from: State, place: Seen, now: Nanos) -> Entry {
+        self.until.store(circuit::after(now, policy.base_open), Relaxed);
+        let transition = Transition { from, to: State::HalfOpen, cause: Cause::Probe };
+        Entry::Probe(Probe { breaker: Arc::clone(self), place }, transition)
     }
 
     /// A connection to some endpoint is there, new or pooled. Unless any failure counts, that ends a row of failures at
@@ -208,7 +216,9 @@ impl Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         // After a result the word has moved on, and this changes nothing.
-        let _ = self.breaker.word.change(self.place, State::Open);
+        if self.breaker.word.change(self.place, State::Open).is_some() {
+            self.breaker.until.store(0, Relaxed);
+        }
     }
 }
 

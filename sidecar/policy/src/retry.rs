@@ -49,7 +49,8 @@ pub struct Attempt<'a> {
     pub number: u32,
     /// How it failed.
     pub failure: Failure,
-    /// The body is there, whole, to be sent again. Not asked after [`Failure::Unsent`].
+    /// The body is there, whole, to be sent again. That nothing reached an app does not mean that nothing was sent: a
+    /// sidecar in between may have taken some of it.
     pub replayable: bool,
     /// Of the response, if there was one: `Retry-After` and `grpc-retry-pushback-ms` are honoured.
     pub response: Option<&'a HeaderMap>,
@@ -169,7 +170,7 @@ fn after(policy: &model::Retry, attempt: &Attempt<'_>, clock: SystemTime, random
     if attempt.number > policy.attempts {
         return Err(Stop::Attempts);
     }
-    if failure != Failure::Unsent && !attempt.replayable {
+    if !attempt.replayable {
         return Err(Stop::TooLarge);
     }
     let asked = attempt.response.map_or(Ok(None), |headers| wait_asked_for(headers, clock))?;

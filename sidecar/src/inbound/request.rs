@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use weft_policy::model::Protocol;
 
@@ -31,7 +31,9 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
         Ok(received) => received,
         Err(refused) => {
             worker.unrouted(Direction::Inbound).record(refused.status, Some(refused.error.reason), started.elapsed());
-            return reply::error(&refused.error, false, Some(refused.status));
+            let mut response = reply::error(&refused.error, false, Some(refused.status));
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
         }
     };
     // Identity comes from TLS; a field that claims one never reaches the app.

@@ -10,6 +10,7 @@ use h2::{
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use weft_policy::model::Protocol;
 
 use super::{HANDSHAKE, app_address, app_port, parse_authority, unknown_port};
 use crate::{
@@ -116,7 +117,13 @@ async fn open(worker: &Worker, request: &Request<RecvStream>) -> Result<(TcpStre
     let Some(workload) = snapshot.load().workload.as_ref() else {
         return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
     };
-    let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?.port;
+    let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?;
+    // Through a tunnel nobody looks at requests: what is declared as HTTP, or has limits on requests, comes as such.
+    if !(port.protocol.is_opaque() || port.protocol == Protocol::Undeclared) || !port.rate_limits.is_empty() {
+        let detail = format!("{authority}: requests to this port are not taken through a tunnel");
+        return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
+    }
+    let port = port.port;
     let metrics = worker.inbound_tcp(port, true);
     match connect_tcp(app_address(port), CONNECT).await {
         Ok(app) => Ok((app, metrics)),

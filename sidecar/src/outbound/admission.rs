@@ -156,6 +156,10 @@ fn refused(cluster: &Cluster, now: Nanos, until: Nanos) -> ProxyError {
 /// How a try ended that got no answer.
 #[must_use]
 pub fn outcome_of_error(error: &ProxyError) -> Outcome {
+    // One dial is one failure, however many requests waited for it.
+    if error.shared {
+        return Outcome::Neutral;
+    }
     match error.reason {
         Reason::ConnectTimeout
         | Reason::ConnectionRefused

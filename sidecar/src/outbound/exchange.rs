@@ -86,9 +86,9 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
-            plan.timed_out(&worker);
+            let mtls = usize::from(plan.timed_out(&worker));
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
-            plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+            plan.cluster.shared.http[mtls].record(error.reason.status(), Some(error.reason), started.elapsed());
             Err(error)
         }),
     };

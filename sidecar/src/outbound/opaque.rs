@@ -86,7 +86,7 @@ async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<
         };
         let outcome = outcome_of_error(&error);
         admission.record(worker, cluster, outcome);
-        if outcome != Outcome::Neutral {
+        if outcome != Outcome::Neutral || error.reason != Reason::ConnectionTerminated {
             load.observe(begun.elapsed(), true);
             failed.push(endpoint);
         }

@@ -96,12 +96,15 @@ pub fn plan(
 impl Plan {
     /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
     /// the endpoint.
-    pub fn timed_out(&self, worker: &Worker) {
-        if let Some(admission) = self.trying.take()
-            && self.timeout == self.rule.requests.timeout
-        {
+    ///
+    /// True when the hop was mutual TLS.
+    pub fn timed_out(&self, worker: &Worker) -> bool {
+        let Some(admission) = self.trying.take() else { return false };
+        let mtls = admission.endpoint().endpoint.mesh.is_some();
+        if self.timeout == self.rule.requests.timeout {
             admission.record(worker, &self.cluster, Outcome::Timeout);
         }
+        mtls
     }
 
     /// When the caller stops waiting.

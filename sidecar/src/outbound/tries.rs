@@ -59,7 +59,7 @@ pub struct Tries<'a> {
 struct Tried {
     result: Result<Answered, ProxyError>,
     /// The endpoint, when this is to be held against it.
-    failed: Option<Arc<EndpointState>>,
+    failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
 }
 
@@ -135,6 +135,8 @@ impl<'a> Tries<'a> {
         let Some(failure) = failure_of(&result, received.grpc) else {
             return Next::Done(self.answer(received, result, permit.take()));
         };
+        // A retry that has ended leaves its place to the next.
+        self.place = None;
         let circuit = &self.plan.cluster.shared.circuit;
         let response = result.as_ref().ok().map(|answered| answered.response.headers());
         match self.decide(received, source, number, failure, response) {
@@ -182,6 +184,16 @@ impl<'a> Tries<'a> {
         retry::decide(retry, &attempt, &shared.budget, &shared.limits, now, SystemTime::now(), random)
     }
 
+    /// The policy tries again after this.
+    fn is_retried(&self, result: &Result<Answered, ProxyError>, grpc: bool) -> bool {
+        let retry = &self.plan.rule.requests.retry;
+        match failure_of(result, grpc) {
+            Some(Failure::Status(status)) => retry.codes.contains(&status),
+            Some(Failure::Grpc(code)) => retry.grpc_codes.contains(&code),
+            other => other.is_some(),
+        }
+    }
+
     fn left(&self) -> Option<Duration> {
         Some(self.deadline?.saturating_duration_since(tokio::time::Instant::now()))
     }
@@ -219,7 +231,7 @@ impl<'a> Tries<'a> {
         let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
-            Err(error) => return Tried { result: Err(error), failed: None, mtls: self.mtls },
+            Err(error) => return Tried { result: Err(error), failed: SmallVec::new(), mtls: self.mtls },
         };
         let endpoint = Arc::clone(admission.endpoint());
         trying.replace(Some(admission));
@@ -258,7 +270,7 @@ impl<'a> Tries<'a> {
             };
             Answered { response, finish, unsent }
         });
-        Tried { result, failed: bad.then_some(endpoint), mtls }
+        Tried { result, failed: bad.then_some(endpoint).into_iter().collect(), mtls }
     }
 
     /// Makes of a request what is sent on this connection.
@@ -268,7 +280,7 @@ impl<'a> Tries<'a> {
         };
         if key.is_mesh() {
             mark_caller_version(&mut leg, received.version, self.fresh);
-        } else if !self.failed.is_empty() {
+        } else {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
         }

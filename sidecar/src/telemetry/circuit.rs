@@ -28,6 +28,9 @@ impl CircuitMetrics {
         let ejected = telemetry.gauge("weft_upstream_ejected_endpoints", "Endpoints that are left out", &labels);
         let state =
             telemetry.gauge("weft_circuit_state", "Circuit of the service: 0 closed, 1 open, 2 half-open", &labels);
+        // A target of this name may have been here before.
+        ejected.set(0.0);
+        state.set(0.0);
         Self {
             telemetry: telemetry.clone(),
             target: target.to_owned(),
@@ -35,6 +38,11 @@ impl CircuitMetrics {
             ejected,
             state,
         }
+    }
+
+    /// Endpoints came or went.
+    pub fn endpoints_changed(&self) {
+        self.ejected.set(f64::from(self.ejections.out()));
     }
 
     /// The circuit of an endpoint changed.

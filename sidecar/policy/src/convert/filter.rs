@@ -61,7 +61,7 @@ pub fn filters(wire: Vec<v1::Filter>, place: Place) -> Result<Filters, Invalid> 
 }
 
 /// Fields that belong to one connection or to framing (RFC 9110 section 7.6.1), and Host, which a rewrite sets.
-const NOT_TO_BE_CHANGED: [&str; 9] = [
+const NOT_TO_BE_CHANGED: [&str; 11] = [
     "connection",
     "content-length",
     "host",
@@ -71,6 +71,9 @@ const NOT_TO_BE_CHANGED: [&str; 9] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    // The mesh's own.
+    "x-weft-caller-version",
+    "x-weft-unsent",
 ];
 
 fn changeable(field: &str, text: String) -> Result<HeaderName, Invalid> {

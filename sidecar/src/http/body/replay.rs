@@ -94,7 +94,8 @@ impl Try {
         if self.done {
             return Poll::Ready(None);
         }
-        if self.number != kept.current {
+        // What was not kept cannot be made up: a try with a part of the body must not look complete.
+        if self.number != kept.current || self.number > 1 && (kept.too_large || kept.failed) {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if let Some(bytes) = kept.frames.get(self.next) {

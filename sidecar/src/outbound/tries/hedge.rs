@@ -5,7 +5,9 @@ use std::{cell::RefCell, pin::pin, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{Source, Tried, Tries, failure_of};
+use weft_policy::circuit::Outcome;
+
+use super::{Source, Tried, Tries, discard};
 use crate::http::forward::Received;
 
 impl Tries<'_> {
@@ -29,11 +31,24 @@ impl Tries<'_> {
             self.plan.trying.borrow().iter().map(|admission| std::sync::Arc::clone(admission.endpoint())).collect();
         let (mut copy, trying) = (Some(copy), RefCell::default());
         let mut second = pin!(self.attempt(&busy, received, &mut copy, &trying));
-        let is_good = |tried: &Tried| failure_of(&tried.result, received.grpc).is_none() && tried.result.is_ok();
-        tokio::select! {
+        let is_final = |tried: &Tried| tried.result.is_ok() && !self.is_retried(&tried.result, received.grpc);
+        let (one, other) = tokio::select! {
             biased;
-            tried = &mut first => if is_good(&tried) { tried } else { second.await },
-            tried = &mut second => if is_good(&tried) { tried } else { first.await },
+            tried = &mut first => (tried, None),
+            tried = &mut second => (tried, Some(())),
+        };
+        if is_final(&one) {
+            // The first one did not answer in time: that is remembered, or it would be chosen as often as before.
+            if other.is_some()
+                && let Some(admission) = self.plan.trying.take()
+            {
+                admission.record(self.worker, &self.plan.cluster, Outcome::ServerError);
+            }
+            return one;
         }
+        let mut last = if other.is_some() { first.await } else { second.await };
+        last.failed.extend(one.failed);
+        discard(one.result);
+        last
     }
 }
