@@ -58,6 +58,9 @@ pub struct RollbackArgs {
     /// The revision whose objects shall be there again
     #[arg(long, value_name = "N")]
     pub to_revision: u64,
+    /// Only what is in this namespace
+    #[arg(long, short, value_name = "NS")]
+    pub namespace: Option<String>,
     /// Tell what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -218,8 +221,8 @@ fn verdict(value: &Value, good: bool, output: Output) -> anyhow::Result<ExitCode
 /// Goes back, or tells what that would do.
 pub async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
-    let body = json!({ "toRevision": args.to_revision, "reason": args.reason, "dryRun": args.dry_run });
-    let value = server.call(Call::new(Method::POST, "/weft/v1/rollback").body(&body)).await.map_err(older);
+    let value =
+        server.call(Call::new(Method::POST, "/weft/v1/rollback").body(&rollback_body(&args))).await.map_err(older);
     let value = value.with_context(|| format!("rollback to revision {}", args.to_revision))?;
     let items = listing::items(&value);
     let mut table = Table::new(&["OBJECT", "DONE"]);
@@ -241,6 +244,14 @@ pub async fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
         wait::until_synced(&server, revision, args.timeout).await?;
     }
     Ok(server.exit_code())
+}
+
+fn rollback_body(args: &RollbackArgs) -> Value {
+    let mut body = json!({ "toRevision": args.to_revision, "reason": args.reason, "dryRun": args.dry_run });
+    if let Some(namespace) = &args.namespace {
+        body["namespace"] = namespace.as_str().into();
+    }
+    body
 }
 
 /// A server without a history is no control plane of ours.
@@ -285,6 +296,18 @@ mod tests {
             "/weft/v1/history?kind=Namespace&name=a&limit=3&objects=true&statuses=false"
         );
         assert_eq!(asked("--all"), "/weft/v1/history?limit=50", "with statuses");
+    }
+
+    #[test]
+    fn a_rollback_is_of_everything_or_of_a_namespace() {
+        let body = |line: &str| match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+            Command::Rollback(args) => rollback_body(&args),
+            other => panic!("{other:?}"),
+        };
+        let whole = json!({"toRevision": 3, "reason": "", "dryRun": false});
+        assert_eq!(body("weft rollback --to-revision 3"), whole);
+        let part = json!({"toRevision": 3, "reason": "", "dryRun": false, "namespace": "shop"});
+        assert_eq!(body("weft rollback --to-revision 3 -n shop"), part);
     }
 
     #[test]

@@ -81,7 +81,9 @@ impl Subject<'_> {
         if others.exists(kind, namespace, name) {
             return None;
         }
-        let hint = did_you_mean(name, others.names(kind, namespace).iter().map(String::as_str));
+        // What there is in another namespace is not for the owner of this object to know.
+        let names = if namespace == self.namespace { others.names(kind, namespace) } else { Vec::new() };
+        let hint = did_you_mean(name, names.iter().map(String::as_str));
         Some(self.origin.problem(path, format!("{kind} {namespace}/{name} {}", O::MISSING), hint))
     }
 

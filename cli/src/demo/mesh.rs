@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,11 +12,11 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::Method;
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::{fs::DirBuilderExt as _, process::CommandExt as _};
 
 use super::{
     checks::{Edge, Healing},
@@ -34,6 +35,9 @@ pub const KILLED: &str = "c2";
 pub const FLAKY: &str = "c1";
 /// A path of the storefront with a rate limit of its own.
 pub const LIMITED: &str = "/limited";
+
+/// Names that are tried for the directory.
+const MAX_DIRECTORIES: usize = 100;
 
 /// Short enough that a certificate rotates in the shortest run.
 const SVID_LIFETIME: &str = "8s";
@@ -78,13 +82,29 @@ pub struct Mesh {
     processes: Vec<Process>,
 }
 
+/// A new directory in `parent` for this user alone. One that is there already is never taken: somebody else may own it,
+/// or it may be a link.
+fn own_directory(parent: &Path) -> anyhow::Result<PathBuf> {
+    let first = format!("weft-demo-{}", std::process::id());
+    let more = (1..MAX_DIRECTORIES).map(|n| format!("{first}-{n}"));
+    for name in std::iter::once(first.clone()).chain(more) {
+        let path = parent.join(name);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+        }
+    }
+    bail!("{} and {MAX_DIRECTORIES} like it are there already", parent.join(first).display())
+}
+
 impl Mesh {
     /// Makes the directory; nothing runs yet.
     pub fn new(keep: bool) -> anyhow::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
+        let dir = own_directory(&std::env::temp_dir())?;
         for sub in ["data", "resources", "logs"] {
             let path = dir.join(sub);
-            fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+            fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         }
         let [api, xds, storefront] = free_addresses()?;
         Ok(Self { dir, keep, api, xds, storefront, control_plane: None, processes: Vec::new() })

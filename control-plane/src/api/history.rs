@@ -189,7 +189,7 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     let mut attempt = 1;
     let writes = loop {
         let present = state.store.snapshot();
-        let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)), Timestamp::now());
+        let writes = changes(&past, present.iter().filter(|stored| within(&stored.key)));
         still_valid(revision, &writes)?;
         if wanted.dry_run || writes.is_empty() {
             break writes;
@@ -255,7 +255,6 @@ fn append_failed(error: &AppendError) -> ApiError {
 fn changes<'a>(
     past: &BTreeMap<Key, std::sync::Arc<Stored>>,
     present: impl Iterator<Item = &'a std::sync::Arc<Stored>>,
-    now: Timestamp,
 ) -> Vec<Write> {
     let (mut gone, mut changed, mut seen) = (Vec::new(), Vec::new(), std::collections::BTreeSet::new());
     for stored in present {
@@ -285,9 +284,9 @@ fn changes<'a>(
     for (key, old) in past.iter().filter(|(key, _)| !seen.contains(*key)) {
         let mut object = (*old.object).clone();
         set_status(&mut object, None);
-        // It is another object now: nobody may take it for the one that was deleted.
+        // It is another object now: nobody may take it for the one that was deleted. Its time stays: the older of two
+        // routes or policies precedes, and that shall be as it was.
         object["metadata"]["uid"] = admit::uid().into();
-        object["metadata"]["creationTimestamp"] = admit::timestamp(now).into();
         changed.push(Write { key: key.clone(), expect: Expect::Absent, object: Some(object) });
     }
     gone.extend(changed);

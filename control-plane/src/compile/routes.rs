@@ -128,13 +128,14 @@ pub fn compile(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Prob
         let rules = rules::of(route, views, &grants, problems);
         let count: usize = rules.iter().map(|rule| rule.matches.len()).sum();
         for key in keys {
-            let all = found.0.entry(key).or_default();
-            if all.iter().map(|rule| rule.matches.len()).sum::<usize>() + count > MAX_MATCHES {
+            let held = found.0.get(&key).into_iter().flatten().map(|rule| rule.matches.len()).sum::<usize>();
+            // No entry is made: one without rules would answer every request with 404.
+            if held + count > MAX_MATCHES {
                 let message = format!("more than {MAX_MATCHES} matches at one Service port: this route is left out");
                 problems.push(route.origin.problem("spec.rules", message, "").because(Reason::UnsupportedValue));
                 continue;
             }
-            all.extend(rules.iter().cloned());
+            found.0.entry(key).or_default().extend(rules.iter().cloned());
         }
     }
     found

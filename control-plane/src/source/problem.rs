@@ -128,13 +128,24 @@ impl Origin {
     }
 }
 
+/// Longest word, in bytes, that is compared with others: what is longer is no name.
+const MAX_WORD: usize = 253;
+
 /// The candidate that `word` most likely meant, if one is near enough.
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let limit = (word.chars().count() / 3).max(1);
+    let word = word.to_lowercase();
+    let length = word.chars().count();
     candidates
         .into_iter()
-        .map(|candidate| (distance(&word.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (candidate.to_lowercase(), candidate))
+        // Each character more or less is an edit: most candidates need no comparison.
+        .filter(|(lower, _)| lower.chars().count().abs_diff(length) <= limit)
+        .map(|(lower, candidate)| (distance(&word, &lower), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, candidate)| candidate)
@@ -173,6 +184,13 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_long_for_a_name_gets_no_suggestion() {
+        let (longest, longer) = ("a".repeat(253), "a".repeat(254));
+        assert_eq!(nearest(&longest, [longer.as_str()]), Some(longer.as_str()));
+        assert_eq!(nearest(&longer, [longer.as_str()]), None);
+    }
 
     #[test]
     fn a_suggestion_is_near_and_the_nearest() {

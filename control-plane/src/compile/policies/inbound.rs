@@ -45,7 +45,9 @@ impl<'a> Inbound<'a> {
                 continue;
             }
             let matches: Vec<_> = rule.matches().map(|found| v1::RouteMatch { rule: 0, ..found.clone() }).collect();
-            for backend in rule.backends().iter().filter(|backend| !backend.service.is_empty()) {
+            // Its owner has no say over the workloads of another namespace, wherever the route leads.
+            let own = |id: &str| id.split_once('/').is_some_and(|(namespace, _)| namespace == place.namespace);
+            for backend in rule.backends().iter().filter(|backend| own(&backend.service)) {
                 let at: &mut Vec<_> = routed.entry((backend.service.clone(), backend.port)).or_default();
                 at.extend(limited.iter().map(|policy| (*policy, matches.clone())));
             }

@@ -148,7 +148,7 @@ fn of_parent(
     }
     let id = service_of(route, parent);
     let Some(view) = views.get(&id) else {
-        let problem = missing_service(route.origin, &format!("{path}.name"), &id, views, hint);
+        let problem = missing_service(route, &format!("{path}.name"), &id, views, hint);
         return Err(problem.because(Reason::NoMatchingParent));
     };
     let matches = |port: &&PortView| {
@@ -158,7 +158,7 @@ fn of_parent(
     let ports: Vec<&PortView> = view.ports.iter().filter(matches).collect();
     if ports.is_empty() {
         let field = if parent.port.is_some() { "port" } else { "sectionName" };
-        let problem = missing_port(route.origin, &format!("{path}.{field}"), view);
+        let problem = missing_port(route, &format!("{path}.{field}"), view);
         return Err(problem.because(Reason::NoMatchingParent));
     }
     let opaque = |port: &PortView| matches!(port.protocol, v1::Protocol::Tcp | v1::Protocol::Tls);
@@ -172,17 +172,21 @@ fn of_parent(
     Ok(ports.into_iter().filter(|port| !opaque(port)).map(key).collect())
 }
 
-pub fn missing_service(origin: &Origin, path: &str, id: &str, views: &Views<'_>, hint: bool) -> Problem {
-    let hint = if hint { similar(id, views) } else { String::new() };
-    origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
+/// What there is in another namespace is not for the owner of the route to know: hints are of its own.
+pub fn missing_service(route: &Route<'_>, path: &str, id: &str, views: &Views<'_>, hint: bool) -> Problem {
+    let own = id.split_once('/').is_some_and(|(namespace, _)| namespace == route.namespace);
+    let hint = if hint && own { similar(id, views) } else { String::new() };
+    route.origin.problem(path, format!("Service \"{id}\" does not exist"), hint)
 }
 
-pub fn missing_port(origin: &Origin, path: &str, view: &ServiceView<'_>) -> Problem {
+/// As for Services: the ports are listed in the route's own namespace.
+pub fn missing_port(route: &Route<'_>, path: &str, view: &ServiceView<'_>) -> Problem {
     let known: Vec<String> = view
         .ports
         .iter()
         .map(|port| if port.name.is_empty() { port.port.to_string() } else { format!("{} ({})", port.port, port.name) })
         .collect();
     let message = format!("Service \"{}\" has no such port", view.id);
-    origin.problem(path, message, format!("it has {}", known.join(", ")))
+    let hint = if view.namespace == route.namespace { format!("it has {}", known.join(", ")) } else { String::new() };
+    route.origin.problem(path, message, hint)
 }

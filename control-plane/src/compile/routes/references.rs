@@ -113,7 +113,7 @@ pub fn resolve(
         return wrong("namespace", message, &hint, Reason::RefNotPermitted);
     }
     let Some(view) = views.get(&id) else {
-        let problem = attach::missing_service(route.origin, &format!("{path}.name"), &id, views, hint);
+        let problem = attach::missing_service(route, &format!("{path}.name"), &id, views, hint);
         return Err(problem.because(Reason::BackendNotFound));
     };
     let Some(port) = reference.port else {
@@ -122,7 +122,7 @@ pub fn resolve(
     match view.ports.iter().find(|known| u32::try_from(port) == Ok(known.port)) {
         Some(known) => Ok((id, known.port)),
         None => {
-            let problem = attach::missing_port(route.origin, &format!("{path}.port"), view);
+            let problem = attach::missing_port(route, &format!("{path}.port"), view);
             Err(problem.because(Reason::BackendNotFound))
         }
     }

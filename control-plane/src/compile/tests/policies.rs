@@ -253,6 +253,22 @@ fn a_rate_limit_arrives_at_the_workloads_behind_its_targets() {
 }
 
 #[test]
+fn a_rate_limit_of_a_consumer_route_does_not_reach_the_workloads_of_the_producer() {
+    let consumer = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mine, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: web, namespace: default}]
+  rules: [{backendRefs: [{name: web, namespace: default, port: 80}]}]
+---
+";
+    let target = HTTP_ROUTE.replace("name: r", "name: mine");
+    let rate = policy("RateLimitPolicy", "p", None, &[&target], "limits: [{requests: 5}]");
+    assert_eq!(limits(&format!("{consumer}{}", rate.replace("name: p", "name: p, namespace: shop"))), []);
+}
+
+#[test]
 fn a_rate_limit_is_sent_complete() {
     let text = policy(
         "RateLimitPolicy",

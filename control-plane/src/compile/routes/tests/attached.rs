@@ -60,6 +60,12 @@ fn a_parent_that_is_not_there_or_not_a_service_is_reported() {
             "spec.parentRefs[0].sectionName: Service \"default/web\" has no \
                                                         such port (it has 80 (http), 7070 (grpc))",
         ),
+        // What there is in another namespace is not told.
+        ("{kind: Service, name: stor, namespace: far}", "spec.parentRefs[0].name: Service \"far/stor\" does not exist"),
+        (
+            "{kind: Service, name: store, namespace: far, port: 81}",
+            "spec.parentRefs[0].port: Service \"far/store\" has no such port",
+        ),
         ("{kind: Service, name: web, namespace: far}", "spec.parentRefs[0].name: Service \"far/web\" does not exist"),
     ] {
         for kind in ["HTTPRoute", "GRPCRoute"] {
