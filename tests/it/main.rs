@@ -17,6 +17,7 @@ mod process;
 mod python;
 mod resilience;
 mod rotation;
+mod routes;
 mod servers;
 mod truncation;
 mod tunnels;
