@@ -128,6 +128,31 @@ const FAILING: &[Row] = &[
     ("GET /nowhere", &[], &["status 404", "..no_route", "seen 0"]),
 ];
 
+const EDGES: &[Row] = &[
+    ("GET /to-root/a?b=c", &[], &["at web GET /a?b=c"]),
+    ("GET /to-root", &[], &["at web GET /"]),
+    ("GET /secure/a?b=c", &[], &["status 302", "answer location: https://web/secure/a?b=c"]),
+    ("GET /of-backend", &[], &["at web x-rule: backend", "no at web x-rule: rule", "no answer x-remove"]),
+    ("GET /no-copies", &[], &["answer x-app: web", "no at other", "seen 1"]),
+    ("GET /too-late", &[], &["status 504", "..fault_delay", "seen 0"]),
+    ("GET /sometimes", &[], &["status 200", "answer x-set: rule", "seen 1"]),
+    ("GET /sometimes", &["x-fail: yes"], &["status 404", "..fault_abort", "answer x-set: rule", "seen 0"]),
+    // Only what may be done twice is tried twice.
+    ("POST /fails-twice/rule/post", &[], &["status 500", "seen 1"]),
+];
+
+/// A gRPC caller at an HTTPRoute.
+const GRPC_AT_HTTP: &[Row] = &[
+    ("POST /m/exact", &[], &["status 200", "answer grpc-status: 0", "at web x-rule: exact", "seen 1"]),
+    ("POST /hang", &[], &["status 200", "answer grpc-status: 4", "..request_timeout", "seen 1"]),
+    ("POST /aborted", &[], &["status 200", "answer grpc-status: 2", "..fault_abort", "seen 0"]),
+    ("POST /sometimes", &["x-fail: yes"], &["status 200", "answer grpc-status: 5", "..fault_abort", "seen 0"]),
+    ("POST /limited", &[], &["answer grpc-status: 0", "seen 1"]),
+    ("POST /limited", &[], &["status 200", "answer grpc-status: 8", "answer retry-after: ..", "seen 0"]),
+    ("POST /invalid", &[], &["status 200", "answer grpc-status: 14", "..invalid_backend", "seen 0"]),
+    ("POST /nowhere", &[], &["status 200", "answer grpc-status: 12", "..no_route", "seen 0"]),
+];
+
 const GRPC: &[Row] = &[
     ("POST /shop.Cart/List", &[], &["status 200", "answer grpc-status: 0", "at rpc x-rule: service", "seen 1"]),
     ("POST /shop.Cart/Add", &[], &["answer grpc-status: 0", "at rpc x-rule: method"]),
@@ -203,15 +228,19 @@ async fn what_routes_and_policies_say_is_what_callers_and_apps_see() {
         ("matching.yaml", include_str!("routes/matching.yaml")),
         ("changing.yaml", include_str!("routes/changing.yaml")),
         ("failing.yaml", include_str!("routes/failing.yaml")),
+        ("edges.yaml", include_str!("routes/edges.yaml")),
         ("grpc.yaml", include_str!("routes/grpc.yaml")),
     ];
     let observed = mesh("routes", &files).await;
     let mut wrong = Vec::new();
     for caller in [Caller::Http1, Caller::Http2] {
         let weights = WEIGHTS.iter().flat_map(|row| std::iter::repeat_n(row, 8));
-        for row in MATCHING.iter().chain(weights).chain(CHANGING).chain(FAILING) {
+        for row in MATCHING.iter().chain(weights).chain(CHANGING).chain(FAILING).chain(EDGES) {
             check(&observed, caller, "web", row, &mut wrong).await;
         }
+    }
+    for row in GRPC_AT_HTTP {
+        check(&observed, Caller::Grpc, "web", row, &mut wrong).await;
     }
     for row in GRPC {
         check(&observed, Caller::Grpc, "rpc", row, &mut wrong).await;
