@@ -319,7 +319,8 @@ impl Builder {
         snapshot
     }
 
-    fn cluster(
+    /// One service port with its endpoints; the cluster of before when nothing of it has changed.
+    pub(crate) fn cluster(
         &mut self,
         target: &Target,
         port: &ServicePort,
@@ -356,6 +357,7 @@ impl Builder {
         let previous = self.clusters.get(target);
         if let Some(cluster) = previous
             && cluster.policy == port.backend
+            && cluster.protocol == port.protocol
             && cluster.endpoints.len() == endpoints.len()
             && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
         {
@@ -373,7 +375,14 @@ impl Builder {
         }
         shared.circuit.endpoints_changed();
         let policy = Arc::clone(&port.backend);
-        Arc::new(Cluster { target: target.clone(), endpoints: endpoints.into(), balancer, policy, shared })
+        Arc::new(Cluster {
+            target: target.clone(),
+            protocol: port.protocol,
+            endpoints: endpoints.into(),
+            balancer,
+            policy,
+            shared,
+        })
     }
 
     /// What outlives the snapshot, with the ceilings that the policy has now.

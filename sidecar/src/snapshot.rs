@@ -13,7 +13,7 @@ use weft_policy::{
     balance::{Balancer, Candidate, EndpointLoad},
     breaker::Breaker,
     limits::Limits,
-    model::{BackendPolicy, Endpoint, Locality, ObjectName, Service, Target, WorkloadConfig},
+    model::{BackendPolicy, Endpoint, Locality, ObjectName, Protocol, Service, Target, WorkloadConfig},
     outlier::{Ejections, Health},
     retry::Budget,
 };
@@ -55,6 +55,8 @@ impl Snapshot {
 pub struct Cluster {
     /// Which service port.
     pub target: Target,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
     /// Candidates for a new request: healthy, not draining, serving this port.
     pub endpoints: Arc<[Arc<EndpointState>]>,
     /// How they are used.

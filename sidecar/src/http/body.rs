@@ -157,7 +157,7 @@ impl LoadGuard {
         Self { endpoint, clock, latency: 0, failed: false }
     }
 
-    /// The response head came, after this time; a failure counts as latency.
+    /// The try ended, after this time to the response head; a failure keeps requests away for a moment.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
         self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.failed = failed;

@@ -16,8 +16,8 @@ use super::{HANDSHAKE, app_address, app_port, parse_authority, unknown_port};
 use crate::{
     app::worker::Worker,
     drain::Phase,
-    error::{ProxyError, Reason},
-    http::reply,
+    error::{Blame, ProxyError, Reason},
+    http::{UNSENT, reply},
     opaque,
     telemetry::TcpMetrics,
     tunnel::{self, Tunnel},
@@ -139,5 +139,8 @@ fn refusal(error: &ProxyError) -> Response<()> {
     *response.status_mut() = StatusCode::from_u16(error.reason.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let value = HeaderValue::from_str(&reply::proxy_status(error)).unwrap_or(HeaderValue::from_static("weft"));
     response.headers_mut().insert(reply::PROXY_STATUS, value);
+    if error.unsent && error.reason.blame() == Blame::Upstream {
+        response.headers_mut().insert(UNSENT, HeaderValue::from_static("1"));
+    }
     response
 }

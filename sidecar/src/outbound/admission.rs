@@ -105,6 +105,19 @@ impl Admission {
             shared.circuit.service_changed(change);
         }
     }
+
+    /// Another try beside this one was faster, and this one is given up. That counts against the share of successes, or
+    /// an endpoint that hangs would be chosen as often as before; it is no failure of the way to it.
+    pub fn overtaken(self, worker: &Worker, cluster: &Cluster) {
+        let (policy, now, random) = (&cluster.policy.outlier_detection, worker.clock.now(), worker.random());
+        let change = match self.probe {
+            Some(probe) => probe.record(policy, Outcome::Timeout, now, random),
+            None => self.endpoint.health.record(policy, Outcome::ServerError, self.begun, now, random),
+        };
+        if let Some(change) = change {
+            cluster.shared.circuit.endpoint_changed(self.endpoint.address, change);
+        }
+    }
 }
 
 /// What an outcome says of the service as a whole: a failure of one endpoint says nothing while another may answer.

@@ -62,6 +62,12 @@ pub async fn run(
         plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
         return answer;
     }
+    let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
+        let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
+        let error = ProxyError::unsent(Reason::RequestLimit, detail);
+        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+        return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
+    };
     let mut injected = None;
     if !plan.rule.requests.faults.is_empty() {
         // Rare: boxed, so that the future of every request does not hold a timer.
@@ -70,14 +76,8 @@ pub async fn run(
             Err(answer) => return filters::answered(plan.filters.as_deref(), answer),
         }
     }
-    let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
-        let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
-        let error = ProxyError::unsent(Reason::RequestLimit, detail);
-        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
-        return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
-    };
     if let Some(filters) = &plan.filters {
-        mirror::start(&worker, filters.mirrors(), plan.protocol, &received, &mut request);
+        mirror::start(&worker, filters.mirrors(), &received, &mut request);
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;

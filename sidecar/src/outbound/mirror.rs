@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use weft_policy::{
     balance,
     limits::{Gauge, Permit},
-    model::{Protocol, Target},
+    model::Target,
 };
 
 use super::{
@@ -76,7 +76,6 @@ impl Mirrors {
 struct Copy {
     worker: Rc<Worker>,
     cluster: Arc<Cluster>,
-    protocol: Protocol,
     received: Received,
     request: Request<Body>,
     _permit: Permit,
@@ -84,13 +83,7 @@ struct Copy {
 
 /// Sends copies of `request` to `clusters`, at once or when its body is complete. An upgrade is not copied: what comes
 /// after it cannot be.
-pub fn start(
-    worker: &Rc<Worker>,
-    clusters: &[Arc<Cluster>],
-    protocol: Protocol,
-    received: &Received,
-    request: &mut Request<Body>,
-) {
+pub fn start(worker: &Rc<Worker>, clusters: &[Arc<Cluster>], received: &Received, request: &mut Request<Body>) {
     if received.upgrade.is_some() {
         return;
     }
@@ -103,7 +96,6 @@ pub fn start(
         let copy = Copy {
             worker: Rc::clone(worker),
             cluster: Arc::clone(cluster),
-            protocol,
             received: received.copy(),
             request: head(request),
             _permit: permit,
@@ -161,7 +153,7 @@ impl Copy {
         let endpoint = endpoint.cloned();
         let endpoint =
             endpoint.ok_or_else(|| ProxyError::unsent(Reason::NoEndpoints, "the service has no healthy endpoint"))?;
-        let key = key(&endpoint, &self.cluster.target, self.protocol, &self.received);
+        let key = key(&endpoint, &self.cluster, &self.received);
         let mut leg = std::mem::replace(&mut self.request, Request::new(Body::empty()));
         if key.is_mesh() {
             mark_caller_version(&mut leg, self.received.version, false);

@@ -12,7 +12,7 @@ use weft_policy::{
     balance::hash,
     circuit::Outcome,
     deadline,
-    model::{ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Service, ServicePort, Target},
+    model::{ObjectName, PathMatch, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
 
@@ -37,8 +37,6 @@ pub struct Plan {
     pub rule: Arc<RouteRule>,
     /// What the endpoint is chosen by, where it is by a hash.
     pub hash: u64,
-    /// What is spoken at the port that was called.
-    pub protocol: Protocol,
     /// How long all of it may take.
     pub timeout: Option<Duration>,
     /// `None` for the many requests whose rule has no filters.
@@ -90,7 +88,7 @@ pub fn plan(
     };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
     let (rule, trying) = (Arc::clone(rule), RefCell::default());
-    Ok(Plan { cluster, rule, hash, protocol: port.protocol, timeout, filters, trying })
+    Ok(Plan { cluster, rule, hash, timeout, filters, trying })
 }
 
 impl Plan {

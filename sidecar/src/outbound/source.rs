@@ -2,14 +2,14 @@
 //! passed of its body.
 
 use http::{HeaderMap, Request};
-use weft_policy::model::{Protocol, Target};
+use weft_policy::model::Protocol;
 
 use crate::{
     http::{
         body::{Body, Replay},
         forward::Received,
     },
-    snapshot::EndpointState,
+    snapshot::{Cluster, EndpointState},
     upstream::Key,
 };
 
@@ -73,11 +73,12 @@ impl Source {
     }
 }
 
-/// The connection to an endpoint. In plaintext an undeclared protocol is the caller's.
-pub fn key(endpoint: &EndpointState, target: &Target, protocol: Protocol, received: &Received) -> Key {
+/// The connection to an endpoint of this cluster. In plaintext an undeclared protocol is the caller's.
+pub fn key(endpoint: &EndpointState, cluster: &Cluster, received: &Received) -> Key {
     if let Some(mesh) = &endpoint.endpoint.mesh {
-        return Key::mesh(mesh, target);
+        return Key::mesh(mesh, &cluster.target);
     }
+    let protocol = cluster.protocol;
     let http2 = protocol.is_http2()
         || !matches!(protocol, Protocol::Http | Protocol::Http1) && received.version == http::Version::HTTP_2;
     Key::Plain { address: endpoint.address, http2 }

@@ -1,6 +1,7 @@
 //! Filters of routes, from a caller to apps and back, in each protocol.
 
 mod faults;
+mod hedging;
 pub(crate) mod net;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};

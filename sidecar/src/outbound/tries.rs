@@ -235,7 +235,7 @@ impl<'a> Tries<'a> {
         };
         let endpoint = Arc::clone(admission.endpoint());
         trying.replace(Some(admission));
-        let key = key(&endpoint, &cluster.target, self.plan.protocol, received);
+        let key = key(&endpoint, cluster, received);
         let mtls = key.is_mesh();
         let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();

@@ -179,7 +179,9 @@ async fn all_who_wait_for_a_dial_that_fails_fail_with_it() {
         let start = tokio::time::Instant::now();
         let rules = Rules::app();
         let all = futures_util::future::join_all((0..10).map(|_| pools.lease(&key, &rules))).await;
-        assert!(all.into_iter().all(|result| result.err().is_some_and(|error| error.unsent)));
+        let errors: Vec<_> = all.into_iter().filter_map(Result::err).collect();
+        assert!(errors.len() == 10 && errors.iter().all(|error| error.unsent));
+        assert_eq!(errors.iter().filter(|error| !error.shared).count(), 1, "one dial is one failure");
         assert_eq!(start.elapsed().as_secs(), 2, "one after the other");
     })
     .await;

@@ -17,6 +17,7 @@ use weft_policy::model::Target;
 use super::{StreamGuard, chain};
 use crate::{
     error::{ProxyError, Reason},
+    http::UNSENT,
     tunnel::{self, Tunnel},
 };
 
@@ -109,7 +110,10 @@ impl Carrier {
             let why =
                 response.headers().get("proxy-status").and_then(|value| value.to_str().ok()).unwrap_or("no reason");
             let detail = format!("{address}: CONNECT answered {}: {why}", response.status());
-            return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
+            // Its own word for an app that cannot be reached: the circuits hear of it as of any endpoint.
+            let unreachable = response.headers().contains_key(UNSENT);
+            let reason = if unreachable { Reason::ConnectFailed } else { Reason::UpgradeRefused };
+            return Err(ProxyError::unsent(reason, detail));
         }
         Ok((Tunnel::new(send, response.into_body()), guard))
     }

@@ -177,3 +177,15 @@ fn failures_from_before_it_closed_do_not_open_it_again() {
     assert!((0..20).all(|_| breaker.record(&POLICY, Outcome::ConnectFailure, at(0.0), at(2.0), 0).is_none()));
     assert!((0..5).any(|_| breaker.record(&POLICY, Outcome::ConnectFailure, at(1.1), at(2.0), 0).is_some()));
 }
+
+#[test]
+fn a_probe_that_takes_long_keeps_nobody_away_and_its_end_says_nothing_any_more() {
+    let breaker = opened(&POLICY, Outcome::ConnectFailure, at(0.0));
+    let slow = probe(&breaker, at(1.0)).expect("due");
+    assert_eq!(refused_until(&breaker, at(1.5)), Some(at(2.0)), "one at a time");
+    let Entry::Probe(second, change) = breaker.enter(&POLICY, at(2.0)) else { panic!("another one takes its place") };
+    assert_eq!((change.from, change.to), (State::HalfOpen, State::HalfOpen));
+    assert_eq!(slow.record(&POLICY, Outcome::ConnectFailure, at(2.1), 0), None);
+    assert!(second.record(&POLICY, Outcome::Success, at(2.2), 0).is_some());
+    assert!(matches!(breaker.enter(&POLICY, at(2.3)), Entry::Pass));
+}

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -24,8 +24,8 @@ pub struct Replay(Rc<RefCell<Kept>>);
 pub(super) struct Try {
     kept: Rc<RefCell<Kept>>,
     number: u32,
-    /// Index of the next kept frame.
-    next: usize,
+    /// How much of what is kept it has given.
+    given: usize,
     /// Bytes still to come, when the length is known.
     left: Option<u64>,
     done: bool,
@@ -34,8 +34,8 @@ pub(super) struct Try {
 struct Kept {
     /// As the caller sends it.
     body: Body,
-    frames: Vec<Bytes>,
-    bytes: usize,
+    /// Copied: a piece of a few bytes would keep the whole buffer that it was read into.
+    bytes: BytesMut,
     length: Option<u64>,
     trailers: Option<HeaderMap>,
     ended: bool,
@@ -58,8 +58,7 @@ impl Replay {
         let body = std::mem::replace(body, Body::empty());
         Some(Self(Rc::new(RefCell::new(Kept {
             body,
-            frames: Vec::new(),
-            bytes: 0,
+            bytes: BytesMut::new(),
             length,
             trailers: None,
             ended: false,
@@ -74,17 +73,18 @@ impl Replay {
     pub fn next_try(&self) -> Body {
         let mut kept = self.0.borrow_mut();
         kept.current += 1;
-        let (number, left) = (kept.current, kept.length);
+        // What was not kept cannot be made up: a try with a part of the body must not look complete.
+        let number = if kept.current == 1 || kept.is_whole() { kept.current } else { 0 };
+        let left = kept.length;
         drop(kept);
-        let body = Try { kept: Rc::clone(&self.0), number, next: 0, left, done: false };
+        let body = Try { kept: Rc::clone(&self.0), number, given: 0, left, done: false };
         Body { kind: Kind::Try(Box::new(body)), follower: Follower::Nobody }
     }
 
     /// Nothing that has passed is lost: another try can be made.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let kept = self.0.borrow();
-        !kept.too_large && !kept.failed
+        self.0.borrow().is_whole()
     }
 }
 
@@ -94,14 +94,14 @@ impl Try {
         if self.done {
             return Poll::Ready(None);
         }
-        // What was not kept cannot be made up: a try with a part of the body must not look complete.
-        if self.number != kept.current || self.number > 1 && (kept.too_large || kept.failed) {
+        if self.number != kept.current {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        if let Some(bytes) = kept.frames.get(self.next) {
-            self.next += 1;
+        if self.given < kept.bytes.len() {
+            let bytes = Bytes::copy_from_slice(&kept.bytes[self.given..]);
+            self.given = kept.bytes.len();
             self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
-            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         if kept.ended {
             self.done = true;
@@ -120,7 +120,8 @@ impl Try {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) => {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
-                    self.next += kept.keep(&bytes);
+                    kept.keep(&bytes);
+                    self.given = kept.bytes.len();
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }
                 Err(frame) => {
@@ -135,7 +136,7 @@ impl Try {
 
     pub(super) fn is_end_stream(&self) -> bool {
         let kept = self.kept.borrow();
-        let all = self.next >= kept.frames.len();
+        let all = self.given >= kept.bytes.len();
         self.done || all && (kept.ended && kept.trailers.is_none() || !kept.ended && kept.body.is_end_stream())
     }
 
@@ -145,19 +146,19 @@ impl Try {
 }
 
 impl Kept {
-    /// Keeps a frame, if there is room; how many were added.
-    fn keep(&mut self, bytes: &Bytes) -> usize {
-        self.bytes = self.bytes.saturating_add(bytes.len());
-        if self.bytes > MAX_REPLAY {
+    /// Keeps what the current try, which has given all that is kept, has read.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.too_large || self.bytes.len() + bytes.len() > MAX_REPLAY {
             self.too_large = true;
+            self.bytes = BytesMut::new();
+        } else {
+            self.bytes.extend_from_slice(bytes);
         }
-        if self.too_large {
-            // The tries that are made have read them all.
-            self.frames = Vec::new();
-            return 0;
-        }
-        self.frames.push(bytes.clone());
-        1
+    }
+
+    /// Nothing that has passed is lost.
+    const fn is_whole(&self) -> bool {
+        !self.too_large && !self.failed
     }
 }
 

@@ -40,6 +40,11 @@ async fn response(length: Option<u64>, then: Then, ends: Ends, times: Times) -> 
         }
         while server.accept().await.is_some() {}
     });
+    Body::incoming(received(near).await, ends, times)
+}
+
+/// The body of what the peer at the other end answers to a request.
+pub(super) async fn received(near: tokio::io::DuplexStream) -> Incoming {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("a handshake");
     tokio::spawn(connection);
@@ -50,7 +55,7 @@ async fn response(length: Option<u64>, then: Then, ends: Ends, times: Times) -> 
         std::future::pending::<()>().await;
         drop(sender);
     });
-    Body::incoming(response.into_body(), ends, times)
+    response.into_body()
 }
 
 fn usual() -> Times {

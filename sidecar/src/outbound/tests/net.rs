@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -18,26 +19,20 @@ use tokio::{
     sync::watch,
     task::spawn_local,
 };
-use weft_policy::{
-    balance::{Balancer, EndpointLoad, Nanos},
-    limits::Limits,
-    model::{
-        BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
-        RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
-    },
-    outlier::{Ejections, Health},
-    retry::Budget,
+use weft_policy::model::{
+    Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing,
+    Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
 };
 
 use crate::{
     app::worker::{Clock, Listeners, Worker, WorkerContext},
     config::SidecarConfig,
-    discovery,
+    discovery::{self, Builder},
     drain::{Drain, Phase},
     http::{body::Body, serve},
     inbound, outbound,
-    snapshot::{Cluster, ClusterShared, EndpointState, Snapshot},
-    telemetry::{CircuitMetrics, Direction, Telemetry},
+    snapshot::Snapshot,
+    telemetry::Telemetry,
 };
 
 /// What is spoken between caller and sidecar; the app is spoken to likewise.
@@ -152,13 +147,16 @@ async fn see(
 }
 
 impl Net {
-    /// A sidecar that knows the services `shop/<name>` at these apps; `shop/web` has one rule for what begins with
-    /// `/api`.
+    /// A sidecar that knows the services `shop/<name>` at these apps, each of which may have several; `shop/web` has one
+    /// rule for what begins with `/api`.
     pub async fn start(spoken: Spoken, apps: &[(&str, SocketAddr)], api: RouteRule) -> Self {
         let telemetry = Telemetry::default();
         let mut snapshot = Snapshot::default();
-        for (name, address) in apps {
-            let routing = (*name == "web").then(|| Routing {
+        let mut builder = Builder::new(telemetry.clone(), Locality::default(), Clock::start());
+        let mut services: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+        apps.iter().for_each(|(name, address)| services.entry(name).or_default().push(*address));
+        for (name, addresses) in services {
+            let routing = (name == "web").then(|| Routing {
                 rules: vec![Arc::new(api.clone())],
                 matches: vec![RouteMatch {
                     rule: 0,
@@ -168,7 +166,7 @@ impl Net {
                     query: vec![],
                 }],
             });
-            add(&mut snapshot, &telemetry, name, *address, routing);
+            add(&mut snapshot, &mut builder, name, &addresses, routing);
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -237,12 +235,19 @@ impl Net {
         self.send("GET", path, fields, b"").await.expect("an answer")
     }
 
+    /// All metrics.
+    pub fn text(&self) -> String {
+        self.telemetry.render()
+    }
+
+    /// Whether the metrics have this line.
+    pub fn shows(&self, line: &str) -> bool {
+        self.text().lines().any(|candidate| candidate == line)
+    }
+
     /// Waits until the metrics have this line.
     pub async fn metric(&self, line: &str) {
-        eventually(&format!("{line}\nin\n{}", self.telemetry.render()), || {
-            self.telemetry.render().lines().any(|candidate| candidate == line)
-        })
-        .await;
+        eventually(&format!("{line}\nin\n{}", self.text()), || self.shows(line)).await;
     }
 }
 
@@ -260,7 +265,8 @@ pub async fn local<F: Future>(test: F) -> F::Output {
     tokio::task::LocalSet::new().run_until(test).await
 }
 
-fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: SocketAddr, routing: Option<Routing>) {
+/// The service `shop/<name>` with an endpoint at each of these addresses.
+fn add(snapshot: &mut Snapshot, builder: &mut Builder, name: &str, addresses: &[SocketAddr], routing: Option<Routing>) {
     let target = target(name);
     let port = ServicePort {
         port: 80,
@@ -270,10 +276,7 @@ fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: Sock
         direct: Arc::new(rule(vec![to(name)])),
         backend: Arc::default(),
     };
-    let id = target.service.clone();
-    let service = Service { id: id.clone(), hostnames: vec![], virtual_ips: vec![], ports: vec![port] };
-    snapshot.services.insert(id, Arc::new(service));
-    let endpoint = Endpoint {
+    let endpoint = |address: &SocketAddr| Endpoint {
         address: address.ip(),
         ports: [(80, address.port())].into(),
         mesh: None,
@@ -283,29 +286,11 @@ fn add(snapshot: &mut Snapshot, telemetry: &Telemetry, name: &str, address: Sock
         draining: false,
         workload: None,
     };
-    let label = format!("{}:80", target.service);
-    let ejections = Arc::new(Ejections::default());
-    let shared = ClusterShared {
-        limits: Limits::default(),
-        budget: Budget::default(),
-        breaker: Arc::default(),
-        circuit: CircuitMetrics::new(telemetry, &label, &ejections),
-        ejections,
-        http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
-        tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
-    };
-    let state = EndpointState {
-        endpoint,
-        address,
-        load: EndpointLoad::default(),
-        health: Arc::new(Health::new(&shared.ejections)),
-        unreachable: std::sync::atomic::AtomicBool::new(false),
-    };
-    let endpoints: Arc<[_]> = [Arc::new(state)].into();
-    let policy: Arc<BackendPolicy> = Arc::default();
-    let balancer = Balancer::new(&policy.load_balancing, &Locality::default(), &endpoints, Nanos(0), None);
-    let cluster = Cluster { target: target.clone(), endpoints, policy, balancer, shared: Arc::new(shared) };
-    snapshot.clusters.insert(target, Arc::new(cluster));
+    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
+    snapshot.clusters.insert(target.clone(), builder.cluster(&target, &port, &endpoints, &mut HashMap::new()));
+    let id = target.service;
+    let service = Service { id: id.clone(), hostnames: vec![], virtual_ips: vec![], ports: vec![port] };
+    snapshot.services.insert(id, Arc::new(service));
 }
 
 fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<Worker> {

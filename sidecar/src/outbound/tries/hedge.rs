@@ -1,11 +1,9 @@
 //! A second try beside the first, for a request whose answer takes long (policy `hedge_after`). Only for requests without
 //! a body that may be repeated; it takes from the budget like any other retry.
 
-use std::{cell::RefCell, pin::pin, time::Duration};
+use std::{cell::RefCell, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
-
-use weft_policy::circuit::Outcome;
 
 use super::{Source, Tried, Tries, discard};
 use crate::http::forward::Received;
@@ -27,26 +25,22 @@ impl Tries<'_> {
             return first.await;
         }
         shared.circuit.retried("hedge");
-        let busy: Vec<_> =
-            self.plan.trying.borrow().iter().map(|admission| std::sync::Arc::clone(admission.endpoint())).collect();
+        let busy: Vec<_> = self.plan.trying.borrow().iter().map(|admission| Arc::clone(admission.endpoint())).collect();
         let (mut copy, trying) = (Some(copy), RefCell::default());
         let mut second = pin!(self.attempt(&busy, received, &mut copy, &trying));
         let is_final = |tried: &Tried| tried.result.is_ok() && !self.is_retried(&tried.result, received.grpc);
-        let (one, other) = tokio::select! {
+        let (one, overtaken) = tokio::select! {
             biased;
-            tried = &mut first => (tried, None),
-            tried = &mut second => (tried, Some(())),
+            tried = &mut first => (tried, false),
+            tried = &mut second => (tried, true),
         };
         if is_final(&one) {
-            // The first one did not answer in time: that is remembered, or it would be chosen as often as before.
-            if other.is_some()
-                && let Some(admission) = self.plan.trying.take()
-            {
-                admission.record(self.worker, &self.plan.cluster, Outcome::ServerError);
+            if overtaken && let Some(admission) = self.plan.trying.take() {
+                admission.overtaken(self.worker, &self.plan.cluster);
             }
             return one;
         }
-        let mut last = if other.is_some() { first.await } else { second.await };
+        let mut last = if overtaken { first.await } else { second.await };
         last.failed.extend(one.failed);
         discard(one.result);
         last

@@ -1,11 +1,9 @@
 //! Bodies that are sent again, against a real HTTP/2 peer.
 
-use http::Request;
 use http_body_util::BodyExt as _;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
-use crate::http::body::{Ends, Times};
+use crate::http::body::{Ends, Times, tests::received};
 
 /// A body of these frames; it ends with trailers, or stays open.
 async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
@@ -23,16 +21,7 @@ async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
         }
         while server.accept().await.is_some() {}
     });
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("a handshake");
-    tokio::spawn(connection);
-    let request = Request::builder().uri("http://app/").body(http_body_util::Empty::<Bytes>::new()).expect("a request");
-    let response = sender.send_request(request).await.expect("a head");
-    tokio::spawn(async move {
-        std::future::pending::<()>().await;
-        drop(sender);
-    });
-    Body::incoming(response.into_body(), Ends::Stream, Times::default())
+    Body::incoming(received(near).await, Ends::Stream, Times::default())
 }
 
 fn replay(mut body: Body) -> Replay {
@@ -82,4 +71,14 @@ async fn a_body_of_exactly_the_bound_is_sent_again() {
         assert_eq!(whole(replay.next_try()).await.0.len(), MAX_REPLAY);
     }
     assert!(replay.is_complete());
+}
+
+#[tokio::test]
+async fn a_body_that_outgrows_the_bound_in_a_later_try_passes_whole_and_is_never_sent_in_part() {
+    let replay = replay(body(vec![Bytes::from(vec![7; 16 * 1024]); 5], true).await);
+    replay.next_try().frame().await.expect("a frame").expect("data");
+    let (bytes, trailers) = whole(replay.next_try()).await;
+    assert_eq!((bytes.len(), trailers), (5 * 16 * 1024, true), "the second try began when all was kept");
+    assert!(!replay.is_complete());
+    assert!(matches!(replay.next_try().frame().await, Some(Err(BodyError::Superseded))), "a part looks like a whole");
 }

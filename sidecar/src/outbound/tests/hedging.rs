@@ -1,0 +1,76 @@
+//! A second try beside a slow first one.
+
+use std::time::Duration;
+
+use tokio::{net::TcpListener, task::spawn_local};
+use weft_policy::model::{RequestPolicy, Retry, RouteRule};
+
+use super::net::{App, Net, Spoken, local, rule, to};
+
+fn hedged() -> RouteRule {
+    let retry = Retry { hedge_after: Some(Duration::from_millis(20)), ..Retry::default() };
+    RouteRule { requests: RequestPolicy { retry, ..RequestPolicy::default() }, ..rule(vec![to("web")]) }
+}
+
+/// An endpoint that accepts and never answers.
+async fn silence() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    spawn_local(async move {
+        let mut held = Vec::new();
+        while let Ok((io, _)) = listener.accept().await {
+            held.push(io);
+        }
+    });
+    address
+}
+
+const REQUESTS: &str = "weft_http_requests_total{direction=\"outbound\",target=\"shop/web:80\",mtls=\"false\",";
+
+#[tokio::test]
+async fn an_endpoint_that_hangs_is_overtaken_and_in_the_end_left_out() {
+    local(async {
+        let app = App::start("web", &[]).await;
+        let net = Net::start(Spoken::Http1, &[("web", app.address), ("web", silence().await)], hedged()).await;
+        let mut sent = 0;
+        while !net.shows("weft_upstream_ejected_endpoints{target=\"shop/web:80\"} 1") {
+            assert_eq!(net.get("/api", &[]).await.status, 200);
+            sent += 1;
+            assert!(sent < 1000, "{}", net.text());
+        }
+        // What was given up is in nobody's books: one request of the caller is one request.
+        net.metric(&format!("{REQUESTS}code_class=\"2xx\",reason=\"none\"}} {sent}")).await;
+        assert!(!net.text().lines().any(|line| line.starts_with(REQUESTS) && !line.contains("2xx")), "{}", net.text());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_the_policy_does_not_try_again_is_final() {
+    local(async {
+        let net = Net::start(Spoken::Http1, &[("web", silence().await), ("web", not_found().await)], hedged()).await;
+        for _ in 0..5 {
+            assert_eq!(net.get("/api", &[]).await.status, 404);
+        }
+    })
+    .await;
+}
+
+/// An endpoint that knows nothing of what it is asked.
+async fn not_found() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    spawn_local(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            spawn_local(async move {
+                let mut head = [0; 2048];
+                while io.read(&mut head).await.is_ok_and(|length| length > 0) {
+                    io.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.expect("open");
+                }
+            });
+        }
+    });
+    address
+}
