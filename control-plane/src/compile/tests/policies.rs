@@ -275,6 +275,32 @@ spec:
 }
 
 #[test]
+fn a_rate_limit_of_a_rule_whose_new_path_it_could_never_match_says_so() {
+    let rate =
+        policy("RateLimitPolicy", "p", None, &["kind: Service, name: other", HTTP_ROUTE], "limits: [{requests: 5}]");
+    for (path, told) in [
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /v2", true),
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /itemsets", true),
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /items/v2", false),
+        // What follows the prefix may be /items again.
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /", false),
+        ("type: ReplaceFullPath, replaceFullPath: /v2", true),
+        ("type: ReplaceFullPath, replaceFullPath: /items/1", false),
+        // The other rule of the route, which is limited too.
+        ("type: ReplaceFullPath, replaceFullPath: /rest", false),
+    ] {
+        let filters = format!("{{name: items, filters: [{{type: URLRewrite, urlRewrite: {{path: {{{path}}}}}}}],");
+        let text = format!("{}{rate}", WEB.replace("{name: items,", &filters));
+        let (_, problems) = compile(&load(&text), &[]);
+        assert_eq!(problems.len(), usize::from(told), "{path}: {problems:?}");
+        for problem in problems {
+            assert_eq!((problem.reason, problem.path.as_str()), (Reason::UnsupportedValue, "spec.targetRefs[1]"));
+            assert!(problem.message.starts_with("rule items of HTTPRoute default/r rewrites the path"), "{problem}");
+        }
+    }
+}
+
+#[test]
 fn a_rate_limit_is_sent_complete() {
     let text = policy(
         "RateLimitPolicy",
