@@ -118,17 +118,17 @@ async fn send(
         ("dryRun", dry_run.then_some("All")),
         ("reason", reason),
     ];
-    let wanted = merge::annotated(&manifest.object);
+    let (wanted, title) = (merge::annotated(&manifest.object), manifest.title());
     let Some(live) = live else {
         let path = with_query(&manifest.collection(), &query);
-        return server.call(Call::new(Method::POST, path).body(&wanted)).await;
+        return server.call(Call::new(Method::POST, path).body(&wanted).about(&title)).await;
     };
     let patch = merge::patch(&merge::last_applied(live), live, &wanted);
     if patch.as_object().is_none_or(serde_json::Map::is_empty) {
         return Ok(live.clone());
     }
     let path = with_query(&manifest.path(), &query);
-    server.call(Call::new(Method::PATCH, path).merge_patch(&patch)).await
+    server.call(Call::new(Method::PATCH, path).merge_patch(&patch).about(&title)).await
 }
 
 /// The object as it is, if it is.

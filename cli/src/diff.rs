@@ -38,22 +38,23 @@ pub async fn run(args: DiffArgs) -> anyhow::Result<ExitCode> {
     for manifest in &manifests {
         let (after, before) = apply::preview(&server, manifest).await?;
         let name = format!("{}/{}", manifest.namespace, manifest.shown());
-        let text = unified(name.trim_start_matches('/'), &before, &after);
+        let name = name.trim_start_matches('/');
+        let text = unified([&format!("live/{name}"), &format!("file/{name}")], &before, &after);
         different |= !text.is_empty();
         anstream::print!("{text}");
     }
     Ok(ExitCode::from(u8::from(different)))
 }
 
-/// The difference of two objects as they would be written in files; null is an object that does not exist.
-pub fn unified(name: &str, before: &Value, after: &Value) -> String {
+/// The difference of two objects as they would be written in files, under these titles; null is an object that does not exist.
+pub fn unified([old, new]: [&str; 2], before: &Value, after: &Value) -> String {
     let text = |value: &Value| if value.is_null() { String::new() } else { yaml::text(&objects::as_written(value)) };
     let (before, after) = (text(before), text(after));
     if before == after {
         return String::new();
     }
     let diff = TextDiff::from_lines(&before, &after);
-    let mut shown = format!("{STRONG}--- live/{name}{STRONG:#}\n{STRONG}+++ file/{name}{STRONG:#}\n");
+    let mut shown = format!("{STRONG}--- {old}{STRONG:#}\n{STRONG}+++ {new}{STRONG:#}\n");
     for hunk in diff.unified_diff().iter_hunks() {
         shown.push_str(&format!("{}\n", hunk.header().to_string().trim_end()));
         for change in hunk.iter_changes() {
@@ -75,7 +76,8 @@ mod tests {
     use super::*;
 
     fn plain(before: &Value, after: &Value) -> String {
-        anstream::adapter::strip_str(&unified("shop/service/s", before, after)).to_string()
+        anstream::adapter::strip_str(&unified(["live/shop/service/s", "file/shop/service/s"], before, after))
+            .to_string()
     }
 
     #[test]

@@ -179,8 +179,14 @@ fn print_diff(item: &Value) {
         object_name(item)
     );
     anstream::println!("{}", style::paint(style::STRONG, &heading));
+    anstream::println!("{}", changes(item));
+}
+
+/// What an event changed: both sides are past.
+fn changes(item: &Value) -> String {
     let name = object_name(item).replace(' ', "/");
-    anstream::println!("{}", diff::unified(&name, &item["beforeObject"], &item["object"]));
+    let titles = [&*format!("before/{name}"), &*format!("after/{name}")];
+    diff::unified(titles, &item["beforeObject"], &item["object"])
 }
 
 async fn verify(server: &Server, output: Output) -> anyhow::Result<ExitCode> {
@@ -308,6 +314,14 @@ mod tests {
         assert_eq!(body("weft rollback --to-revision 3"), whole);
         let part = json!({"toRevision": 3, "reason": "", "dryRun": false, "namespace": "shop"});
         assert_eq!(body("weft rollback --to-revision 3 -n shop"), part);
+    }
+
+    #[test]
+    fn the_sides_of_a_change_are_before_and_after() {
+        let item = json!({"kind": "Service", "namespace": "shop", "name": "a",
+            "beforeObject": {"spec": {"x": 1}}, "object": {"spec": {"x": 2}}});
+        let text = anstream::adapter::strip_str(&changes(&item)).to_string();
+        assert!(text.starts_with("--- before/Service/shop/a\n+++ after/Service/shop/a\n@@ "), "{text}");
     }
 
     #[test]

@@ -48,6 +48,12 @@ impl Manifest {
         self.kind.shown(&self.name)
     }
 
+    /// `Service shop/catalog`; a kind without namespaces has the name alone.
+    pub fn title(&self) -> String {
+        let namespace = if self.kind.namespaced { format!("{}/", self.namespace) } else { String::new() };
+        format!("{} {namespace}{}", self.kind.kind, self.name)
+    }
+
     /// Its path at the server.
     pub fn path(&self) -> String {
         self.kind.path(Some(&self.namespace), Some(&self.name))

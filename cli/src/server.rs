@@ -120,9 +120,10 @@ impl Server {
         self.call(Call::new(Method::GET, path)).await
     }
 
-    /// The JSON that a call answers. Warnings are printed as they come, each once.
+    /// The JSON that a call answers. Warnings are printed as they come, each once for each object.
     pub async fn call(&self, call: Call<'_>) -> Result<Value, CallError> {
         let (method, url) = (call.method.clone(), format!("{}{}", self.url, call.path));
+        let about = call.about.clone();
         let unreachable = |why: String| CallError::Unreachable { method: method.clone(), url: url.clone(), why };
         let request = call.request().map_err(|error| unreachable(error.to_string()))?;
         let exchange = async {
@@ -135,7 +136,7 @@ impl Server {
         let note = format!("waiting for {}", self.url);
         let waited = style::told(SILENCE, &note, exchange);
         let response = tokio::time::timeout(TIMEOUT, waited).await.map_err(|_| late())??;
-        self.warn(&response);
+        self.warn(&about, &response);
         let status = response.status();
         let value: Result<Value, _> = serde_json::from_slice(response.body());
         if status.is_success() {
@@ -152,10 +153,16 @@ impl Server {
         ExitCode::from(if warned { 3 } else { 0 })
     }
 
-    fn warn(&self, response: &Response<bytes::Bytes>) {
+    /// The warnings so far, with the objects that they are about.
+    #[cfg(test)]
+    pub fn warned(&self) -> Vec<String> {
+        self.warned.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn warn(&self, about: &str, response: &Response<bytes::Bytes>) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for value in response.headers().get_all(header::WARNING) {
-            let text = warning(&String::from_utf8_lossy(value.as_bytes()));
+            let text = format!("{about}{}", warning(&String::from_utf8_lossy(value.as_bytes())));
             if warned.insert(text.clone()) {
                 style::warn(&text);
             }
@@ -170,12 +177,20 @@ pub struct Call<'a> {
     accept: &'static str,
     content_type: &'static str,
     body: Option<&'a Value>,
+    /// Stands before warnings.
+    about: String,
 }
 
 impl<'a> Call<'a> {
     /// A request without a body.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), accept: "application/json", content_type: "application/json", body: None }
+        let (accept, content_type) = ("application/json", "application/json");
+        Self { method, path: path.into(), accept, content_type, body: None, about: String::new() }
+    }
+
+    /// About an object, such as `HTTPRoute shop/r`: warnings name it.
+    pub fn about(self, object: &str) -> Self {
+        Self { about: format!("{object}: "), ..self }
     }
 
     /// Other forms of the answer than JSON objects.

@@ -11,7 +11,13 @@ use weft_control_plane::{
     store::{HistoryFilter, Key, Store},
 };
 
-use crate::{args::Cli, served};
+use crate::{
+    apply,
+    args::{Cli, Command},
+    kinds::Kinds,
+    objects, served,
+    server::Server,
+};
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: {x: y}}\n\
     spec: {ports: [{port: 80}]}\n";
@@ -96,6 +102,26 @@ async fn a_warning_of_the_server_is_exit_code_3_and_a_refusal_1() {
     let wrong = api.write("w.yaml", &SERVICE.replace("port: 80", "prot: 80"));
     assert_eq!(api.weft(&["apply", "-f", &wrong]).await, 1);
     assert!(api.object("Service", "a").is_none());
+}
+
+#[tokio::test]
+async fn a_warning_names_its_object_and_equal_ones_of_two_objects_are_two() {
+    let api = Api::start("warned").await;
+    let file = api.write("r.yaml", &format!("{ROUTE}---\n{}", ROUTE.replace("name: r}", "name: s}")));
+    let Command::Apply(args) =
+        Cli::try_parse_from(["weft", "apply", "-f", &file, "--server", &api.url]).unwrap().command
+    else {
+        panic!("apply")
+    };
+    let server = Server::new(&args.server).await.unwrap();
+    let kinds = Kinds::discover(&server).await.unwrap();
+    for manifest in objects::load(&objects::read(&args.files).unwrap(), &kinds, None).unwrap() {
+        apply::preview(&server, &manifest).await.unwrap();
+    }
+    let warned = server.warned();
+    for title in ["HTTPRoute default/r: spec.", "HTTPRoute default/s: spec."] {
+        assert!(warned.iter().any(|text| text.starts_with(title)), "{title}: {warned:?}");
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     let policies = Policies::of(resources);
     attached::check(resources, &views, &mut problems);
     problems.extend(policies.problems());
+    problems.extend(policies.uncounted(&routings));
     let inbound = Inbound::of(&policies, &routings);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();

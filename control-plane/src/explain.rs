@@ -42,6 +42,14 @@ pub enum ExplainError {
     /// The URL has no host, or a path that no sidecar forwards.
     #[error("{0}")]
     BadRequest(String),
+    /// Who asks may not look into the namespace; whether there is such a service is not said.
+    #[error("service {namespace}/{name} is in a namespace that is not seen")]
+    Hidden {
+        /// Namespace that the host names.
+        namespace: String,
+        /// Service that the host names.
+        name: String,
+    },
     /// No such service.
     #[error("no service {name} in the mesh{}{hint}", if hint.is_empty() { "" } else { "; " })]
     NoService {
@@ -64,15 +72,20 @@ pub enum ExplainError {
 
 /// Answers the question as JSON: the service and port, the rule that wins, why each match lost or won, the shares of
 /// the backends, and what is in force for the request: settings with their origins, faults and rate limits. `resources`
-/// are what the view was made of; when they are newer for a moment, the origins are too.
+/// are what the view was made of; when they are newer for a moment, the origins are too. `sees` tells whose services may be asked about, and be named in hints.
 ///
 /// # Errors
-/// When the URL leads nowhere.
-pub fn explain(view: &View, resources: &Resources, question: &Question) -> Result<Value, ExplainError> {
+/// When the URL leads nowhere, or to a namespace that is not seen.
+pub fn explain(
+    view: &View,
+    resources: &Resources,
+    question: &Question,
+    sees: &dyn Fn(&str) -> bool,
+) -> Result<Value, ExplainError> {
     let bad = |why: &str| ExplainError::BadRequest(format!("{}: {why}", question.url));
     let host = question.url.host().ok_or_else(|| bad("a URL with a host is needed, such as http://catalog/items"))?;
     canonical::path(question.url.path()).map_err(|violation| bad(&violation.detail))?;
-    let service = service(view, host, &question.namespace)?;
+    let service = service(view, host, &question.namespace, sees)?;
     let port = port(&service, question)?;
     let request = RequestView {
         method: &question.method,
@@ -122,20 +135,25 @@ pub fn explain(view: &View, resources: &Resources, question: &Question) -> Resul
     Ok(answer)
 }
 
-/// The service that a host names: one of its host names, or the short form in the caller's namespace.
-fn service(view: &View, host: &str, namespace: &str) -> Result<Service, ExplainError> {
+/// The service that a host names, as callers in `from` see it: `name`, which is one of theirs, `name.namespace`, or that
+/// with the domain of the cluster or of the mesh.
+fn service(view: &View, host: &str, from: &str, sees: &dyn Fn(&str) -> bool) -> Result<Service, ExplainError> {
     let host = host.to_ascii_lowercase();
-    let held = || {
-        let all = view.all(ResourceType::Service, namespace);
-        all.filter_map(|resource| decode(resource.resource.as_ref()?.value.as_ref()))
-    };
     let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(&host);
-    let (name, namespace) = stem.split_once('.').unwrap_or((stem, namespace));
+    let (name, namespace) = stem.split_once('.').unwrap_or((stem, from));
+    if !sees(namespace) {
+        return Err(ExplainError::Hidden { namespace: namespace.to_owned(), name: name.to_owned() });
+    }
     let wanted = format!("{namespace}/{name}");
-    let found = held().find(|service| service.hostnames.iter().any(|known| **known == *host));
-    found.or_else(|| held().find(|service| service.id.as_str() == wanted)).ok_or_else(|| {
-        let known: Vec<String> = held().map(|service| service.id.as_str().to_owned()).collect();
-        let hint = did_you_mean(&wanted, known.iter().map(String::as_str));
+    let held =
+        |id: &str| decode(view.named(ResourceType::Service, id, from).first()?.resource.as_ref()?.value.as_ref());
+    // A namespace may be called like the domain: its services come first, as in the sidecar.
+    let called_so = host.split_once('.').filter(|(_, namespace)| *namespace == "mesh" && sees(namespace));
+    let found = called_so.and_then(|(name, namespace)| held(&format!("{namespace}/{name}")));
+    found.or_else(|| held(&wanted)).ok_or_else(|| {
+        let all = view.all(ResourceType::Service, from).map(|resource| resource.name.as_str());
+        let seen = all.filter(|id| id.split_once('/').is_some_and(|(namespace, _)| sees(namespace)));
+        let hint = did_you_mean(&wanted, seen);
         ExplainError::NoService { name: wanted, hint }
     })
 }

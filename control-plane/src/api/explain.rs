@@ -1,26 +1,35 @@
 //! `GET /weft/v1/explain?method=GET&url=http://catalog/items&from=NAMESPACE[/WORKLOAD]&header=NAME:VALUE...`
 
-use std::time::SystemTime;
-
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Json,
-    extract::{RawQuery, State},
+    extract::{Extension, RawQuery, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri},
 };
 use serde_json::Value;
 
-use super::{ApiState, status::ApiError};
+use super::{ApiState, Caller, access::rules::Asked, status::ApiError};
 use crate::explain::{self, ExplainError, Question};
 
-/// Answers which rule a request would follow.
-pub async fn get(State(state): State<ApiState>, RawQuery(query): RawQuery) -> Result<Json<Value>, ApiError> {
+/// Answers which rule a request would follow, when the caller may look into the namespace of its service; `from` is
+/// looked at before.
+pub async fn get(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, ApiError> {
     let question = question(query.as_deref().unwrap_or_default()).map_err(ApiError::bad_request)?;
     let view = state.pushed.view.borrow().clone();
     let resources = Arc::clone(&state.pushed.resources.borrow().resources);
-    explain::explain(&view, &resources, &question).map(Json).map_err(|error| match error {
+    let sees = |namespace: &str| caller.sees(namespace);
+    explain::explain(&view, &resources, &question, &sees).map(Json).map_err(|error| match error {
         ExplainError::BadRequest(_) => ApiError::bad_request(error.to_string()),
+        ExplainError::Hidden { namespace, name } => {
+            let (verb, resource) = ("get".to_owned(), "services".to_owned());
+            let asked = Asked::Resource { verb, resource, namespace: Some(namespace), name: Some(name) };
+            ApiError::forbidden(&caller, &asked)
+        }
         ExplainError::NoService { .. } | ExplainError::NoPort { .. } => {
             ApiError::new(StatusCode::NOT_FOUND, "NotFound", error.to_string())
         }

@@ -6,6 +6,7 @@ mod check;
 mod faults;
 mod inbound;
 mod requests;
+mod rewritten;
 mod rule;
 
 use std::{

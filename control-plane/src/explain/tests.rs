@@ -52,7 +52,8 @@ fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> 
     }
     let url = url.parse().expect("a URL");
     let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-    explain(&view, &resources, &Question { method: Method::GET, url, namespace: "default".into(), headers: map, now })
+    let question = Question { method: Method::GET, url, namespace: "default".into(), headers: map, now };
+    explain(&view, &resources, &question, &|namespace| namespace != "bank")
 }
 
 #[test]
@@ -104,6 +105,31 @@ fn what_leads_nowhere_is_an_error_with_a_hint() {
     assert_eq!(error("http://catalog:81/"), "service default/catalog has no port 81; it has 80, 9000");
     assert!(error("/items").contains("a URL with a host is needed"));
     assert!(error("http://catalog/a/../b").contains("/a/../b"));
+}
+
+#[test]
+fn a_namespace_that_is_not_seen_is_neither_told_of_nor_hinted_at() {
+    let bank = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: vault, namespace: bank}
+spec: {ports: [{name: http, port: 80}]}
+";
+    let error = |url: &str| ask_with(bank, url, &[]).expect_err(url).to_string();
+    for host in ["vault.bank", "vault.bank.mesh", "vault.bank.svc.cluster.local:81", "VAULT.bank"] {
+        let told = error(&format!("http://{host}/"));
+        assert_eq!(told, "service bank/vault is in a namespace that is not seen", "{host}");
+        assert_eq!(
+            told.replace("vault", "other"),
+            error(&format!("http://{}/", host.to_lowercase().replace("vault", "other")))
+        );
+    }
+    assert_eq!(ask("http://catalog.mesh/items", &[]).expect("the caller's own")["service"], "default/catalog");
+    let mesh = bank.replace("bank", "mesh");
+    let of_mesh = ask_with(&mesh, "http://vault.mesh/", &[]).expect("a namespace may be called mesh");
+    assert_eq!(of_mesh["service"], "mesh/vault");
+    assert_eq!(error("http://vault.bnk/"), "no service bnk/vault in the mesh", "no hint");
 }
 
 const POLICIES: &str = "
@@ -203,13 +229,16 @@ spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Id
         headers: HeaderMap::new(),
         now: SystemTime::UNIX_EPOCH,
     };
-    let answer = explain(&view, &resources, &question("http://paid/")).expect("an answer");
+    let answer = explain(&view, &resources, &question("http://paid/"), &|_| true).expect("an answer");
     let expected = json!([
         { "origin": "RateLimitPolicy default/fair#0", "value": "5 per second, 5 at once, each identity" },
         { "origin": "RateLimitPolicy default/fair#1", "value": "60 per 1m, 60 at once, all callers together" },
     ]);
     assert_eq!(answer["rateLimits"], expected);
-    assert_eq!(explain(&view, &resources, &question("http://catalog/items")).expect("one")["rateLimits"], json!([]));
+    assert_eq!(
+        explain(&view, &resources, &question("http://catalog/items"), &|_| true).expect("one")["rateLimits"],
+        json!([])
+    );
 }
 
 #[test]
@@ -234,7 +263,7 @@ spec:
             headers: HeaderMap::new(),
             now: SystemTime::UNIX_EPOCH,
         };
-        explain(&view, &resources, &question).expect("an answer")
+        explain(&view, &resources, &question, &|_| true).expect("an answer")
     };
     let answer = ask("far");
     assert_eq!((&answer["route"], &answer["status"]), (&"far/mine".into(), &301.into()));

@@ -254,6 +254,8 @@ mod tests {
             ("GET /weft/v1/history?n%61mespace=b%61nk&namespace=shop", "yyynn"),
             ("GET /weft/v1/explain?url=http://cart", "yyynn"),
             ("GET /weft/v1/explain?url=http://cart&from=shop/web", "yyyyy"),
+            ("GET /weft/v1/explain?url=http://cart&from=bank/web", "yyynn"),
+            ("GET /weft/v1/explain?url=http://cart&from=bank&from=shop", "yyynn"),
             ("POST /weft/v1/rollback", "ryyry"),
             ("GET /weft/v1/tokens", "rryrr"),
             ("POST /weft/v1/tokens", "rryrr"),

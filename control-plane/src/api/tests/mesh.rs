@@ -21,7 +21,7 @@ use crate::{
     api::{
         ApiState, Caller, Pushed,
         access::{Access, rules::Role},
-        graph, router,
+        explain, graph, router,
     },
     compile::compile,
     push::{
@@ -161,6 +161,22 @@ async fn the_graph_of_a_token_for_one_namespace_has_nothing_of_others_but_where_
         (ids("edges", "from"), ids("edges", "to")),
         (vec!["workload:bank/till-1".into()], vec!["service:shop/catalog".into()])
     );
+}
+
+#[tokio::test]
+async fn a_token_for_one_namespace_may_not_ask_about_services_of_others_and_does_not_learn_which_there_are() {
+    let ask = async |host: &str| {
+        let caller = Caller { name: "x".into(), role: Role::Viewer, namespace: Some("shop".into()) };
+        let query = axum::extract::RawQuery(Some(format!("from=shop/web&url=http://{host}/")));
+        let answer = explain::get(axum::extract::State(shop()), axum::Extension(caller), query).await;
+        answer.map_or_else(|error| error.to_json(), |answer| answer.0)
+    };
+    let there = ask("beta.bank").await;
+    assert_eq!((&there["code"], &there["details"]["name"]), (&403.into(), &"beta".into()));
+    let text = "User \"x\" (role viewer in namespace \"shop\") cannot get resource \"services\" in namespace \"bank\"";
+    assert_eq!(there["message"], text);
+    assert_eq!(there.to_string().replace("beta", "nobody"), ask("nobody.bank").await.to_string());
+    assert_eq!(ask("catalog").await["service"], "shop/catalog");
 }
 
 #[tokio::test]

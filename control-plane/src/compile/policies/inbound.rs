@@ -45,6 +45,10 @@ impl<'a> Inbound<'a> {
                 continue;
             }
             let matches: Vec<_> = rule.matches().map(|found| v1::RouteMatch { rule: 0, ..found.clone() }).collect();
+            // No request follows it; without matches the limit would be for all of them.
+            if matches.is_empty() {
+                continue;
+            }
             // Its owner has no say over the workloads of another namespace, wherever the route leads.
             let own = |id: &str| id.split_once('/').is_some_and(|(namespace, _)| namespace == place.namespace);
             for backend in rule.backends().iter().filter(|backend| own(&backend.service)) {
@@ -59,36 +63,52 @@ impl<'a> Inbound<'a> {
         }
     }
 
-    /// The limits of a port of the instance to which these service ports lead.
+    /// The limits of a port of the instance to which these service ports lead. A policy is there once for each service:
+    /// a request that several of its targets lead to counts once.
     #[must_use]
     pub fn limits(&self, instance: &Instance, served: &[Port<'_>]) -> Vec<v1::InboundLimit> {
-        let mut found: Vec<Applied<'a>> = Vec::new();
-        for policy in self.whole(instance) {
-            found.push(Applied { policy, services: Vec::new(), matches: Vec::new() });
-        }
-        let whole = found.len();
-        let mut add = |policy: &'a Rate, port: &Port<'_>, matches: &[v1::RouteMatch]| {
-            if found[..whole].iter().any(|applied| std::ptr::eq(applied.policy, policy)) {
-                return;
-            }
-            let service = v1::ServiceRef { service: format!("{}/{}", port.namespace, port.service), port: port.number };
-            let same = |known: &&mut Applied<'a>| std::ptr::eq(known.policy, policy) && known.matches == matches;
-            match found[whole..].iter_mut().find(same) {
-                Some(known) if known.services.contains(&service) => {}
-                Some(known) => known.services.push(service),
-                None => found.push(Applied { policy, services: vec![service], matches: matches.to_vec() }),
-            }
-        };
+        let whole = self.whole(instance);
+        let everything = whole.iter().map(|policy| Applied { policy, services: Vec::new(), matches: Vec::new() });
+        let mut found: Vec<Applied<'a>> = everything.collect();
         for port in served {
-            for policy in self.rates.at_port(port) {
-                add(policy, port, &[]);
-            }
-            let key = (format!("{}/{}", port.namespace, port.service), port.number);
-            for (policy, matches) in self.routed.get(&key).into_iter().flatten() {
-                add(policy, port, matches);
+            let service = v1::ServiceRef { service: format!("{}/{}", port.namespace, port.service), port: port.number };
+            for (policy, matches) in self.at(port) {
+                if whole.iter().any(|known| std::ptr::eq(*known, policy)) {
+                    continue;
+                }
+                let same = |known: &&mut Applied<'a>| std::ptr::eq(known.policy, policy) && known.matches == matches;
+                match found.iter_mut().find(same) {
+                    Some(known) if known.services.contains(&service) => {}
+                    Some(known) => known.services.push(service.clone()),
+                    None => found.push(Applied { policy, services: vec![service.clone()], matches }),
+                }
             }
         }
         found.into_iter().flat_map(|applied| messages(applied, served.len())).collect()
+    }
+
+    /// Each policy of a service port once, with the matches of all the rules through which it is there; none when it is
+    /// for the port as a whole.
+    fn at(&self, port: &Port<'_>) -> Vec<Routed<'a>> {
+        let mut found: Vec<Routed<'a>> = Vec::new();
+        for policy in self.rates.at_port(port) {
+            if !found.iter().any(|(known, _)| std::ptr::eq(*known, policy)) {
+                found.push((policy, Vec::new()));
+            }
+        }
+        let key = (format!("{}/{}", port.namespace, port.service), port.number);
+        for (policy, matches) in self.routed.get(&key).into_iter().flatten() {
+            match found.iter_mut().find(|(known, _)| std::ptr::eq(*known, *policy)) {
+                Some((_, known)) if known.is_empty() => {}
+                // A route that has several parents is there as often.
+                Some((_, known)) => {
+                    let more: Vec<_> = matches.iter().filter(|one| !known.contains(one)).cloned().collect();
+                    known.extend(more);
+                }
+                None => found.push((policy, matches.clone())),
+            }
+        }
+        found
     }
 
     /// Policies for all that the instance lets in.

@@ -230,6 +230,7 @@ fn a_rate_limit_arrives_at_the_workloads_behind_its_targets() {
     let none = Vec::<String>::new;
     let name = || "default/p#0".to_owned();
     let web = || vec!["default/web:80".to_owned()];
+    let other = || vec!["default/other:8080".to_owned()];
     let everything = || vec![(name(), none(), 0)];
     let of_web = || vec![(name(), web(), 0)];
     let rule = format!("{HTTP_ROUTE}, sectionName: items");
@@ -241,7 +242,12 @@ fn a_rate_limit_arrives_at_the_workloads_behind_its_targets() {
         (vec!["kind: Service, name: web, sectionName: '80'"], of_web()),
         // Every service that leads here: a caller in plaintext counts too.
         (vec!["kind: Service, name: web", "kind: Service, name: other"], everything()),
-        (vec![HTTP_ROUTE], vec![(name(), web(), 1), (name(), web(), 1)]),
+        // One for both rules, and for a rule that is named beside its route: a request counts once.
+        (vec![HTTP_ROUTE], vec![(name(), web(), 2)]),
+        (vec![HTTP_ROUTE, &rule], vec![(name(), web(), 2)]),
+        // The route leads to the service, which is limited as a whole.
+        (vec![HTTP_ROUTE, "kind: Service, name: web"], of_web()),
+        (vec![HTTP_ROUTE, "kind: Service, name: other"], vec![(name(), other(), 0), (name(), web(), 2)]),
         (vec![&rule], vec![(name(), web(), 1)]),
         (vec!["kind: Namespace, name: default", "kind: Service, name: web"], everything()),
     ] {
@@ -266,6 +272,32 @@ spec:
     let target = HTTP_ROUTE.replace("name: r", "name: mine");
     let rate = policy("RateLimitPolicy", "p", None, &[&target], "limits: [{requests: 5}]");
     assert_eq!(limits(&format!("{consumer}{}", rate.replace("name: p", "name: p, namespace: shop"))), []);
+}
+
+#[test]
+fn a_rate_limit_of_a_rule_whose_new_path_it_could_never_match_says_so() {
+    let rate =
+        policy("RateLimitPolicy", "p", None, &["kind: Service, name: other", HTTP_ROUTE], "limits: [{requests: 5}]");
+    for (path, told) in [
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /v2", true),
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /itemsets", true),
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /items/v2", false),
+        // What follows the prefix may be /items again.
+        ("type: ReplacePrefixMatch, replacePrefixMatch: /", false),
+        ("type: ReplaceFullPath, replaceFullPath: /v2", true),
+        ("type: ReplaceFullPath, replaceFullPath: /items/1", false),
+        // The other rule of the route, which is limited too.
+        ("type: ReplaceFullPath, replaceFullPath: /rest", false),
+    ] {
+        let filters = format!("{{name: items, filters: [{{type: URLRewrite, urlRewrite: {{path: {{{path}}}}}}}],");
+        let text = format!("{}{rate}", WEB.replace("{name: items,", &filters));
+        let (_, problems) = compile(&load(&text), &[]);
+        assert_eq!(problems.len(), usize::from(told), "{path}: {problems:?}");
+        for problem in problems {
+            assert_eq!((problem.reason, problem.path.as_str()), (Reason::UnsupportedValue, "spec.targetRefs[1]"));
+            assert!(problem.message.starts_with("rule items of HTTPRoute default/r rewrites the path"), "{problem}");
+        }
+    }
 }
 
 #[test]
