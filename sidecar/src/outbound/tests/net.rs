@@ -20,8 +20,8 @@ use tokio::{
     task::spawn_local,
 };
 use weft_policy::model::{
-    Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch, RouteRule, Routing,
-    Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
+    BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
+    RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
 };
 
 use crate::{
@@ -150,6 +150,12 @@ impl Net {
     /// A sidecar that knows the services `shop/<name>` at these apps, each of which may have several; `shop/web` has one
     /// rule for what begins with `/api`.
     pub async fn start(spoken: Spoken, apps: &[(&str, SocketAddr)], api: RouteRule) -> Self {
+        Self::under(BackendPolicy::default(), spoken, apps, api).await
+    }
+
+    /// [`Self::start`] with this policy for every service.
+    pub async fn under(policy: BackendPolicy, spoken: Spoken, apps: &[(&str, SocketAddr)], api: RouteRule) -> Self {
+        let policy = Arc::new(policy);
         let telemetry = Telemetry::default();
         let mut snapshot = Snapshot::default();
         let mut builder = Builder::new(telemetry.clone(), Locality::default(), Clock::start());
@@ -166,7 +172,7 @@ impl Net {
                     query: vec![],
                 }],
             });
-            add(&mut snapshot, &mut builder, name, &addresses, routing);
+            add(&mut snapshot, &mut builder, name, &addresses, (routing, Arc::clone(&policy)));
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -266,7 +272,13 @@ pub async fn local<F: Future>(test: F) -> F::Output {
 }
 
 /// The service `shop/<name>` with an endpoint at each of these addresses.
-fn add(snapshot: &mut Snapshot, builder: &mut Builder, name: &str, addresses: &[SocketAddr], routing: Option<Routing>) {
+fn add(
+    snapshot: &mut Snapshot,
+    builder: &mut Builder,
+    name: &str,
+    addresses: &[SocketAddr],
+    (routing, backend): (Option<Routing>, Arc<BackendPolicy>),
+) {
     let target = target(name);
     let port = ServicePort {
         port: 80,
@@ -274,7 +286,7 @@ fn add(snapshot: &mut Snapshot, builder: &mut Builder, name: &str, addresses: &[
         protocol: Protocol::Undeclared,
         routing,
         direct: Arc::new(rule(vec![to(name)])),
-        backend: Arc::default(),
+        backend,
     };
     let endpoint = |address: &SocketAddr| Endpoint {
         address: address.ip(),
