@@ -9,7 +9,7 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::{
-    ClientConfig, ClientConnection, ServerConfig, ServerConnection, Stream,
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, Stream, StreamOwned,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
@@ -93,8 +93,15 @@ fn svid(issuer: &Issuer<'static, KeyPair>, id: &str, left: time::Duration) -> Cr
     (leaf, PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8"))
 }
 
-/// Calls `address` as a sidecar would, and reads what comes back.
-fn knock(address: SocketAddr, credential: Option<Credential>) -> Result<Vec<u8>, String> {
+/// The HTTP/2 preface and empty SETTINGS.
+const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// A session with `address` as a sidecar would make it, for requests or for tunnels.
+fn session(
+    address: SocketAddr,
+    credential: Option<Credential>,
+    alpn: &str,
+) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -105,16 +112,44 @@ fn knock(address: SocketAddr, credential: Option<Credential>) -> Result<Vec<u8>,
         Some((leaf, key)) => builder.with_client_auth_cert(vec![leaf], key).expect("a key pair"),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![alpn.into()];
     let name = ServerName::try_from("p80.catalog.default.weft").expect("a name");
-    let mut session = ClientConnection::new(Arc::new(config), name).expect("a session");
-    let mut socket = connect(address)?;
-    let mut stream = Stream::new(&mut session, &mut socket);
-    // The HTTP/2 preface and empty SETTINGS; a server that let us in answers with its own SETTINGS.
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").map_err(|error| error.to_string())?;
+    let session = ClientConnection::new(Arc::new(config), name).expect("a session");
+    Ok(StreamOwned::new(session, connect(address)?))
+}
+
+/// Calls `address` as a sidecar would, and reads what comes back.
+fn knock(address: SocketAddr, credential: Option<Credential>) -> Result<Vec<u8>, String> {
+    let mut stream = session(address, credential, "h2")?;
+    // A server that let us in answers with its own SETTINGS.
+    stream.write_all(OPENING).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; 9];
     stream.read_exact(&mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
+}
+
+/// Asks for a tunnel to `authority` and sends `bytes` through it; whether it was opened.
+fn opens_tunnel(address: SocketAddr, credential: Credential, authority: &str, bytes: &[u8]) -> bool {
+    let mut stream = session(address, Some(credential), "weft-tunnel").expect("a session");
+    let literal = |index: u8, value: &str| {
+        [&[0x40 | index, u8::try_from(value.len()).expect("short")], value.as_bytes()].concat()
+    };
+    // RFC 7541: literals with the static names :method (2) and :authority (1).
+    let head = [literal(2, "CONNECT"), literal(1, authority)].concat();
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        [&[0, 0, u8::try_from(payload.len()).expect("short"), kind, flags, 0, 0, 0, 1], payload].concat()
+    };
+    stream.write_all(&[OPENING, &frame(1, 4, &head), &frame(0, 0, bytes)].concat()).expect("sent");
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("an answer");
+        let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+        stream.read_exact(&mut payload).expect("the whole of a frame");
+        // The head of the answer: `:status: 200` is entry 8 of the static table.
+        if head[3] == 1 {
+            return payload[0] == 0x88;
+        }
+    }
 }
 
 fn one_hour() -> time::Duration {
@@ -249,4 +284,26 @@ fn a_caller_without_a_certificate_never_reaches_the_app() {
     });
     let first = heads.recv().expect("called");
     assert!(first.starts_with("get /asked "), "nothing came before the call of the mesh: {first}");
+}
+
+#[test]
+fn a_tunnel_carries_no_requests_past_what_guards_the_port() {
+    let (web, requests) = recorder(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let (raw, bytes) = recorder(b"answer");
+    let mesh = TestMesh::builder("smuggle")
+        .workload(Workload::beside("web", web, "http"))
+        .workload(Workload::beside("raw", raw, "tcp"))
+        .calls("web")
+        .calls("raw")
+        .start();
+    let own = mesh_authority(&mesh);
+    let send = |service: &str, port: u16| {
+        let authority = format!("{service}.default:{port}");
+        let request = b"GET / HTTP/1.1\r\nHost: web\r\nx-forwarded-client-cert: By=somebody\r\n\r\n";
+        opens_tunnel(mesh.mesh_address(service), svid(&own, CLIENT, one_hour()), &authority, request)
+    };
+    assert!(send("raw", raw.port()), "bytes go through");
+    assert!(bytes.recv_timeout(crate::net::LIMIT).expect("the app was called").contains("by=somebody"));
+    assert!(!send("web", web.port()), "requests go where they are looked at");
+    assert!(requests.try_recv().is_err(), "the app has seen a request that nobody looked at");
 }
