@@ -6,7 +6,7 @@ pub(crate) mod incoming;
 mod operators;
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -39,7 +39,11 @@ const STOP: Duration = Duration::from_secs(5);
 /// When a part cannot start.
 pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log))?;
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
     operators::check(&args)?;
     let data_dir = args.data_dir();
     crate::ca::private_dir(&data_dir)?;

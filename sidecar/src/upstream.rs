@@ -41,7 +41,7 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Idle HTTP/1.1 connections kept for one key.
 const IDLE_PER_KEY: usize = 256;
 /// Streams on one HTTP/2 connection, unless a policy has another number; then another connection is made.
-const STREAMS: u32 = 100;
+const STREAMS: u32 = 250;
 /// Of TCP and TLS together, unless a policy has another time.
 pub const CONNECT: Duration = Duration::from_secs(2);
 

@@ -17,6 +17,9 @@ use crate::{
 
 /// Longest wait that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Methods that may be sent twice without harm (RFC 9110 section 9.2.2).
+pub const IDEMPOTENT: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -219,8 +222,7 @@ pub fn repeatable(policy: &model::Retry, method: &Method, headers: &HeaderMap) -
 /// `Idempotency-Key`.
 #[must_use]
 pub fn idempotent(method: &Method, headers: &HeaderMap) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-        || headers.contains_key(IDEMPOTENCY_KEY)
+    IDEMPOTENT.contains(method) || headers.contains_key(IDEMPOTENCY_KEY)
 }
 
 /// How long to wait before retry number `retry` (from 1): full jitter below `base`, doubling to `max`.

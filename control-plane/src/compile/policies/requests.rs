@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use weft_policy::model::RequestPolicy;
+use http::Method;
+use weft_policy::{model::RequestPolicy, retry::IDEMPOTENT};
 use weft_proto::v1;
 
 use super::{Given, Layers, Row, ordered, text, text_or_none, wire};
@@ -68,7 +69,7 @@ impl<'a> Requests<'a> {
         let as_always = self.attempts.value == default.attempts
             && self.codes.value.iter().copied().eq(default.codes.iter().map(|code| u32::from(code.as_u16())))
             && self.grpc_codes.value.iter().copied().eq(default.grpc_codes.iter().copied().map(u32::from))
-            && self.methods.value.is_empty()
+            && are_usual(&self.methods.value)
             && self.backoff_base.value == default.backoff_base
             && self.backoff_max.value == default.backoff_max
             && self.hedge_after.value == default.hedge_after;
@@ -120,4 +121,10 @@ fn or_none<T>(text: impl Fn(&T) -> String) -> impl Fn(&T) -> String {
 
 fn retries(spec: &TrafficPolicySpec) -> Option<&Retries> {
     spec.retries.as_ref()
+}
+
+/// Named or not, these are the methods that are repeated by default.
+fn are_usual(methods: &[String]) -> bool {
+    let is_named = |usual: &Method| methods.iter().any(|method| method == usual.as_str());
+    methods.is_empty() || methods.len() == IDEMPOTENT.len() && IDEMPOTENT.iter().all(is_named)
 }

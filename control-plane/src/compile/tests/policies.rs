@@ -326,3 +326,12 @@ fn a_rate_limit_is_sent_complete() {
     };
     assert_eq!(limits, [total, header]);
 }
+
+#[test]
+fn the_defaults_that_can_be_seen_are_those_of_the_sidecar_and_cost_nothing_on_the_wire() {
+    let (service, problems) = web(include_str!("../../api/meshconfig.yaml"));
+    assert_eq!(problems, []);
+    let port = &service.ports[0];
+    assert_eq!(port.backend, None);
+    assert!(port.routing.as_ref().unwrap().rules.iter().all(|rule| rule.requests.is_none()), "{port:?}");
+}

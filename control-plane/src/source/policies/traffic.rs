@@ -200,7 +200,7 @@ pub struct Connection {
     pub idle: Option<Span>,
     /// A connection is replaced after this. Default 1h.
     pub max_age: Option<Span>,
-    /// Streams of one HTTP/2 connection. Default 100.
+    /// Streams of one HTTP/2 connection. Default 250.
     pub max_streams: Option<u32>,
 }
 

@@ -294,13 +294,13 @@ pub struct Connection {
     pub idle: Option<Duration>,
     /// Takes no more requests after this. Default 1 h.
     pub max_age: Duration,
-    /// Streams of one HTTP/2 connection. Default 100.
+    /// Streams of one HTTP/2 connection. Default 250.
     pub max_streams: u32,
 }
 
 impl Default for Connection {
     fn default() -> Self {
-        Self { idle: None, max_age: Duration::from_secs(3600), max_streams: 100 }
+        Self { idle: None, max_age: Duration::from_secs(3600), max_streams: 250 }
     }
 }
 

@@ -251,7 +251,7 @@ pub const OF_PORTS: &[(Field, &str)] = &[
         Field("connection.maxStreams", "connection: {maxStreams: @}", Takes::Number, |s| {
             number(s.connection()?.max_streams)
         }),
-        "100",
+        "250",
     ),
 ];
 
