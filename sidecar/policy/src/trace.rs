@@ -183,7 +183,8 @@ impl Sampling {
     /// Parts per million of all traces; more than a million is all.
     #[must_use]
     pub fn per_million(parts: u32) -> Self {
-        Self { threshold: (u64::from(parts.min(1_000_000)) << 56) / 1_000_000 }
+        // 2^56 is no multiple of a million: the rest would be lost to every share, and "all" must be all.
+        if parts >= 1_000_000 { Self::ALL } else { Self { threshold: ((1 << 56) / 1_000_000) * u64::from(parts) } }
     }
 
     /// Whether a trace is recorded: the caller's decision (parent-based), or else ours, which is the same at every hop
