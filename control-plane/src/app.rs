@@ -4,6 +4,7 @@ mod compiling;
 mod conditions;
 pub(crate) mod incoming;
 mod operators;
+mod spans;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -52,6 +53,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let token = if args.dev { Some(ca.dev_token(&data_dir, xds.local_addr()?.port())?) } else { None };
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
+    let traces = spans::receive(&args).await?;
     let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
@@ -95,13 +97,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(
-        store,
-        written,
-        proxies,
-        Pushed { view: reading, resources, reflected: reflecting, problems },
-        access,
-    ));
+    let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
+    let router = api::router(ApiState { traces, ..ApiState::new(store, written, proxies, pushed, access) });
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

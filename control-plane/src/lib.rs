@@ -11,3 +11,4 @@ pub mod push;
 pub mod registry;
 pub mod source;
 pub mod store;
+pub mod traces;
