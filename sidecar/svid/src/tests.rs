@@ -62,7 +62,7 @@ fn hostile(authority: &Authority, params: CertificateParams) -> Svid {
 
 fn trust(authority: &Authority) -> TrustStore {
     let store = TrustStore::default();
-    store.set("weft.local", std::slice::from_ref(&authority.root)).expect("a root");
+    store.set("weft.local", std::slice::from_ref(&authority.root), &[]).expect("a root");
     store
 }
 
@@ -218,7 +218,7 @@ fn an_unknown_critical_extension_is_refused() {
 fn an_empty_bundle_trusts_nobody() {
     let ca = authority("root");
     let store = trust(&ca);
-    store.set("weft.local", &[]).expect("nothing to parse");
+    store.set("weft.local", &[], &[]).expect("nothing to parse");
     let svid = hostile(&ca, good());
     let error = handshake(&svid, &svid, &store).expect_err("no roots");
     assert_eq!(reason(&error), Some(SvidReason::ForeignTrustDomain));
@@ -230,9 +230,9 @@ fn roots_change_for_configurations_that_exist() {
     let store = trust(&old);
     let svid = hostile(&new, good());
     assert!(handshake(&svid, &svid, &store).is_err());
-    store.set("weft.local", &[old.root.clone(), new.root.clone()]).expect("roots");
+    store.set("weft.local", &[old.root.clone(), new.root.clone()], &[]).expect("roots");
     handshake(&svid, &svid, &store).expect("the new root is trusted at once");
-    assert!(store.set("weft.local", &[b"no certificate".to_vec()]).is_err());
+    assert!(store.set("weft.local", &[b"no certificate".to_vec()], &[]).is_err());
     handshake(&svid, &svid, &store).expect("a bad bundle changes nothing");
 }
 
