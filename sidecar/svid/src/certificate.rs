@@ -110,7 +110,8 @@ fn spiffe_id(names: &[GeneralName<'_>]) -> Result<SpiffeId, SvidReason> {
     for name in names {
         match name {
             GeneralName::URI(uri) => (only, uris) = (*uri, uris + 1),
-            GeneralName::DNSName(text) | GeneralName::RFC822Name(text) if text.bytes().all(|b| b.is_ascii_graphic()) => {}
+            GeneralName::DNSName(text) | GeneralName::RFC822Name(text)
+                if text.bytes().all(|b| b.is_ascii_graphic()) => {}
             GeneralName::IPAddress(bytes) if matches!(bytes.len(), 4 | 16) => {}
             _ => return Err(SvidReason::BadSan),
         }

@@ -11,21 +11,38 @@ use rustls::{
 
 use super::*;
 
+mod trust;
+
 const ID: &str = "spiffe://weft.local/ns/shop/sa/catalog";
 
+/// Whoever signs, with its own certificate.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: Vec<u8>,
 }
 
-fn authority(name: &str) -> Authority {
+fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn authority(name: &str) -> Authority {
+    let params = ca_params(name);
     let key = KeyPair::generate().expect("a key");
     let root = params.self_signed(&key).expect("a root").der().to_vec();
     Authority { issuer: Issuer::new(params, key), root }
+}
+
+/// An authority whose certificate `above` has signed.
+fn issuing(above: &Authority, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Authority {
+    let mut params = ca_params(name);
+    change(&mut params);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, &above.issuer).expect("a certificate").der().to_vec();
+    Authority { issuer: Issuer::new(params, key), root: certificate }
 }
 
 fn uri(text: &str) -> SanType {
@@ -209,9 +226,9 @@ fn an_unknown_critical_extension_is_refused() {
         &[],
         now,
     );
-    assert_eq!(reason(&server.expect_err("unknown")), Some(SvidReason::Malformed));
+    assert_eq!(reason(&server.expect_err("unknown")), Some(SvidReason::UnknownExtension));
     let client = ClientCertVerifier::verify_client_cert(&verifier, &svid.chain[0], &[], now);
-    assert_eq!(reason(&client.expect_err("unknown")), Some(SvidReason::Malformed));
+    assert_eq!(reason(&client.expect_err("unknown")), Some(SvidReason::UnknownExtension));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use rustls::{
     pki_types::{CertificateDer, TrustAnchor, UnixTime},
 };
 use tokio::sync::watch;
-use weft_policy::{SpiffeId, model::Revocation};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
+use weft_policy::{SpiffeId, model::Revocation};
 
 use crate::{
     SvidError,
@@ -74,16 +74,29 @@ impl TrustStore {
     /// When a root is no certificate or has a weak key, or there is too much of something; nothing is changed then.
     pub fn set(&self, trust_domain: &str, roots: &[Vec<u8>], revocations: &[Revocation]) -> Result<(), SvidError> {
         let domain = Domain::new(roots, revocations)?;
-        let mut domains = self.0.domains.write().unwrap_or_else(PoisonError::into_inner);
-        match domains.get(trust_domain) {
-            Some(held) if **held == domain => return Ok(()),
-            None if domains.len() >= MAX_DOMAINS => return Err(SvidError::TooMany("trust domains", MAX_DOMAINS)),
-            _ => {}
-        }
-        domains.insert(trust_domain.into(), Arc::new(domain));
-        drop(domains);
-        self.0.version.send_modify(|version| *version += 1);
-        Ok(())
+        self.replace(trust_domain, |_| domain)
+    }
+
+    /// Replaces the roots of one trust domain and keeps its revocations: for who learns roots and nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_roots(&self, trust_domain: &str, roots: &[Vec<u8>]) -> Result<(), SvidError> {
+        let mut domain = Domain::new(roots, &[])?;
+        self.replace(trust_domain, |held| {
+            if let Some(held) = held {
+                (domain.serials, domain.identities) = (held.serials.clone(), held.identities.clone());
+            }
+            domain
+        })
+    }
+
+    /// Whether [`Self::set`] would take these.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn takes(roots: &[Vec<u8>], revocations: &[Revocation]) -> Result<(), SvidError> {
+        Domain::new(roots, revocations).map(|_| ())
     }
 
     /// Forgets a trust domain: nobody in it is trusted from now on.
@@ -145,8 +158,7 @@ impl TrustStore {
                 Error::CertRevoked
             })
         };
-        let built =
-            certificate.verify_for_usage(algorithms.all, &domain.anchors, rest, now, usage, None, Some(&path));
+        let built = certificate.verify_for_usage(algorithms.all, &domain.anchors, rest, now, usage, None, Some(&path));
         match built {
             Ok(_) => Ok(()),
             Err(Error::CertRevoked) => Err(refused.get().unwrap_or(SvidReason::Revoked)),
@@ -154,6 +166,23 @@ impl TrustStore {
             Err(_) if rest.iter().any(|issuer| has_weak_key(issuer)) => Err(SvidReason::WeakKey),
             Err(error) => Err(reason(&error)),
         }
+    }
+
+    fn replace(&self, trust_domain: &str, with: impl FnOnce(Option<&Arc<Domain>>) -> Domain) -> Result<(), SvidError> {
+        let mut domains = self.0.domains.write().unwrap_or_else(PoisonError::into_inner);
+        let held = domains.get(trust_domain);
+        if held.is_none() && domains.len() >= MAX_DOMAINS {
+            return Err(SvidError::TooMany("trust domains", MAX_DOMAINS));
+        }
+        let domain = with(held);
+        // What changes nothing is not told: each connection would be judged again.
+        if held.is_some_and(|held| **held == domain) {
+            return Ok(());
+        }
+        domains.insert(trust_domain.into(), Arc::new(domain));
+        drop(domains);
+        self.0.version.send_modify(|version| *version += 1);
+        Ok(())
     }
 
     /// What is trusted in a trust domain that has roots.
@@ -233,8 +262,9 @@ fn reason(error: &Error) -> SvidReason {
         Error::InvalidSignatureForPublicKey => SvidReason::BadSignature,
         Error::UnsupportedCriticalExtension => SvidReason::UnknownExtension,
         Error::InvalidCertValidity => SvidReason::Malformed,
-        Error::UnsupportedSignatureAlgorithmContext(_)
-        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => SvidReason::WeakKey,
+        Error::UnsupportedSignatureAlgorithmContext(_) | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            SvidReason::WeakKey
+        }
         _ => SvidReason::BadChain,
     }
 }
