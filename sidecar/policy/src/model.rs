@@ -4,6 +4,7 @@
 mod access;
 mod filter;
 mod policy;
+mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ pub use self::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    trust::{Revocation, TrustBundle},
 };
 use crate::{SpiffeId, pattern::Pattern};
 
@@ -246,15 +248,6 @@ pub struct InboundPort {
     pub rate_limits: Vec<Arc<InboundLimit>>,
     /// Who is let in, whichever service was called.
     pub access: Access,
-}
-
-/// The roots of one trust domain.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TrustBundle {
-    /// Lower-case.
-    pub trust_domain: Box<str>,
-    /// DER certificates, at least one.
-    pub roots: Vec<Vec<u8>>,
 }
 
 impl ObjectName {

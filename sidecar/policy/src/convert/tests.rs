@@ -207,9 +207,3 @@ fn a_workload_port_is_unique() {
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port] };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
 }
-
-#[test]
-fn a_trust_bundle_needs_a_root() {
-    let wire = v1::TrustBundle { trust_domain: "td".into(), roots: vec![] };
-    assert_eq!(trust_bundle(wire).expect_err("empty").field, "roots");
-}
