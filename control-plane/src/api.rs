@@ -39,8 +39,8 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-pub use self::{access::Caller, status::ApiError};
 use self::{access::Access, objects::Pages};
+pub use self::{access::Caller, status::ApiError};
 use crate::{
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
@@ -117,6 +117,12 @@ impl ApiState {
         }
     }
 
+    /// The same with the spans that are kept.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
+    }
+
     /// The API of a store without a mesh; for tests.
     #[must_use]
     pub fn of(store: Store, access: Access) -> Self {
@@ -178,4 +184,4 @@ fn discovered(slash: &str) -> Router<ApiState> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -98,7 +98,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
     let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
-    let router = api::router(ApiState { traces, ..ApiState::new(store, written, proxies, pushed, access) });
+    let router = api::router(ApiState::new(store, written, proxies, pushed, access).with_traces(traces));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()

@@ -14,7 +14,7 @@ use super::{
     Span, Value, jaeger,
     query::{Query, duration},
 };
-use crate::api::{ApiState, ApiError};
+use crate::api::{ApiError, ApiState};
 
 /// Query of `/weft/v1/traces`.
 #[derive(serde::Deserialize)]
@@ -49,7 +49,9 @@ pub async fn list(
 /// GET `/weft/v1/traces/{id}`: the spans by their start.
 pub async fn get(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Json<Object>, ApiError> {
     let wanted = TraceId::parse(&id).ok_or_else(|| {
-        ApiError::bad_request(format!("trace id {id:?}: expected up to 32 hexadecimal digits, as weft trace lists them"))
+        ApiError::bad_request(format!(
+            "trace id {id:?}: expected up to 32 hexadecimal digits, as weft trace lists them"
+        ))
     })?;
     let spans = jaeger::kept(&state).map_err(none)?.trace(wanted);
     let spans = spans.ok_or_else(|| none(format!("trace {id:?} is not in memory: it never came, or has made room")))?;

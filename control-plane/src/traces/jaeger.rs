@@ -258,9 +258,9 @@ fn span_json(span: &Span, process: usize) -> Object {
         .iter()
         .map(|id| json!({ "refType": "CHILD_OF", "traceID": trace, "spanID": id.to_string() }))
         .collect();
-    references.extend(span.links.iter().map(|(trace, id)| {
-        json!({ "refType": "FOLLOWS_FROM", "traceID": trace.to_string(), "spanID": id.to_string() })
-    }));
+    references.extend(span.links.iter().map(
+        |(trace, id)| json!({ "refType": "FOLLOWS_FROM", "traceID": trace.to_string(), "spanID": id.to_string() }),
+    ));
     let logs = span.events.iter().map(|event| {
         let mut fields = vec![tag("event", &Value::Text(event.name.clone()))];
         fields.extend(tags(&event.attributes));

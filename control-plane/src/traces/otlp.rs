@@ -52,8 +52,7 @@ fn span(from: OtlpSpan, process: &Arc<Process>, scope: &str) -> Option<Span> {
     };
     let status = from.status.and_then(|status| {
         let code = StatusCode::try_from(status.code).unwrap_or_default();
-        (code != StatusCode::Unset)
-            .then(|| Status { error: code == StatusCode::Error, message: text(status.message) })
+        (code != StatusCode::Unset).then(|| Status { error: code == StatusCode::Error, message: text(status.message) })
     });
     let events = from.events.into_iter().take(MAX_LIST).map(|event| Event {
         time: event.time_unix_nano,

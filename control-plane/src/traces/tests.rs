@@ -68,8 +68,8 @@ fn filled() -> Traces {
 }
 
 fn asking(traces: &Traces) -> Api {
-    let state = ApiState { traces: Some(traces.clone()), ..ApiState::of(Store::memory(), Access::dev()) };
-    Api::of(api::router(state))
+    let state = ApiState::of(Store::memory(), Access::dev());
+    Api::of(api::router(state.with_traces(Some(traces.clone()))))
 }
 
 async fn ask(path: &str) -> Object {
