@@ -1,8 +1,10 @@
 //! The only conversion from the wire to the model. What passes here is valid everywhere; what does not is refused
 //! with the path of the field, its value and why.
 
+mod access;
 mod filter;
 mod policy;
+mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,14 +17,18 @@ use std::{
 use http::{HeaderName, Method};
 use weft_proto::v1;
 
-pub use self::filter::{Place, filters};
+pub use self::{
+    access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
+    filter::{Place, filters},
+    trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
+};
 
 use crate::{
     SpiffeId,
     model::{
         Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, PathMatch,
-        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, TrustBundle, ValueMatch,
-        WeightedBackend, WorkloadConfig,
+        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch, WeightedBackend,
+        WorkloadConfig,
     },
     pattern::Pattern,
 };
@@ -309,11 +315,6 @@ fn endpoint(wire: v1::Endpoint) -> Result<Endpoint, Invalid> {
 /// The first field that is wrong.
 pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Invalid> {
     let id = name("id", &wire.id)?;
-    let tls_mode = match v1::TlsMode::try_from(wire.tls_mode) {
-        Ok(v1::TlsMode::Permissive) => TlsMode::Permissive,
-        Ok(v1::TlsMode::Strict) => TlsMode::Strict,
-        Err(_) => return invalid("tls_mode", wire.tls_mode, "is no mode that this version knows"),
-    };
     let mut ports = Vec::with_capacity(wire.ports.len());
     let mut seen = BTreeSet::new();
     for (index, wire) in wire.ports.into_iter().enumerate() {
@@ -336,26 +337,10 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             protocol: protocol(&format!("{path}.protocol"), wire.protocol)?,
             services,
             rate_limits: limits.collect::<Result<_, _>>()?,
+            access: at(&path, access::access(wire.access))?,
         });
     }
-    Ok(WorkloadConfig { id, ports, tls_mode })
-}
-
-/// Converts a trust bundle. Whether the roots are certificates is weft-svid's to say.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn trust_bundle(wire: v1::TrustBundle) -> Result<TrustBundle, Invalid> {
-    if let Err(error) = SpiffeId::parse(&format!("spiffe://{}", wire.trust_domain)) {
-        return invalid("trust_domain", wire.trust_domain, error.to_string());
-    }
-    if wire.roots.is_empty() {
-        return invalid("roots", "[]", "must have at least one certificate");
-    }
-    Ok(TrustBundle {
-        trust_domain: wire.trust_domain.into(),
-        roots: wire.roots.into_iter().map(|root| root.to_vec()).collect(),
-    })
+    Ok(WorkloadConfig { id, ports })
 }
 
 #[cfg(test)]
