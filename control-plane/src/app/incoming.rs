@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_svid::{ClientAuth, TrustStore};
 
-use crate::ca::{Ca, service::PeerInfo};
+use crate::ca::{Ca, enrolment::attested::Attested, service::PeerInfo};
 
 /// Life of the control plane's own certificate; it is made anew at half of it.
 const OWN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -120,11 +120,15 @@ async fn accept(
 ) -> io::Result<PeerStream<Box<TlsStream<TcpStream>>>> {
     stream.set_nodelay(true)?;
     let io = Box::new(acceptor.accept(stream).await?);
-    let identity = match io.get_ref().1.peer_certificates() {
-        Some(chain) => Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?),
-        None => None,
+    let info = match io.get_ref().1.peer_certificates() {
+        Some(chain) => PeerInfo {
+            identity: Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?),
+            attested: chain.first().map(Attested::of).transpose().map_err(io::Error::other)?.unwrap_or_default(),
+            address,
+        },
+        None => PeerInfo { identity: None, attested: Attested::default(), address },
     };
-    Ok(PeerStream { io, info: PeerInfo { identity, address }, _permit: Some(permit) })
+    Ok(PeerStream { io, info, _permit: Some(permit) })
 }
 
 /// A session with what is known of the peer.
