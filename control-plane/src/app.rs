@@ -20,6 +20,7 @@ use crate::{
     api::{self, ApiState, Pushed},
     ca::{
         Ca,
+        audit::Audit,
         enrolment::{Enrolment, joins::Joins, review::Reviewer},
         service::IdentityService,
     },
@@ -130,7 +131,7 @@ fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds_port: u1
     let token = if args.dev { Some(Arc::new(ca.dev_token(data_dir, xds_port)?)) } else { None };
     let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
     let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
-    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?);
+    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, Audit::open(&data_dir.join("audit.log"))?);
     Ok(IdentityService { ca: Arc::clone(ca), token, enrolment, reviewer })
 }
 

@@ -1,12 +1,13 @@
 //! The embedded certificate authority: its root in the data directory, SVIDs for signing requests, and the
 //! development token. Authorization of a request is [`service`]'s.
 
+pub mod audit;
 pub mod enrolment;
+pub mod files;
+mod presented;
 pub mod service;
 
 use std::{
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +25,15 @@ use weft_policy::SpiffeId;
 use weft_svid::Svid;
 use zeroize::Zeroizing;
 
-use self::enrolment::attested::{self, Attested};
+pub(crate) use self::files::write_private;
+use self::{
+    enrolment::attested::{self, Attested},
+    files::runtime_dir,
+};
+pub use self::{
+    files::private_dir,
+    presented::{Presented, Serial},
+};
 
 /// notBefore lies this far in the past, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -210,49 +219,6 @@ fn rcgen_root(pem: &str) -> Result<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// `$XDG_RUNTIME_DIR/weft` or `/tmp/weft-<uid>`, of this user alone.
-fn runtime_dir() -> Result<PathBuf> {
-    let uid = rustix::process::getuid().as_raw();
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(base) if !base.is_empty() => PathBuf::from(base).join("weft"),
-        _ => PathBuf::from(format!("/tmp/weft-{uid}")),
-    };
-    private_dir(&directory)?;
-    Ok(directory)
-}
-
-/// Makes a directory that only this user may enter, or checks that it is one.
-///
-/// # Errors
-/// When it cannot be made or is somebody else's.
-pub fn private_dir(directory: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("create {}", directory.display()))?;
-    let metadata = std::fs::symlink_metadata(directory)?;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
-        bail!("{} is not a directory of this user: remove it or choose another", directory.display());
-    }
-    Ok(())
-}
-
-/// Writes a file with mode 0600: new, synced, renamed into place, the directory synced.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&new);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,7 +269,8 @@ mod tests {
     fn names_in_a_request_are_ignored_and_the_lifetime_is_clamped() {
         let directory = Directory::new("issue");
         let year = Some(Duration::from_secs(365 * 86_400));
-        let leaf = directory.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &Attested::default(), year).expect("issued");
+        let leaf =
+            directory.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &Attested::default(), year).expect("issued");
         let identity = weft_svid::peer_identity(std::slice::from_ref(&leaf)).expect("an SVID");
         assert_eq!(identity.id, id());
         assert_eq!(Attested::of(&leaf).expect("readable"), Attested::default());

@@ -109,12 +109,7 @@ impl Registry {
     /// # Errors
     /// When the registration is not this peer's to make, says what was not attested, is malformed, or a newer
     /// incarnation holds the name.
-    pub fn register(
-        &self,
-        registration: Registration,
-        peer: &SpiffeId,
-        attested: &Attested,
-    ) -> Result<Lease, String> {
+    pub fn register(&self, registration: Registration, peer: &SpiffeId, attested: &Attested) -> Result<Lease, String> {
         limits::check(&registration)?;
         authorise(&registration, peer, attested)?;
         let id = id(&registration);
@@ -304,15 +299,19 @@ mod tests {
         assert!(lease.update(of("admin")).is_err(), "nor later");
         assert_eq!(registry.watch().borrow()[0].registration.service_account, "catalog");
         let foreign = SpiffeId::parse("spiffe://weft.local/shop/catalog").expect("valid");
-        assert!(Registry::default().register(of(""), &foreign, &Attested::default()).is_err(), "an identity of another form");
+        assert!(
+            Registry::default().register(of(""), &foreign, &Attested::default()).is_err(),
+            "an identity of another form"
+        );
     }
 
     #[test]
     fn an_identity_registers_a_bounded_number_of_workloads() {
         let registry = Registry::default();
         let named = |count: usize| Registration { name: format!("catalog-{count}"), ..registration(1) };
-        let leases: Vec<_> =
-            (0..limits::PER_IDENTITY).map(|count| registry.register(named(count), &peer(), &Attested::default()).expect("valid")).collect();
+        let leases: Vec<_> = (0..limits::PER_IDENTITY)
+            .map(|count| registry.register(named(count), &peer(), &Attested::default()).expect("valid"))
+            .collect();
         assert!(registry.register(named(leases.len()), &peer(), &Attested::default()).is_err());
         let _again = registry.register(named(0), &peer(), &Attested::default()).expect("one that it has");
         let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
@@ -327,8 +326,10 @@ mod tests {
             labels: [("app".to_owned(), label.to_owned())].into_iter().collect(),
             ..registration(1)
         };
-        let attested =
-            Attested { name: Some("catalog-1".into()), labels: [("app".into(), "catalog".into())].into_iter().collect() };
+        let attested = Attested {
+            name: Some("catalog-1".into()),
+            labels: [("app".into(), "catalog".into())].into_iter().collect(),
+        };
         let error = registry.register(of("payments"), &peer(), &attested).err().expect("refused");
         assert!(error.contains("payments") && error.contains("catalog"), "{error}");
         let lease = registry.register(of("catalog"), &peer(), &attested).expect("attested");
@@ -358,6 +359,9 @@ mod tests {
         assert!(registry.register(registration(1), &other, &Attested::default()).is_err());
         let _held = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
         let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
-        assert!(registry.register(registration(9), &colleague, &Attested::default()).is_err(), "the name is another identity's");
+        assert!(
+            registry.register(registration(9), &colleague, &Attested::default()).is_err(),
+            "the name is another identity's"
+        );
     }
 }

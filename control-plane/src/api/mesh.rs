@@ -15,10 +15,7 @@ use serde_json::{Value, json};
 use weft_proto::{ResourceType, v1};
 
 use super::{ApiState, Caller, status::ApiError};
-use crate::{
-    ca::enrolment::Enrolment,
-    push::{Reflected, proxies::Proxy, stream::TypeStatus},
-};
+use crate::push::{Reflected, proxies::Proxy, stream::TypeStatus};
 
 /// GET `/weft/v1/proxies`: `storeRevision` is the last event of the store that what is pushed reflects, and that of an
 /// item the last one that the sidecar has acknowledged, or refused, all of. A write is in force everywhere when all of
@@ -130,6 +127,6 @@ pub async fn metrics(State(state): State<ApiState>) -> String {
          # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
     );
     text.push_str(&state.access.metrics());
-    text.push_str(&state.enrolment.as_ref().map(Enrolment::metrics).unwrap_or_default());
+    text.push_str(&state.enrolment.as_ref().map(|enrolment| enrolment.audit().metrics()).unwrap_or_default());
     text
 }

@@ -9,12 +9,8 @@ pub mod refusal;
 pub mod review;
 
 use std::{
-    fmt::Write,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,9 +21,12 @@ pub use self::csr::check as check_csr;
 use self::{
     joins::Joins,
     rate::{Rate, network},
-    refusal::{Reason, Refusal},
+    refusal::Refusal,
 };
-use super::Ca;
+use super::{
+    Ca,
+    audit::{Audit, Credential, Refused},
+};
 
 /// Requests of one address, whatever comes of them: a machine full of sidecars starts at once.
 const ADDRESS: (u32, Duration) = (1000, Duration::from_millis(5));
@@ -38,35 +37,7 @@ const FAILURES: (u32, Duration) = (20, Duration::from_secs(3));
 /// Refusals of all addresses that are answered one by one.
 const ALL_FAILURES: (u32, Duration) = (500, Duration::from_millis(50));
 
-/// By what a certificate was got.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Method {
-    /// The certificate before.
-    Certificate,
-    /// The token of `--dev`.
-    DevToken,
-    /// A join token.
-    JoinToken,
-    /// A Kubernetes service account token.
-    Kubernetes,
-}
-
-impl Method {
-    const ALL: [Self; 4] = [Self::Certificate, Self::DevToken, Self::JoinToken, Self::Kubernetes];
-
-    /// Stable word for logs and metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Certificate => "certificate",
-            Self::DevToken => "dev_token",
-            Self::JoinToken => "join_token",
-            Self::Kubernetes => "kubernetes",
-        }
-    }
-}
-
-/// Join tokens, limits and counters of one control plane. Clones share them.
+/// Join tokens, limits and the record of one control plane. Clones share them.
 #[derive(Clone)]
 pub struct Enrolment(Arc<Inner>);
 
@@ -77,14 +48,13 @@ struct Inner {
     identities: Rate<String>,
     failures: Rate<IpAddr>,
     all_failures: Rate<()>,
-    issued: [AtomicU64; Method::ALL.len()],
-    refused: [AtomicU64; Reason::ALL.len()],
+    audit: Audit,
 }
 
 impl Enrolment {
     /// Enrolment with these join tokens.
     #[must_use]
-    pub fn new(ca: Arc<Ca>, joins: Joins) -> Self {
+    pub fn new(ca: Arc<Ca>, joins: Joins, audit: Audit) -> Self {
         let inner = Inner {
             ca,
             joins,
@@ -92,8 +62,7 @@ impl Enrolment {
             identities: Rate::new(IDENTITY.0, IDENTITY.1),
             failures: Rate::new(FAILURES.0, FAILURES.1),
             all_failures: Rate::new(ALL_FAILURES.0, ALL_FAILURES.1),
-            issued: Default::default(),
-            refused: Default::default(),
+            audit,
         };
         Self(Arc::new(inner))
     }
@@ -138,53 +107,25 @@ impl Enrolment {
         self.0.all_failures.peek(&(), now).map_err(|wait| Refusal::rate_limited(of, wait))
     }
 
-    /// Records what was issued.
-    pub fn issued(&self, method: Method, id: &SpiffeId, serial: &str, address: SocketAddr, token: &str, again: bool) {
-        self.0.issued[method as usize].fetch_add(1, Relaxed);
-        let method = method.label();
-        tracing::info!(target: "audit", %id, method, serial, token, from = %address, again, "certificate issued");
+    /// The record of what was issued and refused.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
-    /// Records a refusal; what is answered. Whoever is refused often learns no more than that.
+    /// Records a refusal; the result is what is answered. Whoever is refused often learns no more than that.
     #[must_use]
-    pub fn refused(&self, refusal: Refusal, id: &str, address: SocketAddr) -> Refusal {
+    pub fn refused(&self, refusal: Refusal, id: &str, by: Credential, from: SocketAddr) -> Refusal {
         let now = Instant::now();
         let mut answered = refusal;
-        let mut quiet = answered.reason == Reason::RateLimited;
         if answered.reason.is_suspicious() {
-            let taken = self.0.failures.take(network(address.ip()), now).and_then(|()| self.0.all_failures.take((), now));
-            if let Err(wait) = taken {
-                quiet = true;
+            let each = self.0.failures.take(network(from.ip()), now);
+            if let Err(wait) = each.and_then(|()| self.0.all_failures.take((), now)) {
                 answered = Refusal::rate_limited("that were refused", wait);
             }
         }
-        let reason = answered.reason.label();
-        self.0.refused[answered.reason as usize].fetch_add(1, Relaxed);
-        // What the caller sent is quoted, so that it cannot forge a line; a flood does not fill the disk.
-        let why = &answered.message;
-        if quiet {
-            tracing::debug!(target: "audit", id = ?id, reason, from = %address, why, "certificate refused");
-        } else {
-            tracing::warn!(target: "audit", id = ?id, reason, from = %address, why, "certificate refused");
-        }
+        let (reason, detail) = (answered.reason.label(), answered.message.as_str());
+        self.0.audit.refused(&Refused { reason, identity: id, by, from: Some(from), detail });
         answered
-    }
-
-    /// Counters, in the text format of Prometheus.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let mut text = String::from(
-            "# HELP weft_ca_issued_total Certificates issued to workloads.\n# TYPE weft_ca_issued_total counter\n",
-        );
-        for method in Method::ALL {
-            let count = self.0.issued[method as usize].load(Relaxed);
-            let _ = writeln!(text, "weft_ca_issued_total{{method=\"{}\"}} {count}", method.label());
-        }
-        text.push_str("# HELP weft_ca_refused_total Certificates refused to workloads.\n# TYPE weft_ca_refused_total counter\n");
-        for reason in Reason::ALL {
-            let count = self.0.refused[reason as usize].load(Relaxed);
-            let _ = writeln!(text, "weft_ca_refused_total{{reason=\"{}\"}} {count}", reason.label());
-        }
-        text
     }
 }

@@ -17,13 +17,13 @@ use weft_proto::identity::{
     identity_server::{Identity, IdentityServer},
 };
 use weft_svid::PeerIdentity;
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{
-    Ca,
+    Ca, Presented,
+    audit::{Credential, Issued},
     enrolment::{
-        Enrolment, Method,
+        Enrolment,
         attested::Attested,
         check_csr,
         joins::{self, JoinToken},
@@ -31,7 +31,6 @@ use super::{
         review::{MAX_TOKEN, Reviewer},
     },
 };
-use crate::hexadecimal;
 
 /// Bytes of a request: a signing request and two names.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -43,6 +42,8 @@ const MIN_LIFE: Duration = Duration::from_secs(5);
 pub struct PeerInfo {
     /// Identity by client certificate.
     pub identity: Option<PeerIdentity>,
+    /// What that certificate says beside it.
+    pub presented: Option<Arc<Presented>>,
     /// What that certificate attests of the workload.
     pub attested: Attested,
     /// Where it comes from.
@@ -63,13 +64,10 @@ pub struct IdentityService {
 }
 
 /// What was issued, for the answer and the record.
-struct Issued {
+struct Certified {
     chain: Vec<CertificateDer<'static>>,
-    serial: String,
-    method: Method,
-    /// Id of the join token.
-    token: String,
-    again: bool,
+    /// What the chain says.
+    read: Presented,
 }
 
 #[tonic::async_trait]
@@ -88,7 +86,8 @@ impl Identity for IdentityService {
         };
         let message = request.into_inner();
         let asked = format!("{}/{}", message.namespace, message.service_account);
-        let issued = async {
+        let by = credential(&peer, bearer.as_ref().map(|text| text.as_str()));
+        let certified = async {
             self.enrolment.admit(peer.address)?;
             let id = SpiffeId::workload(self.ca.trust_domain(), &message.namespace, &message.service_account);
             let no_id = || Refusal::new(Reason::WrongIdentity, "namespace and service_account make no SPIFFE id");
@@ -97,12 +96,20 @@ impl Identity for IdentityService {
                 let text = "the control plane's own identity is not issued";
                 return Err(Refusal::new(Reason::WrongIdentity, text));
             }
-            self.issue(&peer, bearer, &id, message).await.map(|issued| (id, issued))
+            self.issue(&peer, bearer, &id, message).await.map(|certified| (id, certified))
         };
-        let (id, issued) = issued.await.map_err(|refusal| self.enrolment.refused(refusal, &asked, peer.address))?;
-        self.enrolment.issued(issued.method, &id, &issued.serial, peer.address, &issued.token, issued.again);
+        let refused = |refusal| self.enrolment.refused(refusal, &asked, by, peer.address);
+        let (id, Certified { chain, read }) = certified.await.map_err(refused)?;
+        let end = Duration::from_secs(u64::try_from(read.not_after).unwrap_or_default());
+        self.enrolment.audit().issued(&Issued {
+            identity: &id,
+            serial: &read.serial(),
+            not_after: SystemTime::UNIX_EPOCH + end,
+            by,
+            from: Some(peer.address),
+        });
         Ok(Response::new(SignCertificateResponse {
-            chain: issued.chain.into_iter().map(|der| der.to_vec().into()).collect(),
+            chain: chain.into_iter().map(|der| der.to_vec().into()).collect(),
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
             trust_domain: self.ca.trust_domain().into(),
         }))
@@ -123,11 +130,11 @@ impl IdentityService {
         bearer: Option<Zeroizing<String>>,
         id: &SpiffeId,
         message: SignCertificateRequest,
-    ) -> Result<Issued, Refusal> {
+    ) -> Result<Certified, Refusal> {
         if let Some(current) = &peer.identity {
             renewable(current, id, SystemTime::now())?;
             // A renewal says no more and no less of its workload than the certificate before.
-            return self.sign(&message, id, &peer.attested, Method::Certificate);
+            return self.sign(&message, id, &peer.attested);
         }
         let missing = || Refusal::new(Reason::Missing, "neither a token nor a certificate was presented");
         let token = bearer.as_ref().and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(missing)?;
@@ -140,14 +147,19 @@ impl IdentityService {
         }
         match &self.token {
             Some(own) if bool::from(own.as_bytes().ct_eq(token.as_bytes())) => {
-                self.sign(&message, id, &Attested::default(), Method::DevToken)
+                self.sign(&message, id, &Attested::default())
             }
             _ => Err(Refusal::new(Reason::Invalid, "the token is not valid here")),
         }
     }
 
     /// For a join token, whose use is recorded with the issue.
-    async fn join(&self, token: JoinToken, id: SpiffeId, message: SignCertificateRequest) -> Result<Issued, Refusal> {
+    async fn join(
+        &self,
+        token: JoinToken,
+        id: SpiffeId,
+        message: SignCertificateRequest,
+    ) -> Result<Certified, Refusal> {
         if !token.is_of(&id) {
             let JoinToken { id: token, namespace, service_account, .. } = &token;
             let text = format!(
@@ -160,15 +172,18 @@ impl IdentityService {
         let service = self.clone();
         // The commit waits for the disk.
         let redeem = move || {
-            let sign = |token: &JoinToken| service.certificate(&message, &id, &token.attested);
+            let sign = |token: &JoinToken| {
+                let chain = service.certificate(&message, &id, &token.attested)?;
+                Ok((read(&chain)?.serial(), chain))
+            };
             service.enrolment.joins().redeem(&token, &key, Timestamp::now(), sign)
         };
         let redeemed = tokio::task::spawn_blocking(redeem).await;
         let ended = |error: tokio::task::JoinError| Refusal::new(Reason::Store, error.to_string());
         let redeemed = redeemed.map_err(ended)??;
-        let serial = redeemed.token.used.map(|used| used.serial).unwrap_or_default();
-        let (chain, token, again) = (redeemed.chain, redeemed.token.id, redeemed.again);
-        Ok(Issued { chain, serial, method: Method::JoinToken, token, again })
+        let (token, again) = (redeemed.token.id, redeemed.again);
+        tracing::info!(target: "weft::audit", token, again, "join token used");
+        Ok(Certified { read: read(&redeemed.chain)?, chain: redeemed.chain })
     }
 
     /// For a token of Kubernetes, which says whose it is.
@@ -178,7 +193,7 @@ impl IdentityService {
         address: SocketAddr,
         id: &SpiffeId,
         message: &SignCertificateRequest,
-    ) -> Result<Issued, Refusal> {
+    ) -> Result<Certified, Refusal> {
         let off = || {
             let text = "tokens of Kubernetes are not taken here: start the control plane with --kubernetes-api";
             Refusal::new(Reason::Invalid, text)
@@ -193,36 +208,43 @@ impl IdentityService {
             );
             return Err(Refusal::new(Reason::WrongIdentity, text));
         }
-        self.sign(message, id, &Attested::default(), Method::Kubernetes)
+        self.sign(message, id, &Attested::default())
     }
 
-    fn sign(
-        &self,
-        message: &SignCertificateRequest,
-        id: &SpiffeId,
-        attested: &Attested,
-        method: Method,
-    ) -> Result<Issued, Refusal> {
+    fn sign(&self, message: &SignCertificateRequest, id: &SpiffeId, attested: &Attested) -> Result<Certified, Refusal> {
         check_csr(&message.csr, id).map_err(csr)?;
         self.enrolment.admit_identity(id)?;
-        let (chain, serial) = self.certificate(message, id, attested)?;
-        Ok(Issued { chain, serial, method, token: String::new(), again: false })
+        let chain = self.certificate(message, id, attested)?;
+        Ok(Certified { read: read(&chain)?, chain })
     }
 
-    /// A chain for a request that was checked, and its serial number.
+    /// A chain for a request that was checked.
     fn certificate(
         &self,
         message: &SignCertificateRequest,
         id: &SpiffeId,
         attested: &Attested,
-    ) -> Result<(Vec<CertificateDer<'static>>, String), Refusal> {
+    ) -> Result<Vec<CertificateDer<'static>>, Refusal> {
         let wish = message.lifetime.and_then(|lifetime| Duration::try_from(lifetime).ok());
         let wish = wish.map(|lifetime| lifetime.max(MIN_LIFE));
         let leaf = self.ca.issue(&message.csr, id, attested, wish).map_err(|error| csr(format!("{error:#}")))?;
-        let serial = X509Certificate::from_der(&leaf).map(|(_, leaf)| hexadecimal::text(leaf.raw_serial()));
-        let serial = serial.map_err(|error| csr(error.to_string()))?;
-        Ok((vec![leaf], serial))
+        Ok(vec![leaf])
     }
+}
+
+/// How the caller wants to be known.
+fn credential(peer: &PeerInfo, bearer: Option<&str>) -> Credential {
+    match (&peer.identity, bearer.and_then(|text| text.strip_prefix("Bearer "))) {
+        (Some(_), _) => Credential::Certificate,
+        (None, Some(token)) if token.starts_with(joins::PREFIX) => Credential::JoinToken,
+        (None, Some(token)) if is_jwt(token) => Credential::KubernetesToken,
+        (None, Some(_)) => Credential::DevToken,
+        (None, None) => Credential::None,
+    }
+}
+
+fn read(chain: &[CertificateDer<'_>]) -> Result<Presented, Refusal> {
+    Presented::of(chain).ok_or_else(|| csr("the certificate that was made cannot be read".into()))
 }
 
 /// Whether a certificate may be exchanged for a new one of `id`. TLS checked it when the connection began, which may be

@@ -96,7 +96,8 @@ async fn blocking<T: Send + 'static>(
     run: impl FnOnce(&Joins) -> Result<T, JoinError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let joins = enrolment.joins().clone();
-    let result = tokio::task::spawn_blocking(move || run(&joins)).await.map_err(|error| internal(&error.to_string()))?;
+    let result =
+        tokio::task::spawn_blocking(move || run(&joins)).await.map_err(|error| internal(&error.to_string()))?;
     result.map_err(|error| {
         let text = error.to_string();
         match error {

@@ -93,7 +93,9 @@ impl Attested {
             return Ok(());
         }
         let of = said.iter().collect::<BTreeMap<_, _>>();
-        Err(format!("its certificate is for the labels {attested:?} and not for {of:?}: a token binds all labels or none"))
+        Err(format!(
+            "its certificate is for the labels {attested:?} and not for {of:?}: a token binds all labels or none"
+        ))
     }
 }
 

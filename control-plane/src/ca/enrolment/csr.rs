@@ -139,7 +139,8 @@ mod tests {
                 "what only we attest",
                 p256(|params| {
                     let oid = &crate::ca::enrolment::attested::OID;
-                    params.custom_extensions = vec![CustomExtension::from_oid_content(oid, vec![0x0c, 0x02, b'{', b'}'])];
+                    params.custom_extensions =
+                        vec![CustomExtension::from_oid_content(oid, vec![0x0c, 0x02, b'{', b'}'])];
                 }),
             ),
         ];

@@ -152,12 +152,7 @@ impl Joins {
     ///
     /// # Errors
     /// When it makes no sense, there are too many, or the file cannot be written.
-    pub fn create(
-        &self,
-        new: NewJoin,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<(JoinToken, Zeroizing<String>), JoinError> {
+    pub fn create(&self, new: NewJoin, by: &str, now: Timestamp) -> Result<(JoinToken, Zeroizing<String>), JoinError> {
         check(&new)?;
         let ttl = SignedDuration::try_from(new.ttl).map_err(|error| JoinError::Invalid(error.to_string()))?;
         let expires = now.checked_add(ttl).map_err(|error| JoinError::Invalid(error.to_string()))?;
@@ -189,7 +184,8 @@ impl Joins {
         if room {
             return Ok((token, text));
         }
-        let why = format!("there are {MAX_TOKENS} join tokens, which is the limit: one is forgotten a day after its end");
+        let why =
+            format!("there are {MAX_TOKENS} join tokens, which is the limit: one is forgotten a day after its end");
         Err(JoinError::Invalid(why))
     }
 
@@ -230,7 +226,7 @@ impl Joins {
         token.filter(|_| same).ok_or_else(invalid)
     }
 
-    /// Uses a token that was verified: `issue` makes the certificate, which with the use is on disk when this returns.
+    /// Uses a token that was verified: `issue` makes the certificate (serial number and chain), which with the use is on disk when this returns.
     /// `key` is the hash of the public key that it is for. Of two that use it at the same moment, one wins.
     ///
     /// # Errors
@@ -240,7 +236,7 @@ impl Joins {
         verified: &JoinToken,
         key: &[u8; 32],
         now: Timestamp,
-        issue: impl FnOnce(&JoinToken) -> Result<(Vec<CertificateDer<'static>>, String), Refusal>,
+        issue: impl FnOnce(&JoinToken) -> Result<(String, Vec<CertificateDer<'static>>), Refusal>,
     ) -> Result<Redeemed, Refusal> {
         let mut refusal = None;
         let redeemed = file::change(&self.0, |table| {
@@ -259,7 +255,7 @@ impl Joins {
                     refusal = Some(error);
                     Ok(None)
                 }
-                Ok((mut token, (chain, serial))) => {
+                Ok((mut token, (serial, chain))) => {
                     let hex = chain.iter().map(|der| hexadecimal::text(der)).collect();
                     token.used = Some(Use { at: now, serial, key: *key, chain: hex });
                     table.put(&token)?;
@@ -273,11 +269,7 @@ impl Joins {
 }
 
 /// Whether a token may be used with this key: none for a first use, else what it was used for.
-fn judge(
-    token: &JoinToken,
-    key: &[u8; 32],
-    now: Timestamp,
-) -> Result<Option<Vec<CertificateDer<'static>>>, Refusal> {
+fn judge(token: &JoinToken, key: &[u8; 32], now: Timestamp) -> Result<Option<Vec<CertificateDer<'static>>>, Refusal> {
     let new = "make a new one with weft token create";
     if token.revoked.is_some() {
         return Err(Refusal::new(Reason::Revoked, format!("the token {} was revoked: {new}", token.id)));

@@ -37,22 +37,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in order.
-    pub const ALL: [Self; 12] = [
-        Self::CertificateExpired,
-        Self::Csr,
-        Self::Expired,
-        Self::Invalid,
-        Self::Missing,
-        Self::OtherKey,
-        Self::RateLimited,
-        Self::Review,
-        Self::Revoked,
-        Self::Store,
-        Self::Used,
-        Self::WrongIdentity,
-    ];
-
     /// Stable word for logs and metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -144,14 +144,12 @@ impl Reviewer {
             let body = to_bytes(Body::new(answer.into_body()), MAX_ANSWER).await.context("answer")?;
             anyhow::Ok((code, body))
         };
-        // The connection ends with this function, whatever comes of it.
+        tokio::pin!(exchange);
+        // The connection ends with this function, whatever comes of it. When it ends before, the exchange has all that
+        // there is, or knows why there is nothing.
         let (code, body) = tokio::select! {
-            biased;
-            result = exchange => result?,
-            result = connection => match result {
-                Ok(()) => bail!("the connection was closed before the answer"),
-                Err(error) => return Err(error).context("connection"),
-            },
+            result = &mut exchange => result?,
+            _ = connection => exchange.await?,
         };
         if !matches!(code, StatusCode::OK | StatusCode::CREATED) {
             bail!("answered {code}: may the control plane create tokenreviews.authentication.k8s.io?");

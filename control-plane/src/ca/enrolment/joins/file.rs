@@ -148,10 +148,7 @@ pub fn all(database: &Database) -> Result<Vec<JoinToken>, Fault> {
 }
 
 /// Changes tokens, alone. It is on disk when this returns; after an error nothing was changed.
-pub fn change<T>(
-    database: &Database,
-    change: impl FnOnce(&mut Tokens<'_>) -> Result<T, Fault>,
-) -> Result<T, Fault> {
+pub fn change<T>(database: &Database, change: impl FnOnce(&mut Tokens<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
     let mut txn = database.begin_write().redb()?;
     txn.set_durability(Durability::Immediate).redb()?;
     let mut tokens = Tokens { table: txn.open_table(JOINS).redb()?, changed: false };
@@ -159,7 +156,11 @@ pub fn change<T>(
     let changed = result.is_ok() && tokens.changed;
     drop(tokens);
     // A refusal waits for no disk.
-    if changed { txn.commit().redb()? } else { txn.abort().redb()? }
+    if changed {
+        txn.commit().redb()?
+    } else {
+        txn.abort().redb()?
+    }
     result
 }
 
