@@ -42,6 +42,7 @@ use tokio::sync::{Semaphore, watch as channel};
 use self::{access::Access, objects::Pages};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
+    ca::enrolment::Enrolment,
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
@@ -71,6 +72,8 @@ pub struct ApiState {
     pub access: Access,
     /// Spans of the last while, where they are kept.
     pub traces: Option<Traces>,
+    /// How workloads get certificates; none in tests.
+    pub enrolment: Option<Enrolment>,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -109,18 +112,13 @@ impl ApiState {
             pushed,
             access,
             traces: None,
+            enrolment: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
             pages: Pages::default(),
         }
-    }
-
-    /// The same with the spans that are kept.
-    #[must_use]
-    pub fn with_traces(self, traces: Option<Traces>) -> Self {
-        Self { traces, ..self }
     }
 
     /// The API of a store without a mesh; for tests.

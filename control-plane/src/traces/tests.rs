@@ -68,8 +68,9 @@ fn filled() -> Traces {
 }
 
 fn asking(traces: &Traces) -> Api {
-    let state = ApiState::of(Store::memory(), Access::dev());
-    Api::of(api::router(state.with_traces(Some(traces.clone()))))
+    let mut state = ApiState::of(Store::memory(), Access::dev());
+    state.traces = Some(traces.clone());
+    Api::of(api::router(state))
 }
 
 async fn ask(path: &str) -> Object {
