@@ -11,7 +11,7 @@ use crate::{
     app::worker::Worker,
     error::{Blame, ProxyError, Reason},
     http::{
-        CALLER_VERSION, UNSENT,
+        CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, IDLE},
         forward::Received,
         reply,
@@ -39,6 +39,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     // Identity comes from TLS; a field that claims one never reaches the app.
     request.headers_mut().remove(CLIENT_CERT);
     let caller = request.headers_mut().remove(CALLER_VERSION);
+    let rule = request.headers_mut().remove(RULE);
     let caller_http2 = match (&connection.peer, &caller) {
         (Some(_), Some(version)) => version.as_bytes().starts_with(b"2"),
         _ => received.version == Version::HTTP_2,
@@ -64,7 +65,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, &received, request.headers(), worker.clock.now()) {
+        match limit::check(&app.limits, who, rule.as_ref(), &received, request.headers(), worker.clock.now()) {
             Some((fields, Some(error))) => {
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
