@@ -25,7 +25,7 @@ pub use self::{
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
-use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
+use crate::{app::worker::Clock, error::Reason, inbound, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -113,6 +113,9 @@ pub enum BodyError {
     /// The deadline of the request passed.
     #[error("the body did not end before the deadline of the request")]
     Deadline,
+    /// A policy does not allow it any more.
+    #[error("the exchange is not allowed any more")]
+    Revoked,
     /// The request is sent again elsewhere.
     #[error("another try of the request has begun")]
     Superseded,
@@ -136,6 +139,8 @@ pub struct Finish {
     pub permit: Option<Permit>,
     /// Its place among the retries in flight.
     pub place: Option<Permit>,
+    /// What lets an inbound exchange in, until it is revoked.
+    pub admitted: Option<inbound::Permit>,
     /// The whole body has passed.
     pub complete: bool,
 }
@@ -168,6 +173,18 @@ impl Drop for LoadGuard {
     fn drop(&mut self) {
         let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
         self.endpoint.load.end(self.clock.now(), latency, self.failed);
+    }
+}
+
+impl Finish {
+    /// Waits until the exchange is not allowed any more.
+    pub async fn revoked(&self) {
+        match &self.admitted {
+            Some(permit) => {
+                permit.revoked().await;
+            }
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -258,6 +275,13 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Follower::Finish(finish) = &mut this.follower
+            && let Some(permit) = &finish.admitted
+            && let Poll::Ready(reason) = permit.poll_revoked(context)
+        {
+            finish.reason = Some(reason);
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
         let frame = ready!(this.kind.poll(context));
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {

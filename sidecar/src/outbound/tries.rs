@@ -258,6 +258,7 @@ impl<'a> Tries<'a> {
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
             let finish = Finish {
+                admitted: None,
                 metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
                 started: self.started,
                 status: response.status().as_u16(),
