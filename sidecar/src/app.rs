@@ -74,7 +74,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, trust) = (Telemetry::default(), Drain::default(), TrustStore::default());
-    let (clock, seen) = (Clock::start(), Arc::<Seen>::default());
+    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -92,7 +92,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         listeners,
         clock,
         limiters: Arc::default(),
-        seen: Arc::clone(&seen),
+        seen: Arc::clone(&arrivals),
         trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
@@ -132,7 +132,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let registered = registration.clone();
     tokio::spawn(enrolment.run(identity, svid, move |result| report(&telemetry, &registered, result)));
     let discovery = tokio::spawn(discovery.run());
-    tokio::spawn(inbound::tell(seen, context.snapshot.clone(), registration.clone()));
+    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
