@@ -25,7 +25,7 @@ use weft_policy::{
     SpiffeId,
     model::{InboundPort, ObjectName, Protocol, Target, WorkloadConfig},
 };
-use weft_svid::PeerIdentity;
+use weft_svid::{PeerIdentity, Role};
 
 use crate::{
     app::worker::Worker,
@@ -34,9 +34,9 @@ use crate::{
     error::{ProxyError, Reason},
     http::serve,
     identity, listener,
-    live::{Session, Side},
+    live::Session,
     opaque,
-    upstream::chain,
+    upstream,
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -60,6 +60,7 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
         tracing::debug!(%error, "could not set socket options");
     }
     let Ok(address) = io.peer_addr() else { return };
+    let trusted = worker.sessions.trusted();
     let (stream, identity, own) = match handshake(&worker, io).await {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
@@ -71,7 +72,8 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     };
     let tls = stream.get_ref().1;
     let (tunnels, target) = (tls.alpn_protocol() == Some(crate::tunnel::ALPN), tls.server_name().and_then(parse_sni));
-    let session = worker.sessions.enter(Side::Server, tls.peer_certificates().unwrap_or_default(), &identity);
+    let chain = tls.peer_certificates().unwrap_or_default();
+    let session = worker.sessions.enter(&trusted, Role::Client, chain, &identity);
     let life = identity::connection_life(&identity, worker.random());
     let peer = Peer { identity, address, session, life };
     if tunnels {
@@ -114,7 +116,7 @@ async fn requests(
     );
     tokio::select! {
         result = serving => if let Err(error) = result {
-            tracing::debug!(error = chain(&error), "mesh connection ended");
+            tracing::debug!(error = upstream::chain(&error), "mesh connection ended");
         },
         _ = session.ended() => {}
     }
@@ -166,7 +168,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     };
     tokio::select! {
         result = serving => if let Err(error) = result {
-            tracing::debug!(error = chain(&error), "plaintext connection ended");
+            tracing::debug!(error = upstream::chain(&error), "plaintext connection ended");
         },
         reason = ended.ended() => tracing::info!(port, reason = reason.as_str(), "plaintext connection closed"),
     }

@@ -15,11 +15,12 @@ use std::{
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
 use weft_policy::SpiffeId;
-use weft_svid::{PeerIdentity, SvidReason, TrustStore};
+use tokio::sync::watch;
+use weft_svid::{PeerIdentity, Role, SvidReason, TrustStore};
 
 use crate::telemetry::Telemetry;
 
-/// How often expiry is looked at, by the wall clock: the monotonic one stops while a laptop sleeps.
+/// How often expiry is looked at, and how far ahead, by the wall clock: the monotonic one stops while a laptop sleeps.
 const TICK: Duration = Duration::from_secs(1);
 /// Chains that are checked before others get the thread: one takes some 200 us.
 const CHECKS: usize = 8;
@@ -42,6 +43,7 @@ pub enum Why {
 /// The sessions of one worker.
 pub struct Sessions {
     trust: TrustStore,
+    version: watch::Receiver<u64>,
     telemetry: Telemetry,
     open: RefCell<Slab<Entry>>,
 }
@@ -58,18 +60,13 @@ struct Entry {
     chain: Rc<[CertificateDer<'static>]>,
     id: SpiffeId,
     not_after: SystemTime,
-    side: Side,
+    role: Role,
     cut: Rc<Cut<Why>>,
 }
 
-/// Which end of the session we are.
+/// A moment in what is trusted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Side {
-    /// We called.
-    Client,
-    /// We were called.
-    Server,
-}
+pub struct Trusted(u64);
 
 impl<T> Default for Cut<T> {
     fn default() -> Self {
@@ -128,33 +125,48 @@ impl Sessions {
     /// None yet; `trust` is what a chain is checked against.
     #[must_use]
     pub fn new(trust: TrustStore, telemetry: Telemetry) -> Rc<Self> {
-        Rc::new(Self { trust, telemetry, open: RefCell::default() })
+        Rc::new(Self { version: trust.subscribe(), trust, telemetry, open: RefCell::default() })
     }
 
-    /// A session with a peer that has just proved its identity with this chain.
-    pub fn enter(self: &Rc<Self>, side: Side, chain: &[CertificateDer<'_>], peer: &PeerIdentity) -> Session {
+    /// What is trusted now: to be asked before a handshake.
+    #[must_use]
+    pub fn trusted(&self) -> Trusted {
+        Trusted(*self.version.borrow())
+    }
+
+    /// A session with a peer that has proved its identity with this chain, in a handshake that began when `trusted` was.
+    pub fn enter(
+        self: &Rc<Self>,
+        trusted: &Trusted,
+        role: Role,
+        chain: &[CertificateDer<'_>],
+        peer: &PeerIdentity,
+    ) -> Session {
         let cut = Rc::new(Cut::default());
-        let key = self.open.borrow_mut().insert(Entry {
+        let entry = Entry {
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
             id: peer.id.clone(),
             not_after: peer.not_after,
-            side,
+            role,
             cut: Rc::clone(&cut),
-        });
+        };
+        if self.trusted() != *trusted
+            && let Err(reason) = self.trust.accepts(&entry.chain, role)
+        {
+            self.close(&entry, Why::Refused(reason));
+        }
+        let key = self.open.borrow_mut().insert(entry);
         Session { sessions: Rc::clone(self), key, cut }
     }
 
     /// Looks at all sessions for as long as the worker lives.
     pub async fn keep(self: Rc<Self>) {
-        let mut version = version(&self.trust);
-        let mut tick = tokio::time::interval(TICK);
+        let (mut version, mut tick) = (self.version.clone(), tokio::time::interval(TICK));
         loop {
-            tick.tick().await;
-            self.expire(SystemTime::now());
-            let now = super::live::version(&self.trust);
-            if now != version {
-                version = now;
-                self.recheck().await;
+            tokio::select! {
+                _ = tick.tick() => self.expire(SystemTime::now()),
+                // The sender is in `self.trust`.
+                _ = version.changed() => self.recheck().await,
             }
         }
     }
@@ -170,15 +182,17 @@ impl Sessions {
 
     /// Closes the sessions whose peer's chain is not accepted any more.
     async fn recheck(&self) {
-        let chains: Vec<_> = self.open.borrow().iter().map(|(key, entry)| (key, Rc::clone(&entry.chain))).collect();
+        let open = self.open.borrow();
+        let chains: Vec<_> = open.iter().map(|(key, entry)| (key, Rc::clone(&entry.chain), entry.role)).collect();
+        drop(open);
         // A peer has many connections with one certificate.
-        let mut known: HashMap<&[CertificateDer<'static>], Option<SvidReason>> = HashMap::new();
-        for (key, chain) in &chains {
-            let refused = match known.get(&**chain) {
+        let mut known: HashMap<(&[CertificateDer<'static>], bool), Option<SvidReason>> = HashMap::new();
+        for (key, chain, role) in &chains {
+            let refused = match known.get(&(&**chain, *role == Role::Client)) {
                 Some(refused) => *refused,
                 None => {
-                    let refused = accepts(&self.trust, chain).err();
-                    known.insert(chain, refused);
+                    let refused = self.trust.accepts(chain, *role).err();
+                    known.insert((chain, *role == Role::Client), refused);
                     if known.len().is_multiple_of(CHECKS) {
                         tokio::task::yield_now().await;
                     }
@@ -198,7 +212,7 @@ impl Sessions {
         if entry.cut.why.get().is_some() {
             return;
         }
-        let side = if entry.side == Side::Client { "client" } else { "server" };
+        let side = if entry.role == Role::Client { "server" } else { "client" };
         let labels = [("side", side), ("reason", why.as_str())];
         let help = "Mesh connections closed since the peer's certificate ended or is not accepted any more";
         self.telemetry.counter("weft_mesh_closed_total", help, &labels).increment(1);
@@ -220,11 +234,5 @@ impl Drop for Session {
     }
 }
 
-fn accepts(_: &TrustStore, chain: &[CertificateDer<'static>]) -> Result<(), SvidReason> {
-    weft_svid::peer_identity(chain).map(drop)
-}
-
-fn version(_: &TrustStore) -> u64 {
-    0
-}
-
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_policy::model::{MeshAddress, Target};
-use weft_svid::PeerIdentity;
+use weft_svid::{PeerIdentity, Role};
 
 use super::{Key, chain, tunnel::Carrier};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     http::{body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
     listener,
-    live::{Session, Sessions, Side},
+    live::{Session, Sessions},
 };
 
 /// A new HTTP/1.1 connection to an application.
@@ -113,12 +113,13 @@ async fn session(
 ) -> Result<Proved, ProxyError> {
     let identity = own.identity.borrow().clone();
     let identity = identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    let trusted = own.sessions.trusted();
     let session = tls(mesh, target, Arc::clone(config(&identity)), limit);
     let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {
         ProxyError::unsent(Reason::ConnectTimeout, format!("{}: no TLS session within {limit:?}", mesh.address))
     })??;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let session = own.sessions.enter(Side::Client, chain, &peer);
+    let session = own.sessions.enter(&trusted, Role::Server, chain, &peer);
     Ok((stream, session, identity::connection_life(&peer, rand::random())))
 }
 
