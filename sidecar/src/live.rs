@@ -159,6 +159,12 @@ impl Sessions {
         Session { sessions: Rc::clone(self), key, cut }
     }
 
+    /// How many are open.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+
     /// Looks at all sessions for as long as the worker lives.
     pub async fn keep(self: Rc<Self>) {
         let (mut version, mut tick) = (self.version.clone(), tokio::time::interval(TICK));
