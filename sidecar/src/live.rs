@@ -188,9 +188,7 @@ impl Sessions {
 
     /// Closes the sessions whose peer's chain is not accepted any more.
     async fn recheck(&self) {
-        let open = self.open.borrow();
-        let chains: Vec<_> = open.iter().map(|(key, entry)| (key, Rc::clone(&entry.chain), entry.role)).collect();
-        drop(open);
+        let chains = self.chains();
         // A peer has many connections with one certificate.
         let mut known: HashMap<(&[CertificateDer<'static>], bool), Option<SvidReason>> = HashMap::new();
         for (key, chain, role) in &chains {
@@ -212,6 +210,10 @@ impl Sessions {
                 self.close(entry, Why::Refused(reason));
             }
         }
+    }
+
+    fn chains(&self) -> Vec<(usize, Rc<[CertificateDer<'static>]>, Role)> {
+        self.open.borrow().iter().map(|(key, entry)| (key, Rc::clone(&entry.chain), entry.role)).collect()
     }
 
     fn close(&self, entry: &Entry, why: Why) {

@@ -131,18 +131,24 @@ pub struct Finish {
     pub status: u16,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
-    /// The endpoint's books.
-    pub load: Option<LoadGuard>,
+    /// Where the exchange goes.
+    pub leg: Leg,
     /// The upstream connection or stream; given back when the exchange is complete.
     pub lease: Option<Lease>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
     /// Its place among the retries in flight.
     pub place: Option<Permit>,
-    /// What lets an inbound exchange in, until it is revoked.
-    pub admitted: Option<inbound::Permit>,
     /// The whole body has passed.
     pub complete: bool,
+}
+
+/// Where an exchange goes, and what lives as long as it.
+pub enum Leg {
+    /// To an endpoint: its books.
+    Endpoint(LoadGuard),
+    /// To the app: what lets it in, until it is revoked.
+    App(inbound::Permit),
 }
 
 /// One request in an endpoint's books, from its start to its end.
@@ -179,11 +185,11 @@ impl Drop for LoadGuard {
 impl Finish {
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
-        match &self.admitted {
-            Some(permit) => {
+        match &self.leg {
+            Leg::App(permit) => {
                 permit.revoked().await;
             }
-            None => std::future::pending().await,
+            Leg::Endpoint(_) => std::future::pending().await,
         }
     }
 }
@@ -276,7 +282,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Follower::Finish(finish) = &mut this.follower
-            && let Some(permit) = &finish.admitted
+            && let Leg::App(permit) = &finish.leg
             && let Poll::Ready(reason) = permit.poll_revoked(context)
         {
             finish.reason = Some(reason);

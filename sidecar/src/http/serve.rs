@@ -96,7 +96,10 @@ where
     tokio::select! {
         result = connection.as_mut() => return result,
         () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
-        () = late.as_mut() => return Ok(tracing::debug!("no request head within {HEAD:?}: connection closed")),
+        () = late.as_mut() => {
+            tracing::debug!("no request head within {HEAD:?}: connection closed");
+            return Ok(());
+        }
     }
     tokio::select! {
         result = connection => result,

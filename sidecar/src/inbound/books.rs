@@ -27,7 +27,10 @@ const NONE: &str = "none-allows";
 
 /// The books of one worker, as of one configuration.
 #[derive(Default)]
-pub struct Books(RefCell<Option<(Arc<WorkloadConfig>, HashMap<u16, Rc<Book>>)>>);
+pub struct Books(RefCell<Option<Held>>);
+
+/// The configuration, and the books of its ports.
+type Held = (Arc<WorkloadConfig>, HashMap<u16, Rc<Book>>);
 
 /// The books of one port.
 pub struct Book {

@@ -280,6 +280,3 @@ impl Head {
         permit::judge(port, caller, Some(&operation))
     }
 }
-
-#[cfg(test)]
-mod tests;

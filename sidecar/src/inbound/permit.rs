@@ -199,6 +199,3 @@ impl Drop for Permit {
         self.connection.finish(self.flight);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -16,7 +16,7 @@ use crate::{
     error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, UNSENT,
-        body::{Body, Finish, IDLE},
+        body::{Body, Finish, IDLE, Leg},
         forward::Received,
         reply,
     },
@@ -142,11 +142,10 @@ async fn forward(
         started,
         status: response.status().as_u16(),
         reason: None,
-        load: None,
+        leg: Leg::App(permit),
         lease: Some(lease),
         permit: None,
         place: None,
-        admitted: Some(permit),
         complete: false,
     };
     let times = received.times(Some(IDLE), None);

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -115,8 +116,12 @@ pub fn account(account: &str) -> ConditionKind {
 }
 
 impl Side {
-    /// Beside an app at this port.
-    pub async fn start(app: u16, protocol: Protocol, access: Access) -> Self {
+    /// Beside an app at this port. Boxed, as are the callers below: the tests are futures too, and hold several.
+    pub fn start(app: u16, protocol: Protocol, access: Access) -> Pin<Box<dyn Future<Output = Self>>> {
+        Box::pin(Self::begin(app, protocol, access))
+    }
+
+    async fn begin(app: u16, protocol: Protocol, access: Access) -> Self {
         let (telemetry, trust, authority) = (Telemetry::default(), TrustStore::default(), Authority::new("root"));
         trust.set("weft.local", std::slice::from_ref(&authority.root), &[]).expect("a root");
         let own = authority.svid("web", Duration::from_secs(3600));
@@ -189,7 +194,7 @@ impl Side {
         let config = weft_svid::client_config(Some(svid), &self.trust, &[alpn]).expect("a configuration");
         let name = ServerName::try_from("p80.web.shop.weft").expect("a name");
         let io = TcpStream::connect(self.mesh).await.expect("listens");
-        TlsConnector::from(Arc::new(config)).connect(name, io).await.expect("a session")
+        Box::pin(TlsConnector::from(Arc::new(config)).connect(name, io)).await.expect("a session")
     }
 
     /// An HTTP/2 connection of a service account, for requests.
@@ -223,15 +228,17 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-async fn http2<IO>(io: IO) -> SendRequest<Bytes>
+fn http2<IO>(io: IO) -> Pin<Box<dyn Future<Output = SendRequest<Bytes>>>>
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let (sender, connection) = h2::client::handshake(io).await.expect("HTTP/2");
-    spawn_local(async move {
-        let _ = connection.await;
-    });
-    within(sender.ready()).await.expect("ready")
+    Box::pin(async {
+        let (sender, connection) = h2::client::handshake(io).await.expect("HTTP/2");
+        spawn_local(async move {
+            let _ = connection.await;
+        });
+        within(sender.ready()).await.expect("ready")
+    })
 }
 
 /// A request without a body, and its answer's head.
