@@ -35,8 +35,7 @@ use crate::{
     http::serve,
     identity, listener,
     live::Session,
-    opaque,
-    upstream,
+    opaque, upstream,
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);

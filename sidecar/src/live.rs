@@ -14,8 +14,8 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
-use weft_policy::SpiffeId;
 use tokio::sync::watch;
+use weft_policy::SpiffeId;
 use weft_svid::{PeerIdentity, Role, SvidReason, TrustStore};
 
 use crate::telemetry::Telemetry;

@@ -25,7 +25,9 @@ pub use self::{
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
-use crate::{app::worker::Clock, error::Reason, inbound, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
+use crate::{
+    app::worker::Clock, error::Reason, inbound, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease,
+};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);

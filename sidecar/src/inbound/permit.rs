@@ -175,7 +175,8 @@ impl Permit {
         let mut why = None;
         let revoked = async { why = Some(self.revoked().await) };
         let result =
-            opaque::copy_until(caller, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes), revoked).await;
+            opaque::copy_until(caller, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes), revoked)
+                .await;
         (result, why)
     }
 

@@ -22,7 +22,8 @@ fn an_sni_names_a_service_port() {
 
 #[test]
 fn an_sni_that_is_not_ours_selects_nothing() {
-    for name in ["", "catalog.shop.weft", "p0x.catalog.shop.weft", "p80.shop.weft", "p80.a.b.example", "p70000.a.b.weft"]
+    for name in
+        ["", "catalog.shop.weft", "p0x.catalog.shop.weft", "p80.shop.weft", "p80.a.b.example", "p70000.a.b.weft"]
     {
         assert_eq!(parse_sni(name), None, "{name}");
     }

@@ -35,7 +35,8 @@ async fn a_session_ends_with_its_peers_certificate_and_not_with_anothers() {
 async fn a_session_that_has_ended_by_itself_is_forgotten() {
     let sessions = sessions();
     drop(sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("a", UNIX_EPOCH)));
-    let other = sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("b", SystemTime::now() + Duration::from_secs(60)));
+    let other =
+        sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("b", SystemTime::now() + Duration::from_secs(60)));
     sessions.expire(SystemTime::now());
     assert_eq!(other.ended().now_or_never(), None);
     drop(other);

@@ -112,7 +112,8 @@ async fn session(
     config: fn(&MeshIdentity) -> &Arc<ClientConfig>,
 ) -> Result<Proved, ProxyError> {
     let identity = own.identity.borrow().clone();
-    let identity = identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    let identity =
+        identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
     let trusted = own.sessions.trusted();
     let session = tls(mesh, target, Arc::clone(config(&identity)), limit);
     let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {

@@ -68,8 +68,15 @@ mod tests {
 
     #[test]
     fn what_only_looks_alike_stays() {
-        let names =
-            ["x-forwarded-client-certs", "x-forwarded-client", "xx-weft-a", "x-wefty", "client-id", "x-weft", "x-weft-timeout-ms"];
+        let names = [
+            "x-forwarded-client-certs",
+            "x-forwarded-client",
+            "xx-weft-a",
+            "x-wefty",
+            "client-id",
+            "x-weft",
+            "x-weft-timeout-ms",
+        ];
         for name in names {
             assert!(!is_identity(&HeaderName::try_from(name).expect("a name")), "{name}");
         }

@@ -48,7 +48,8 @@ async fn a_request_is_let_in_for_what_the_policy_says_and_refused_without_the_po
 async fn a_grpc_caller_gets_permission_denied() {
     local(async {
         let app = App::start("web", &[]).await;
-        let side = Side::start(app.address.port(), Protocol::Grpc, under(vec![policy("d", Action::Deny, vec![])])).await;
+        let side =
+            Side::start(app.address.port(), Protocol::Grpc, under(vec![policy("d", Action::Deny, vec![])])).await;
         let fields = [("content-type", "application/grpc"), ("te", "trailers")];
         let answer = ask(&mut side.peer("orders").await, "POST", "/a.B/C", &fields).await.expect("an answer");
         assert_eq!((answer.status().as_u16(), answer.headers()["grpc-status"].as_bytes()), (200, &b"7"[..]));
