@@ -3,10 +3,10 @@
 
 mod backend;
 mod check;
+mod elsewhere;
 mod faults;
 mod inbound;
 mod requests;
-mod rewritten;
 mod rule;
 
 use std::{
