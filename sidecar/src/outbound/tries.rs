@@ -30,8 +30,8 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{
-        CALLER_VERSION, UNSENT,
-        body::{Body, Finish, LoadGuard},
+        CALLER_VERSION, RULE, UNSENT,
+        body::{Body, Finish, Leg, LoadGuard},
         forward::{Received, mark_caller_version},
     },
     snapshot::EndpointState,
@@ -262,7 +262,7 @@ impl<'a> Tries<'a> {
                 started: self.started,
                 status: response.status().as_u16(),
                 reason: None,
-                load: Some(load),
+                leg: Leg::Endpoint(load),
                 lease: Some(lease),
                 permit: None,
                 place: None,
@@ -280,9 +280,13 @@ impl<'a> Tries<'a> {
         };
         if key.is_mesh() {
             mark_caller_version(&mut leg, received.version, self.fresh);
+            if let Some(tag) = &self.plan.rule.tag {
+                leg.headers_mut().insert(RULE, tag.clone());
+            }
         } else {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
+            leg.headers_mut().remove(RULE);
         }
         if let Some(left) = self.left() {
             deadline::set(leg.headers_mut(), received.grpc, left);
