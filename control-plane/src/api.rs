@@ -6,6 +6,7 @@
 pub mod access;
 pub mod admit;
 pub mod body;
+mod ca;
 mod columns;
 mod defaults;
 mod discovery;
@@ -42,6 +43,7 @@ use tokio::sync::{Semaphore, watch as channel};
 pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
+    ca::Ca,
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
@@ -68,6 +70,8 @@ pub struct ApiState {
     pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
+    /// The certificate authority; `None` in tests of the store.
+    pub ca: Option<Arc<Ca>>,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -105,6 +109,7 @@ impl ApiState {
             proxies,
             pushed,
             access,
+            ca: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
@@ -149,6 +154,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/rollback", post(history::rollback))
         .route("/weft/v1/tokens", get(access::handlers::list).post(access::handlers::create))
         .route("/weft/v1/tokens/{id}", delete(access::handlers::revoke))
+        .route("/weft/v1/ca", get(ca::state))
+        .route("/weft/v1/ca/rotation", post(ca::rotate))
+        .route("/weft/v1/ca/revocations", get(ca::revocations).post(ca::revoke))
+        .route("/weft/v1/ca/revocations/{id}", delete(ca::withdraw))
+        .route("/weft/v1/ca/audit", get(ca::audit))
         .route(access::review::WHO, post(access::review::who))
         .route(access::review::CAN, post(access::review::can))
         .fallback(|request: Request| async move { ApiError::no_path(request.uri().path()) })

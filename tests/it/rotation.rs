@@ -64,7 +64,7 @@ fn line_with(text: &str, stream: &mut BufReader<TcpStream>) {
 fn connections_streams_and_tunnels_outlive_the_certificates_they_began_with() {
     let (app, tick) = streamer();
     let mesh = TestMesh::builder("rotation")
-        .svid_lifetime("6s")
+        .svid_lifetime("10s")
         .workload(Workload::beside("streamer", app, "http"))
         .workload(Workload::demo("ledger", "tcp"))
         .calls("streamer")

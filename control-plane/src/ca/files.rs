@@ -40,6 +40,10 @@ impl Crash {
         self.0.store(operations, std::sync::atomic::Ordering::SeqCst);
     }
 
+    pub fn left(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     fn step(&self) -> io::Result<()> {
         use std::sync::atomic::Ordering::SeqCst;
         let left = self.0.load(SeqCst);

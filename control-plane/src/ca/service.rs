@@ -9,7 +9,10 @@ use weft_proto::identity::{SignCertificateRequest, SignCertificateResponse, iden
 use weft_svid::PeerIdentity;
 use zeroize::Zeroizing;
 
-use super::{Ca, Presented};
+use super::{
+    Ca, Presented,
+    audit::{Credential, Issued, Refused},
+};
 
 /// What the TLS session says of the caller; an extension of every request on the discovery port.
 #[derive(Clone, Debug)]
@@ -42,26 +45,43 @@ impl Identity for IdentityService {
         let id = SpiffeId::workload(self.ca.trust_domain(), &message.namespace, &message.service_account)
             .ok_or_else(|| Status::invalid_argument("namespace and service_account make no SPIFFE id"))?;
         let current = peer.as_ref().and_then(|peer| peer.identity.as_ref());
+        let by = match (current, &bearer) {
+            (Some(_), _) => Credential::Certificate,
+            (None, Some(_)) => Credential::DevToken,
+            (None, None) => Credential::None,
+        };
+        let from = peer.as_ref().map(|peer| peer.address);
+        let refuse = |reason: &'static str, status: Status| {
+            let (identity, detail) = (id.as_str(), status.message());
+            self.ca.audit().refused(&Refused { reason, identity, by, from, detail });
+            Err(status)
+        };
         match (current, bearer) {
             (Some(current), _) if current.id == id => {}
             (Some(current), _) => {
-                return Err(Status::permission_denied(format!("{} may not get a certificate for {id}", current.id)));
+                let text = format!("{} may not get a certificate for {id}", current.id);
+                return refuse("wrong_identity", Status::permission_denied(text));
             }
             (None, Some(bearer)) if self.token_is(&bearer) => {}
-            (None, Some(_)) => return Err(Status::unauthenticated("the token is not valid here")),
-            (None, None) => return Err(Status::unauthenticated("neither a token nor a certificate was presented")),
+            (None, Some(_)) => return refuse("invalid", Status::unauthenticated("the token is not valid here")),
+            (None, None) => {
+                let text = "neither a token nor a certificate was presented";
+                return refuse("missing", Status::unauthenticated(text));
+            }
         }
         if Some(&id) == weft_svid::control_plane_id(self.ca.trust_domain()).as_ref() {
-            return Err(Status::permission_denied("the control plane's own identity is not issued"));
+            let text = "the control plane's own identity is not issued";
+            return refuse("wrong_identity", Status::permission_denied(text));
         }
         let lifetime = message.lifetime.and_then(|lifetime| Duration::try_from(lifetime).ok());
-        let leaf = self.ca.issue(&message.csr, &id, lifetime).map_err(|error| {
-            tracing::warn!(%id, error = format!("{error:#}"), "certificate refused");
-            Status::invalid_argument(format!("{error:#}"))
-        })?;
-        tracing::info!(%id, from = ?peer.map(|peer| peer.address), "certificate issued");
+        let leaf = match self.ca.issue(&message.csr, &id, lifetime) {
+            Ok(leaf) => leaf,
+            Err(error) => return refuse("csr", Status::invalid_argument(format!("{error:#}"))),
+        };
+        let (serial, not_after) = (leaf.serial.to_string(), leaf.not_after());
+        self.ca.audit().issued(&Issued { identity: &id, serial: &serial, not_after, by, from });
         Ok(Response::new(SignCertificateResponse {
-            chain: vec![leaf.to_vec().into()],
+            chain: leaf.chain.iter().map(|der| der.to_vec().into()).collect(),
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
             trust_domain: self.ca.trust_domain().into(),
         }))
