@@ -40,13 +40,14 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-pub use self::access::Caller;
-use self::{access::Access, objects::Pages, status::ApiError};
+use self::{access::Access, objects::Pages};
+pub use self::{access::Caller, status::ApiError};
 use crate::{
-    ca::Ca,
+    ca::{Ca, enrolment::Enrolment},
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
+    traces::{self, Traces},
 };
 
 /// Writes and watches at once: more would only wait in memory.
@@ -72,6 +73,10 @@ pub struct ApiState {
     pub access: Access,
     /// The certificate authority; `None` in tests of the store.
     pub ca: Option<Arc<Ca>>,
+    /// Spans of the last while, where they are kept.
+    pub traces: Option<Traces>,
+    /// How workloads get certificates; none in tests.
+    pub enrolment: Option<Enrolment>,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -110,6 +115,8 @@ impl ApiState {
             pushed,
             access,
             ca: None,
+            traces: None,
+            enrolment: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
@@ -149,6 +156,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/traces", get(traces::api::list))
+        .route("/weft/v1/traces/{id}", get(traces::api::get))
+        .merge(traces::jaeger::routes())
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))
@@ -181,4 +191,4 @@ fn discovered(slash: &str) -> Router<ApiState> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

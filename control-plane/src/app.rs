@@ -4,6 +4,7 @@ mod compiling;
 mod conditions;
 pub(crate) mod incoming;
 mod operators;
+mod spans;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -15,13 +16,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
-use weft_proto::identity::identity_server::IdentityServer;
 
 use self::{compiling::Compiling, conditions::Statuses};
 use crate::{
     api::{self, ApiState, Pushed},
     ca::{
         Ca,
+        enrolment::{Enrolment, joins::Joins, review::Reviewer},
         external::Files,
         rotation::MAINTENANCE,
         service::{IdentityService, PeerInfo},
@@ -62,8 +63,9 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
-    let token = if args.dev { Some(ca.dev_token(xds.local_addr()?.port())?) } else { None };
+    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
+    let traces = spans::receive(&args).await?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
@@ -111,16 +113,15 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
     state.ca = Some(Arc::clone(&ca));
+    state.enrolment = Some(identity.enrolment.clone());
+    state.traces = traces;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(InterceptedService::new(discovery.service(), guard.clone()))
-            .add_service(InterceptedService::new(
-                IdentityServer::new(IdentityService { ca: Arc::clone(&ca), token }),
-                guard,
-            ))
+            .add_service(InterceptedService::new(identity.server(), guard))
             .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
                 let _ = ending.wait_for(|stopping| *stopping).await;
             }),
@@ -175,8 +176,8 @@ struct Guard(Arc<Ca>);
 
 impl Interceptor for Guard {
     fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-        let Some(PeerInfo { identity: Some(peer), presented: Some(presented), address }) = request.extensions().get()
-        else {
+        let info = request.extensions().get();
+        let Some(PeerInfo { identity: Some(peer), presented: Some(presented), address, .. }) = info else {
             return Ok(request);
         };
         if self.0.is_revoked(&peer.id, presented) {
@@ -185,6 +186,15 @@ impl Interceptor for Guard {
         }
         Ok(request)
     }
+}
+
+/// Who gets certificates, and by what.
+fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds_port: u16) -> Result<IdentityService> {
+    let token = if args.dev { Some(Arc::new(ca.dev_token(xds_port)?)) } else { None };
+    let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
+    let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
+    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, ca.audit().clone());
+    Ok(IdentityService { ca: Arc::clone(ca), token, enrolment, reviewer })
 }
 
 /// Forgets who has not come back after a restart, once there was time to let everybody in.

@@ -3,6 +3,7 @@
 //! [`rotation`]'s and [`revoking`]'s, and who may get a certificate is [`service`]'s.
 
 pub mod audit;
+pub mod enrolment;
 pub mod external;
 pub mod files;
 pub mod fleet;
@@ -35,6 +36,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::files::write_private;
 use self::{
     audit::Audit,
+    enrolment::attested::{self, Attested},
     external::{External, Files},
     files::Directory,
     recent::{Recent, Recents},
@@ -152,7 +154,7 @@ impl Ca {
             trust: TrustStore::default(),
             audit,
         };
-        ca.trust.set(&ca.trust_domain, &ca.roots())?;
+        ca.set_trust()?;
         Ok(ca)
     }
 
@@ -222,24 +224,31 @@ impl Ca {
         self.revocations.borrow().cover(id, presented, None)
     }
 
-    /// Signs a request: the key is the request's, everything else is ours. Its life is the wished one within 10 s and
-    /// that of the authority, and never goes beyond the issuing certificate or the root.
+    /// Signs a request: the key is the request's, everything else is ours; what is attested goes into it. Its life is the
+    /// wished one, at most that of the authority, and never goes beyond the issuing certificate or the root.
     ///
     /// # Errors
     /// When the request is malformed, its signature is wrong, its key is not ECDSA on P-256 or P-384, or the issuing
     /// certificate has expired.
-    pub fn issue(&self, csr: &[u8], id: &SpiffeId, lifetime: Option<Duration>) -> Result<Leaf> {
+    pub fn issue(&self, csr: &[u8], id: &SpiffeId, attested: &Attested, lifetime: Option<Duration>) -> Result<Leaf> {
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .context("certificate signing request")?;
         let algorithm = csr.public_key.algorithm();
         if *algorithm != PKCS_ECDSA_P256_SHA256 && *algorithm != PKCS_ECDSA_P384_SHA384 {
             bail!("certificate signing request: the key must be ECDSA on P-256 or P-384");
         }
-        let wished = lifetime.unwrap_or(self.lifetime).max(*LIFETIMES.start()).min(self.lifetime);
+        let content = attested.extension()?;
+        let extension = content.map(|content| rcgen::CustomExtension::from_oid_content(&attested::OID, content));
+        let wished = lifetime.unwrap_or(self.lifetime).min(self.lifetime);
         loop {
             let active = Arc::clone(&self.active.borrow());
             let now = seconds(SystemTime::now());
-            let leaf = active.signer.leaf(&csr.public_key, id.as_str(), active.life(&active.signer, wished, now)?)?;
+            let leaf = active.signer.leaf(
+                &csr.public_key,
+                id.as_str(),
+                extension.clone(),
+                active.life(&active.signer, wished, now)?,
+            )?;
             // What changed meanwhile may mean that this one is old already.
             if Arc::ptr_eq(&active, &self.active.borrow()) {
                 let recent = Recent { serial: leaf.serial.clone(), issuer: active.signer.key_id.clone() };
@@ -257,7 +266,7 @@ impl Ca {
         let id = weft_svid::control_plane_id(&self.trust_domain).context("trust domain")?;
         let (key, active) = (KeyPair::generate()?, Arc::clone(&self.active.borrow()));
         let life = active.life(&active.own, lifetime, seconds(SystemTime::now()))?;
-        let leaf = active.own.leaf(&key, id.as_str(), life)?;
+        let leaf = active.own.leaf(&key, id.as_str(), None, life)?;
         self.tell_own(&leaf);
         Ok(Svid::new(leaf.chain, Zeroizing::new(key.serialize_der()))?)
     }
@@ -308,16 +317,24 @@ impl Ca {
         Ok(token)
     }
 
+    /// Lets the control plane itself trust what it tells the sidecars to.
+    fn set_trust(&self) -> Result<()> {
+        let bundle = weft_policy::convert::trust_bundle(self.bundle())?;
+        Ok(self.trust.set(&self.trust_domain, &bundle.roots, &bundle.revocations)?)
+    }
+
     /// Makes a changed state the one that counts.
     fn publish(&self, active: Active) {
         let active = Arc::new(active);
-        let roots: Vec<_> = active.roots.iter().map(|root| root.to_vec()).collect();
-        if let Err(error) = self.trust.set(&self.trust_domain, &roots) {
-            tracing::error!(%error, "the roots cannot be trusted");
-        }
         // Before the bundle: a stream that is told of a revocation is one that goes on.
         self.revocations.send_replace(Arc::new(Revocations::of(&active.revocations)));
         self.active.send_replace(Arc::clone(&active));
+        if let Err(error) = self.set_trust() {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the control plane itself goes on with the trust that it had"
+            );
+        }
         if let Err(error) = lock(&self.trusted).write(&active.roots) {
             tracing::error!(error = format!("{error:#}"), "new sidecars cannot be told the roots; trying again");
         }

@@ -24,6 +24,7 @@ use weft_svid::ClientAuth;
 use crate::ca::{
     Active, Ca, Presented,
     audit::{Credential, Refused},
+    enrolment::attested::Attested,
     service::PeerInfo,
 };
 
@@ -88,7 +89,7 @@ impl Accepting {
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, accept(&ca, acceptor, stream, address, permit)).await {
                     Ok(Ok(stream)) => _ = sender.send(Ok(stream)).await,
-                    Ok(Err(error)) => tracing::warn!(%address, %error, "TLS session refused"),
+                    Ok(Err(error)) => refused(&ca, address, &error),
                     Err(_) => tracing::warn!(%address, "no TLS session in time"),
                 }
                 drop(handshake);
@@ -134,17 +135,28 @@ async fn accept(
 ) -> io::Result<PeerStream<Box<TlsStream<TcpStream>>>> {
     stream.set_nodelay(true)?;
     let io = Box::new(acceptor.accept(stream).await?);
-    let (mut identity, mut presented) = (None, None);
+    let mut info = PeerInfo { identity: None, presented: None, attested: Attested::default(), address };
     if let Some(chain) = io.get_ref().1.peer_certificates() {
-        identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
+        info.identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
         let read = Presented::of(chain).ok_or_else(|| io::Error::other("a certificate that cannot be read"))?;
-        if let Some(identity) = identity.as_ref().filter(|of| ca.is_revoked(&of.id, &read)) {
+        if let Some(identity) = info.identity.as_ref().filter(|of| ca.is_revoked(&of.id, &read)) {
             refuse_revoked(ca, identity.id.as_str(), &read, address);
             return Err(io::Error::other("the certificate is revoked"));
         }
-        presented = Some(Arc::new(read));
+        info.presented = Some(Arc::new(read));
+        info.attested = chain.first().map(Attested::of).transpose().map_err(io::Error::other)?.unwrap_or_default();
     }
-    Ok(PeerStream { io, info: PeerInfo { identity, presented, address }, _permit: Some(permit) })
+    Ok(PeerStream { io, info, _permit: Some(permit) })
+}
+
+/// Tells that there is no session, and of a bad certificate so in the authority's record.
+fn refused(ca: &Ca, address: SocketAddr, error: &io::Error) {
+    tracing::warn!(%address, %error, "TLS session refused");
+    if let Some(reason) = weft_svid::reason_of_io(error) {
+        let (by, from) = (Credential::Certificate, Some(address));
+        let reason = reason.as_str();
+        ca.audit().refused(&Refused { reason, identity: "", by, from, detail: "TLS session on the discovery port" });
+    }
 }
 
 /// Tells that somebody came with a certificate that is revoked.

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
@@ -159,7 +159,7 @@ impl Signer {
     fn prove(&mut self, roots: &[CertificateDer<'static>], trust_domain: &str, now: SystemTime) -> Result<Info> {
         let id = format!("spiffe://{trust_domain}/ns/weft-system/sa/probe");
         let life = Life { from: self.not_before, to: self.not_after };
-        let probe = self.leaf(&KeyPair::generate()?, &id, life)?;
+        let probe = self.leaf(&KeyPair::generate()?, &id, None, life)?;
         self.key_id = Presented::of(&probe.chain[..1]).context("a certificate of our own")?.issuer;
         let anchors = roots.iter().map(webpki::anchor_from_trusted_cert).collect::<Result<Vec<_>, _>>();
         let anchors = anchors.map_err(|error| anyhow::anyhow!("a root is no certificate: {error}"))?;
@@ -186,10 +186,17 @@ impl Signer {
     ///
     /// # Errors
     /// When the id cannot be written into a certificate.
-    pub fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Life) -> Result<Leaf> {
+    pub fn leaf(
+        &self,
+        key: &impl PublicKeyData,
+        id: &str,
+        extension: Option<CustomExtension>,
+        life: Life,
+    ) -> Result<Leaf> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.custom_extensions = extension.into_iter().collect();
         self.sign(params, key, life)
     }
 

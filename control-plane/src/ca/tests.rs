@@ -35,7 +35,7 @@ pub(super) fn csr(algorithm: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
 }
 
 pub(super) fn issue(ca: &Ca) -> Leaf {
-    ca.issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), None).expect("issued")
+    ca.issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &Attested::default(), None).expect("issued")
 }
 
 pub(super) fn presented(leaf: &Leaf) -> Presented {
@@ -79,8 +79,10 @@ fn names_in_a_request_are_ignored_and_the_lifetime_is_clamped() {
     let directory = temporary();
     let ca = open(&directory);
     let now = seconds(SystemTime::now());
-    for (wished, life) in [(None, 3600), (Some(365 * 86_400), 3600), (Some(60), 60), (Some(1), 10)] {
-        let leaf = ca.issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), wished.map(Duration::from_secs)).expect("issued");
+    for (wished, life) in [(None, 3600), (Some(365 * 86_400), 3600), (Some(60), 60)] {
+        let leaf = ca
+            .issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &Attested::default(), wished.map(Duration::from_secs))
+            .expect("issued");
         assert_eq!(weft_svid::peer_identity(&leaf.chain).expect("an SVID").id, id());
         let read = presented(&leaf);
         assert!((life..life + 30).contains(&(read.not_after - now)), "{wished:?}: {}", read.not_after - now);
@@ -89,14 +91,24 @@ fn names_in_a_request_are_ignored_and_the_lifetime_is_clamped() {
 }
 
 #[test]
+fn what_is_attested_is_in_the_certificate_which_is_an_svid_all_the_same() {
+    let directory = temporary();
+    let attested =
+        Attested { name: Some("web".into()), labels: [("app".to_owned(), "web".to_owned())].into_iter().collect() };
+    let leaf = open(&directory).issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &attested, None).expect("issued");
+    assert_eq!(Attested::of(&leaf.chain[0]).expect("readable"), attested);
+    assert_eq!(weft_svid::peer_identity(&leaf.chain).expect("an SVID").id, id());
+}
+
+#[test]
 fn another_kind_of_key_and_a_damaged_request_are_refused() {
     let directory = temporary();
     let ca = open(&directory);
-    assert!(ca.issue(&csr(&rcgen::PKCS_ED25519), &id(), None).is_err());
+    assert!(ca.issue(&csr(&rcgen::PKCS_ED25519), &id(), &Attested::default(), None).is_err());
     let mut damaged = csr(&PKCS_ECDSA_P256_SHA256);
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
-    assert!(ca.issue(&damaged, &id(), None).is_err(), "its signature is wrong");
+    assert!(ca.issue(&damaged, &id(), &Attested::default(), None).is_err(), "its signature is wrong");
 }
 
 #[test]

@@ -34,7 +34,7 @@ use super::{
     stream::StreamState,
 };
 use crate::{
-    ca::{Presented, Revocations, service::PeerInfo},
+    ca::{Presented, Revocations, enrolment::attested::Attested, service::PeerInfo},
     registry::{Lease, Registry},
 };
 
@@ -118,9 +118,9 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let info = request.extensions().get::<PeerInfo>().cloned();
-        let (peer, presented, address) = match info {
-            Some(PeerInfo { identity: Some(identity), presented, address }) => {
-                (identity, presented, address.to_string())
+        let (peer, presented, attested, address) = match info {
+            Some(PeerInfo { identity: Some(identity), presented, attested, address }) => {
+                (identity, presented, attested, address.to_string())
             }
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
@@ -139,6 +139,7 @@ impl AggregatedDiscoveryService for Discovery {
             stopping: self.stopping.clone(),
             peer,
             presented,
+            attested,
             address,
             lease: None,
             registration: Registration::default(),
@@ -163,6 +164,7 @@ struct Connected {
     stopping: watch::Receiver<bool>,
     peer: PeerIdentity,
     presented: Option<Arc<Presented>>,
+    attested: Attested,
     address: String,
     lease: Option<Lease>,
     registration: Registration,
@@ -318,7 +320,7 @@ impl Connected {
     fn register(&mut self, registration: Registration) -> Result<(), Status> {
         let result = match &self.lease {
             Some(lease) => lease.update(registration.clone()),
-            None => self.registry.register(registration.clone(), &self.peer.id).map(|lease| {
+            None => self.registry.register(registration.clone(), &self.peer.id, &self.attested).map(|lease| {
                 tracing::info!(peer = %self.peer.id, workload = lease.id(), "sidecar connected");
                 self.state.set_workload(lease.id());
                 self.lease = Some(lease);

@@ -146,9 +146,8 @@ async fn what_is_revoked_is_cut_off_at_once_and_cannot_renew() {
     let renewed = again.renew("bad").await.expect("renewed");
     stream.renewed(&renewed).await.expect("open");
     let record = control_plane.get(&format!("{CA}/audit")).body;
-    let issued = record["items"].as_array().expect("items").iter();
-    let last =
-        issued.filter(|entry| entry["event"] == "issued" && entry["by"] == "certificate").next().expect("renewed");
+    let mut issued = record["items"].as_array().expect("items").iter();
+    let last = issued.find(|entry| entry["event"] == "issued" && entry["by"] == "certificate").expect("renewed");
     let revoked = send(&control_plane, "POST", &format!("{CA}/revocations"), &json!({ "serial": last["serial"] }));
     assert_eq!((revoked.code, &revoked.body["identity"]), (201, &json!("spiffe://weft.local/ns/shop/sa/bad")));
     let told = stream.ended().await.expect("also the stream of an earlier certificate of it ends");
@@ -159,10 +158,7 @@ async fn what_is_revoked_is_cut_off_at_once_and_cannot_renew() {
     assert_eq!(withdrawn.code, 200, "{withdrawn:?}");
     renewed.renew("bad").await.expect("trusted again");
     let metrics = control_plane.client().send("GET", "/metrics", "").map(|reply| format!("{reply:?}")).expect("text");
-    assert!(
-        metrics.contains("weft_ca_refused_total{reason=\\\"revoked\\\"}") || metrics.contains("revoked"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("weft_ca_refused_total{reason=") && metrics.contains("revoked"), "{metrics}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub async fn enrol_with(xds: SocketAddr, text: &str, account: &str) -> Result<Id
     let roots = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| Ok(der?.to_vec()));
     let roots = roots.collect::<Result<Vec<_>>>()?;
     let trust = TrustStore::default();
-    trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots)?;
+    trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots, &[])?;
     let channel = connect(xds, weft_svid::client_config(None, &trust, &[b"h2"])?).await?;
     sign(xds, channel, trust, account, Some(token)).await
 }
@@ -118,7 +118,7 @@ impl Identity {
     /// The roots that it trusts from now on.
     pub fn trust(&self, bundle: &v1::TrustBundle) -> Result<()> {
         let roots: Vec<_> = bundle.roots.iter().map(|root| root.to_vec()).collect();
-        Ok(self.trust.set(&bundle.trust_domain, &roots)?)
+        Ok(self.trust.set(&bundle.trust_domain, &roots, &[])?)
     }
 
     /// Registers a workload of this name, and follows the trust bundle.

@@ -2,10 +2,12 @@
 //! conversion from the wire, matching, balancing, retry, canonicalisation. No I/O, clock, randomness or runtime:
 //! time and random numbers are arguments.
 
+pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod canonical;
 pub mod circuit;
+pub mod claims;
 pub mod convert;
 pub mod cors;
 pub mod deadline;
@@ -19,5 +21,6 @@ pub mod rate;
 pub mod retry;
 pub mod routing;
 pub mod spiffe;
+pub mod trace;
 
 pub use spiffe::SpiffeId;

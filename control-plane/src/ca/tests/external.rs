@@ -109,7 +109,7 @@ fn each_kind_of_bad_file_has_its_message() {
     check(&["--ca-roots", "roots.pem", "no certificate in it"]);
     written.write(&[&good], &good_key, &[&good, &company.root, &company.root]);
     check(&["--ca-cert", "one of the roots"]);
-    written.write(&[&good], &good_key, &vec![&company.root; 17]);
+    written.write(&[&good], &good_key, &[&company.root; 17]);
     check(&["--ca-roots", "17"]);
     let leaf = company.sign(|params| params.is_ca = IsCa::ExplicitNoCa);
     written.write(&[&good], &good_key, &[&leaf.0]);
