@@ -24,8 +24,8 @@ use crate::{
         Ca,
         enrolment::{Enrolment, joins::Joins, review::Reviewer},
         external::Files,
-        rotation::MAINTENANCE,
         service::{IdentityService, PeerInfo},
+        upkeep::MAINTENANCE,
     },
     config::ControlPlaneArgs,
     push::{

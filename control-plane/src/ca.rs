@@ -16,6 +16,7 @@ pub mod service;
 mod signer;
 mod state;
 mod trusted;
+pub mod upkeep;
 mod view;
 
 use std::{
@@ -243,12 +244,13 @@ impl Ca {
         loop {
             let active = Arc::clone(&self.active.borrow());
             let now = seconds(SystemTime::now());
-            let leaf = active.signer.leaf(
-                &csr.public_key,
-                id.as_str(),
-                extension.clone(),
-                active.life(&active.signer, wished, now)?,
-            )?;
+            let mut life = active.life(&active.signer, wished, now)?;
+            // Identity and end together tell by whom a sidecar's certificate was issued.
+            let other = |recent: &Recent| recent.issuer != active.signer.key_id;
+            while lock(&self.recents).ending(id, life.to).iter().any(other) && life.to > life.from + 1 {
+                life.to -= 1;
+            }
+            let leaf = active.signer.leaf(&csr.public_key, id.as_str(), extension.clone(), life)?;
             // What changed meanwhile may mean that this one is old already.
             if Arc::ptr_eq(&active, &self.active.borrow()) {
                 let recent = Recent { serial: leaf.serial.clone(), issuer: active.signer.key_id.clone() };

@@ -52,6 +52,16 @@ fn a_root_is_changed_in_three_phases_and_at_no_time_is_a_valid_certificate_refus
 }
 
 #[test]
+fn identity_and_end_tell_by_whom_a_certificate_was_issued_also_within_a_second() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let old: std::collections::HashSet<_> = (0..5).map(|_| issue(&ca).life.to).collect();
+    step(&ca, Step::Issuer);
+    let new = issue(&ca).life.to;
+    assert!(!old.contains(&new), "{old:?} {new}");
+}
+
+#[test]
 fn a_change_of_the_root_goes_back_from_each_phase() {
     let directory = temporary();
     let ca = open(&directory);
