@@ -4,10 +4,10 @@
 pub mod access;
 mod backend;
 mod check;
+mod elsewhere;
 mod faults;
 mod inbound;
 mod requests;
-mod rewritten;
 mod rule;
 
 use std::{

@@ -90,7 +90,7 @@ impl Clause {
                     || value == ask.host
                     || value
                         .strip_prefix('*')
-                        .is_some_and(|end| end != "" && ask.host.ends_with(end) && ask.host != end)
+                        .is_some_and(|end| !end.is_empty() && ask.host.ends_with(end) && ask.host != end)
             })),
             field => {
                 let (what, name) = field.split_once(':').unwrap();
