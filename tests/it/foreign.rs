@@ -2,10 +2,11 @@
 //! control plane's discovery port, and openssl as a server that a sidecar calls.
 
 use std::{
+    fs::File,
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +21,6 @@ use crate::{
     mesh::{TestMesh, Workload},
     needs,
     net::{LIMIT, eventually, free, get, metric},
-    process::Process,
 };
 
 const CLIENT: &str = "spiffe://weft.local/ns/default/sa/client";
@@ -64,6 +64,39 @@ fn python(kind: &str, address: SocketAddr, files: &Files) -> Vec<String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {out}{err}", output.status);
     out.lines().filter_map(|line| line.strip_prefix("ok ")).map(str::to_owned).collect()
+}
+
+/// `openssl s_server`, which ends with its standard input or with the test.
+struct Served {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Served {
+    fn start(address: SocketAddr, files: &Files, log: &Path, more: &[&str]) -> Self {
+        let file = File::create(log).expect("a log");
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-accept", &address.to_string(), "-Verify", "1", "-cert"]).arg(&files.certificate);
+        command.arg("-key").arg(&files.key).arg("-CAfile").arg(&files.root).args(more);
+        command.stdin(Stdio::piped()).stdout(file.try_clone().expect("a second handle")).stderr(file);
+        let served = Self { child: command.spawn().expect("it runs"), log: log.into() };
+        eventually("openssl listens", || {
+            let text = served.output();
+            if text.contains("ACCEPT") { Ok(()) } else { Err(text) }
+        });
+        served
+    }
+
+    fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What `openssl s_client` says about a session that it opens, in which it sends HTTP/2's first bytes.
@@ -177,10 +210,7 @@ fn a_sidecar_refuses_servers_of_openssl_that_speak_less_and_lets_the_others_see_
         [(["-alpn", "h2", "-tls1_2"].as_slice(), false), (&["-alpn", "http/1.1"], false), (&["-alpn", "h2"], true)]
     {
         let before = refused();
-        let mut command = Command::new("openssl");
-        command.args(["s_server", "-accept", &address.to_string(), "-Verify", "1", "-cert"]).arg(&files.certificate);
-        command.arg("-key").arg(&files.key).arg("-CAfile").arg(&files.root).args(more);
-        let server = Process::start(&mut command, &mesh.dir.join("s_server.log"));
+        let server = Served::start(address, &files, &mesh.dir.join("s_server.log"), more);
         eventually("what comes of it", || {
             let text = server.output();
             // openssl tells the certificate of whoever has called.
