@@ -17,6 +17,7 @@ pub mod opaque;
 pub mod outbound;
 pub mod probe;
 pub mod snapshot;
+pub mod state;
 pub mod telemetry;
 pub mod tunnel;
 pub mod upstream;
