@@ -2,10 +2,12 @@
 //! conversion from the wire, matching, balancing, retry, canonicalisation. No I/O, clock, randomness or runtime:
 //! time and random numbers are arguments.
 
+pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod canonical;
 pub mod circuit;
+pub mod claims;
 pub mod convert;
 pub mod cors;
 pub mod deadline;
