@@ -107,7 +107,7 @@ impl Accepting {
 
 fn tls(ca: &Ca) -> Result<TlsAcceptor> {
     let trust = TrustStore::default();
-    trust.set(ca.trust_domain(), &ca.roots())?;
+    trust.set(ca.trust_domain(), &ca.roots(), &[])?;
     let config = weft_svid::server_config(&ca.own_svid(OWN_LIFE)?, &trust, ClientAuth::Optional, &[b"h2"])?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
