@@ -16,6 +16,7 @@ pub mod listener;
 pub mod opaque;
 pub mod outbound;
 pub mod probe;
+pub mod readiness;
 pub mod snapshot;
 pub mod state;
 pub mod telemetry;
