@@ -39,12 +39,14 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-pub use self::access::Caller;
-use self::{access::Access, objects::Pages, status::ApiError};
+use self::{access::Access, objects::Pages};
+pub use self::{access::Caller, status::ApiError};
 use crate::{
+    ca::enrolment::Enrolment,
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
+    traces::{self, Traces},
 };
 
 /// Writes and watches at once: more would only wait in memory.
@@ -68,6 +70,10 @@ pub struct ApiState {
     pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
+    /// Spans of the last while, where they are kept.
+    pub traces: Option<Traces>,
+    /// How workloads get certificates; none in tests.
+    pub enrolment: Option<Enrolment>,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -105,6 +111,8 @@ impl ApiState {
             proxies,
             pushed,
             access,
+            traces: None,
+            enrolment: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
@@ -144,6 +152,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/traces", get(traces::api::list))
+        .route("/weft/v1/traces/{id}", get(traces::api::get))
+        .merge(traces::jaeger::routes())
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))
@@ -171,4 +182,4 @@ fn discovered(slash: &str) -> Router<ApiState> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
