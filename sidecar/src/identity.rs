@@ -5,6 +5,8 @@ mod channel;
 mod failure;
 pub mod life;
 pub mod renewal;
+#[cfg(test)]
+pub mod testing;
 
 use std::{
     path::{Path, PathBuf},

@@ -9,6 +9,8 @@ pub mod file;
 pub mod identity;
 pub mod keep;
 pub mod key;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::Path,

@@ -115,19 +115,15 @@ impl FailureReason {
         let mut unreachable = false;
         while let Some(error) = next {
             if let Some(io) = error.downcast_ref::<io::Error>() {
-                if let Some(inner) = io.get_ref() {
-                    if inner.downcast_ref::<WrongPeer>().is_some() {
-                        return Self::Untrusted;
-                    }
-                    if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
-                        return Self::of_tls(tls);
-                    }
-                    // The leaf's own rules, checked once more after the handshake.
-                    if inner.downcast_ref::<weft_svid::SvidReason>().is_some() {
-                        return Self::Untrusted;
-                    }
-                }
                 unreachable = true;
+                // The source of such an error is not what is in it but the source of that.
+                if let Some(inner) = io.get_ref() {
+                    next = Some(inner);
+                    continue;
+                }
+            }
+            if error.is::<WrongPeer>() || error.is::<weft_svid::SvidReason>() {
+                return Self::Untrusted;
             }
             if let Some(tls) = error.downcast_ref::<rustls::Error>() {
                 return Self::of_tls(tls);

@@ -62,13 +62,15 @@ impl Life {
     pub fn new(validity: (SystemTime, SystemTime), obtained: SystemTime, now: Moment, random: f64) -> Self {
         let (not_before, not_after) = validity;
         // Whoever has just got a certificate whose life is not now has a wrong clock.
-        let begin = if (not_before..not_after).contains(&obtained) { obtained } else { not_before };
+        let right = (not_before..not_after).contains(&obtained);
+        let begin = if right { obtained } else { not_before };
         let length = not_after.duration_since(begin).unwrap_or_default();
         let before_due = length.mul_f64(0.5 + 0.2 * random.clamp(0.0, 1.0));
         let due = begin.checked_add(before_due).unwrap_or(not_after);
         // A wall clock that is behind would make the steady one wait for longer than the whole life.
         let steady = |wall: SystemTime, most: Duration| {
-            now.steady.checked_add(wall.duration_since(now.wall).unwrap_or_default().min(most))
+            let wait = if right { wall.duration_since(now.wall).unwrap_or_default().min(most) } else { most };
+            now.steady.checked_add(wait)
         };
         Self { length, end: (not_after, steady(not_after, length)), due: (due, steady(due, before_due)), early: None }
     }
