@@ -29,6 +29,7 @@ use crate::{
     drain::{Drain, Phase},
     harden,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
+    inbound::{self, Seen},
     listener, probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
@@ -61,7 +62,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
-    let clock = Clock::start();
+    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -86,6 +87,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
         listeners,
         clock,
         limiters: Arc::default(),
+        seen: Arc::clone(&arrivals),
+        trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;
@@ -136,6 +139,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let keeper = keeper.map(|keeper| tokio::spawn(keeper.run()));
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
+    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
@@ -223,6 +227,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,
         service_account: args.account().into(),
+        connections: Vec::new(),
     }
 }
 

@@ -73,13 +73,17 @@ pub struct Enrolment {
     pub trust: TrustStore,
 }
 
-/// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never beyond the peer's
-/// certificate.
+/// Before a peer's certificate ends, what is in flight on its connections has at most this time, and at most a fifth of
+/// what was left of the certificate when the connection began: then they are closed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never up to the end of the
+/// peer's certificate, where `live` closes it.
 #[must_use]
 pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(random >> 56).unwrap_or(0)) / 255.0);
     let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-    (MAX_AGE.mul_f64(0.9) + jitter).min(left)
+    (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 5))
 }
 
 /// Reads a token file.
@@ -145,10 +149,10 @@ impl Enrolment {
     }
 
     /// Checks that the answer is what was asked for.
-    fn signed(&self, answer: SignCertificateResponse, key: Zeroizing<Vec<u8>>) -> Result<Signed> {
+    fn signed(&self, answer: SignCertificateResponse, domain: &str, key: Zeroizing<Vec<u8>>) -> Result<Signed> {
         let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let svid = Svid::new(chain, key)?;
-        let expected = SpiffeId::workload(&answer.trust_domain, &self.namespace, &self.account);
+        let expected = SpiffeId::workload(domain, &self.namespace, &self.account);
         if Some(&svid.identity.id) != expected.as_ref() {
             bail!("the control plane issued {} and not the identity that was asked for", svid.identity.id);
         }
@@ -159,19 +163,20 @@ impl Enrolment {
 impl Signer for Enrolment {
     async fn sign(&self, proof: Proof) -> Result<Signed, Failure> {
         // A token's roots are trusted for this one connection: what is held stays until the answer is there.
-        let (channel, bearer, first) = match &proof {
+        let (channel, bearer, domain) = match &proof {
             Proof::Certificate(svid) => {
-                let domain = svid.identity.id.trust_domain();
-                (channel(&self.xds, Some(svid), &self.trust, domain).await?, None, false)
+                let domain = svid.identity.id.trust_domain().to_owned();
+                (channel(&self.xds, Some(svid), &self.trust, &domain).await?, None, domain)
             }
             Proof::Token => {
                 let (token, domain) = self.load_token().map_err(|error| Failure::new(FailureReason::NoToken, error))?;
                 let trust = TrustStore::default();
                 trust.set_roots(&domain, &token.roots).map_err(anyhow::Error::from)?;
                 let bearer = Zeroizing::new(format!("Bearer {}", *token.secret));
-                (channel(&self.xds, None, &trust, &domain).await?, Some(bearer), true)
+                (channel(&self.xds, None, &trust, &domain).await?, Some(bearer), domain)
             }
         };
+        let first = bearer.is_some();
         let (message, key) = self.request()?;
         let mut request = tonic::Request::new(message);
         if let Some(bearer) = bearer {
@@ -180,17 +185,19 @@ impl Signer for Enrolment {
             request.metadata_mut().insert("authorization", value);
         }
         let answer = IdentityClient::new(channel).sign_certificate(request).await.map_err(|status| {
-            let error = anyhow::anyhow!("the control plane refused a certificate: {}", status.message());
+            // What broke the connection is said by what caused the error, and what the control plane says by its message.
+            let text = match std::error::Error::source(&status) {
+                Some(_) => crate::upstream::chain(&status),
+                None => status.message().to_owned(),
+            };
+            let error = anyhow::anyhow!("the control plane at {} refused a certificate: {text}", self.xds);
             Failure::new(FailureReason::of_status(&status), error)
         })?;
-        let answer = answer.into_inner();
-        let domain = answer.trust_domain.clone();
-        let signed = self.signed(answer, key).map_err(|error| Failure::new(FailureReason::Answer, error))?;
+        let failed = |error| Failure::new(FailureReason::Answer, error);
+        let signed = self.signed(answer.into_inner(), &domain, key).map_err(failed)?;
         // Afterwards trust comes from bundles alone: an answer could be older than the newest.
         if first {
-            self.trust
-                .set_roots(&domain, &signed.roots)
-                .map_err(|error| Failure::new(FailureReason::Answer, error.into()))?;
+            self.trust.set_roots(&domain, &signed.roots).map_err(|error| failed(error.into()))?;
         }
         Ok(signed)
     }

@@ -6,6 +6,7 @@ mod apps;
 mod basics;
 mod bulk;
 mod certificates;
+mod cold_start;
 mod demo;
 mod http2;
 mod mesh;

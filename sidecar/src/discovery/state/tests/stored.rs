@@ -17,7 +17,7 @@ fn what_is_kept_is_used_at_once_and_only_the_difference_is_asked_for() {
     state.apply(response(ResourceType::TrustBundle, &[("td", bundle("td", root()))]));
     state.apply(response(ResourceType::WorkloadConfig, &[("a/me", workload)]));
     state.want([name("a/y"), name("a/none")]);
-    state.apply(response(ResourceType::EndpointSlice, &[("a/x/0", slice("a/x", 0, 2)), ("a/x/1", slice("a/x", 1, 2))]));
+    state.apply(response(ResourceType::EndpointSlice, &[("a/x/0", slice("a/x", 0, 2)), ("a/x/1", slice("a/x", 1, 0))]));
     state.apply(response(ResourceType::EndpointSlice, &[("a/y/0", slice("a/y", 0, 1))]));
     state
         .apply(response(ResourceType::Service, &[("a/x", service("a/x", Some("a/y"))), ("a/y", service("a/y", None))]));
