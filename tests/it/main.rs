@@ -3,6 +3,7 @@
 //! is left out and says so ([`needs`]).
 
 mod apps;
+mod authorization;
 mod basics;
 mod bulk;
 mod certificates;
