@@ -7,6 +7,7 @@ mod authorization;
 mod basics;
 mod bulk;
 mod certificates;
+mod cold_start;
 mod demo;
 mod foreign;
 mod http2;

@@ -329,6 +329,22 @@ impl TestMesh {
         }
     }
 
+    /// Where sidecars reach the control plane.
+    pub fn xds(&self) -> SocketAddr {
+        self.xds
+    }
+
+    /// Kills the control plane as a crash does, and waits for its end.
+    pub fn kill_control_plane(&mut self) {
+        self.control_plane = None;
+    }
+
+    /// Starts the control plane again, with the same data.
+    pub fn start_control_plane(&mut self) {
+        self.control_plane = Some(self.spawn_control_plane());
+        eventually("the control plane", || ok(get(self.api, "localhost", "/healthz")));
+    }
+
     /// Starts the control plane, which is to refuse; what it says.
     pub fn start_control_plane_that_fails(&self) -> String {
         let mut process = self.spawn_control_plane();
