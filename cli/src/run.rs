@@ -132,6 +132,9 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
     if let Some(token) = &args.token {
         flag("--token", token.into());
     }
+    if let Some(roots) = &args.roots {
+        flag("--roots", roots.into());
+    }
     flags
 }
 

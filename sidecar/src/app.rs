@@ -27,6 +27,7 @@ use crate::{
     listener, probe,
     snapshot::Snapshot,
     telemetry::Telemetry,
+    token::PendingKey,
 };
 
 /// Runs a sidecar until it has drained.
@@ -110,6 +111,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
         namespace: args.namespace.clone(),
         account: args.account().into(),
         token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
         trust: trust.clone(),
     };
     let discovery = Discovery {

@@ -2,23 +2,26 @@
 //! configurations that the workers use. A failed renewal keeps the old one and tries again.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use weft_policy::SpiffeId;
 use weft_proto::identity::{SignCertificateRequest, identity_client::IdentityClient};
 use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::tunnel;
+use crate::{
+    token::{PendingKey, load_token},
+    tunnel,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A mesh connection takes no new streams after this time, give or take a tenth, so that load spreads and identities
@@ -44,12 +47,6 @@ pub struct MeshIdentity {
 /// The newest identity; `None` before the first.
 pub type IdentityReceiver = watch::Receiver<Option<Arc<MeshIdentity>>>;
 
-/// A token file: the secret, and the roots that the control plane must prove.
-pub struct Token {
-    secret: Zeroizing<String>,
-    roots: Vec<Vec<u8>>,
-}
-
 /// Who wants a certificate, and from where.
 pub struct Enrolment {
     /// `host:port` of the control plane.
@@ -60,6 +57,10 @@ pub struct Enrolment {
     pub account: String,
     /// The token file; `None`: the development token of this machine.
     pub token: Option<PathBuf>,
+    /// The file with the roots; `None`: they are in the token file.
+    pub roots: Option<PathBuf>,
+    /// The key that has no certificate yet.
+    pub pending: PendingKey,
     /// Roots, shared with the workers' TLS configurations.
     pub trust: TrustStore,
 }
@@ -71,25 +72,6 @@ pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(random >> 56).unwrap_or(0)) / 255.0);
     let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
     (MAX_AGE.mul_f64(0.9) + jitter).min(left)
-}
-
-/// Reads a token file.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn load_token(path: &Path) -> Result<Token> {
-    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(|| format!("read token {}", path.display()))?);
-    let secret =
-        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
-    if !secret.starts_with("weft1.") {
-        bail!("token {}: the first line must be a token (weft1....)", path.display());
-    }
-    let roots: Vec<_> =
-        CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).map(|der| der.to_vec()).collect();
-    if roots.is_empty() {
-        bail!("token {}: no root certificate follows the token", path.display());
-    }
-    Ok(Token { secret: Zeroizing::new(secret.to_owned()), roots })
 }
 
 impl Enrolment {
@@ -114,7 +96,7 @@ impl Enrolment {
             Some(current) => (None, current.identity.id.trust_domain().to_owned()),
             None => {
                 let path = self.token_path()?;
-                let token = load_token(&path)
+                let token = load_token(&path, self.roots.as_deref())
                     .context("no enrolment token; start the control plane with --dev, or give --token FILE")?;
                 let domain = root_domain(&token.roots)?;
                 self.trust.set_roots(&domain, &token.roots)?;
@@ -122,12 +104,9 @@ impl Enrolment {
             }
         };
         let channel = channel(&self.xds, current, &self.trust, &domain).await?;
-        let mut key = rcgen::KeyPair::generate()?;
-        let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
-        let private = Zeroizing::new(key.serialize_der());
-        key.zeroize();
+        let (private, csr) = self.pending.request()?;
         let mut request = tonic::Request::new(SignCertificateRequest {
-            csr: csr.der().to_vec().into(),
+            csr: csr.into(),
             namespace: self.namespace.clone(),
             service_account: self.account.clone(),
             lifetime: None,
@@ -152,6 +131,7 @@ impl Enrolment {
         if current.is_none() {
             self.trust.set_roots(&answer.trust_domain, &roots)?;
         }
+        self.pending.certified();
         Ok((svid, answer.trust_domain))
     }
 

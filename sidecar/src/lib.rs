@@ -18,5 +18,6 @@ pub mod outbound;
 pub mod probe;
 pub mod snapshot;
 pub mod telemetry;
+pub mod token;
 pub mod tunnel;
 pub mod upstream;

@@ -7,6 +7,7 @@ mod basics;
 mod bulk;
 mod certificates;
 mod demo;
+mod enrolment;
 mod http2;
 mod mesh;
 mod messages;

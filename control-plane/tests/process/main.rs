@@ -2,6 +2,7 @@
 //! full disk and with whatever is sent.
 
 mod control_plane;
+mod enrolment;
 mod full_disk;
 mod history;
 mod hostile;

@@ -44,27 +44,53 @@ pub struct Stream {
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
-/// Gets a certificate for this service account.
+/// A key and its signing request.
+#[derive(Clone)]
+pub struct Csr {
+    key: Vec<u8>,
+    request: Vec<u8>,
+}
+
+impl Csr {
+    /// A new key.
+    pub fn new() -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+        Self { key: key.serialize_der(), request: request.der().to_vec() }
+    }
+}
+
+/// Gets a certificate for this service account with the development token.
 pub async fn enrol(xds: SocketAddr, runtime: &Path, account: &str) -> Result<Identity> {
     let text = std::fs::read_to_string(runtime.join(format!("weft/dev-{}.token", xds.port())))?;
-    let token = text.lines().next().context("a token")?;
+    let csr = Csr::new();
+    let chain = sign(xds, &text, account, &csr).await?;
+    let trust = trust(&text)?;
+    Ok(Identity { xds, svid: Svid::new(chain, Zeroizing::new(csr.key))?, trust })
+}
+
+/// Whom a token file trusts.
+fn trust(text: &str) -> Result<TrustStore> {
     let roots = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| Ok(der?.to_vec()));
     let roots = roots.collect::<Result<Vec<_>>>()?;
     let trust = TrustStore::default();
     trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots, &[])?;
-    let key = rcgen::KeyPair::generate()?;
-    let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+    Ok(trust)
+}
+
+/// Gets a certificate with what a token file says.
+pub async fn sign(xds: SocketAddr, text: &str, account: &str, csr: &Csr) -> Result<Vec<CertificateDer<'static>>> {
+    let token = text.lines().next().context("a token")?;
     let mut request = tonic::Request::new(SignCertificateRequest {
-        csr: csr.der().to_vec().into(),
+        csr: csr.request.clone().into(),
         namespace: NAMESPACE.into(),
         service_account: account.into(),
         lifetime: None,
     });
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    let channel = connect(xds, weft_svid::client_config(None, &trust, &[b"h2"])?).await?;
+    let channel = connect(xds, weft_svid::client_config(None, &trust(text)?, &[b"h2"])?).await?;
     let answer = timeout(LIMIT, IdentityClient::new(channel).sign_certificate(request)).await??.into_inner();
-    let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    Ok(Identity { xds, svid: Svid::new(chain, Zeroizing::new(key.serialize_der()))?, trust })
+    Ok(answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect())
 }
 
 async fn connect(xds: SocketAddr, config: rustls::ClientConfig) -> Result<Channel> {
