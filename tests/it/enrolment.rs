@@ -109,7 +109,7 @@ fn workloads_enrol_with_join_tokens_and_whoever_has_none_of_their_own_stays_out(
     assert!(ok(get(admin, "localhost", "/ready")).is_err(), "it has no certificate");
     let foreign = plane.token("foreign.token", &["--service-account", "web"]);
     let (other, _) = plane.sidecar("other", &foreign, &["--service-account", "client"]);
-    says(&other, "is for namespace \"default\" and service account \"web\"");
+    says(&other, "not for spiffe://weft.local/ns/default/sa/client");
     // Somebody who took over a workload, with its token for its labels, wants the calls to another service.
     let bound = plane.token("bound.token", &["--service-account", "thief", "--label", "app=thief"]);
     let (thief, _) = plane.sidecar("thief", &bound, &["--label", "app=payments", "--port", "80"]);
