@@ -62,13 +62,13 @@ pub struct CreateArgs {
     #[arg(long, value_name = "SA")]
     pub service_account: Option<String>,
     /// How long it can be used, once, at most 24h [default: 10m]
-    #[arg(long, value_name = "TIME", value_parser = args::any_duration, requires = "service_account")]
+    #[arg(long, value_name = "TIME", value_parser = args::any_duration, conflicts_with = "user")]
     pub ttl: Option<Duration>,
     /// The only workload that may be registered with the certificate, or the --name of weft run [default: any]
-    #[arg(long, value_name = "WORKLOAD", requires = "service_account")]
+    #[arg(long, value_name = "WORKLOAD", conflicts_with = "user")]
     pub name: Option<String>,
     /// A label of the workload; when there are any, it must have all of them and no other [default: any]
-    #[arg(long = "label", value_name = "K=V", value_parser = label, requires = "service_account")]
+    #[arg(long = "label", value_name = "K=V", value_parser = label, conflicts_with = "user")]
     pub labels: Vec<(String, String)>,
     /// New file for it, readable only by you [default: standard output]
     #[arg(long, value_name = "FILE")]
@@ -263,8 +263,8 @@ mod tests {
             (&["ann", "--service-account", "web"], "cannot be used with"),
             (&["--service-account", "web", "--role", "admin"], "cannot be used with"),
             (&["--service-account", "web", "--expires", "1h"], "cannot be used with"),
-            (&["ann", "--ttl", "1h"], "--service-account <SA>"),
-            (&["ann", "--label", "a=b"], "--service-account <SA>"),
+            (&["ann", "--ttl", "1h"], "cannot be used with"),
+            (&["ann", "--label", "a=b"], "cannot be used with"),
             (&["--service-account", "web", "--label", "a"], "expected KEY=VALUE"),
         ] {
             let error = parse(flags).unwrap_err().to_string();
