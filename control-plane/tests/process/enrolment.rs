@@ -28,7 +28,7 @@ async fn kill_9_between_commit_and_answer_leaves_the_token_used_up_for_its_key()
         let (token, csr) = (token(&control_plane), Csr::new());
         let used = || control_plane.log().matches("join token used").count();
         let (before, xds, asking) = (used(), control_plane.xds, (token.clone(), csr.clone()));
-        let answer = tokio::spawn(async move { sidecar::sign(xds, &asking.0, "cart", &asking.1).await });
+        let answer = tokio::spawn(async move { sidecar::certify(xds, &asking.0, "cart", &asking.1).await });
         // It is on disk before this is logged; the answer is not read by anybody who counts.
         let until = Instant::now() + LIMIT;
         while used() == before {
@@ -38,12 +38,12 @@ async fn kill_9_between_commit_and_answer_leaves_the_token_used_up_for_its_key()
         control_plane.kill();
         let _ = answer.await;
         (control_plane, _) = ControlPlane::start_serving(&mut command);
-        let other = sidecar::sign(control_plane.xds, &token, "cart", &Csr::new()).await;
+        let other = sidecar::certify(control_plane.xds, &token, "cart", &Csr::new()).await;
         let refused = format!("{:#}", other.err().unwrap_or_else(|| panic!("round {round}: another key was served")));
         assert!(refused.contains("with another key"), "round {round}: {refused}");
-        let again = sidecar::sign(control_plane.xds, &token, "cart", &csr).await;
+        let again = sidecar::certify(control_plane.xds, &token, "cart", &csr).await;
         let first = again.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
-        let second = sidecar::sign(control_plane.xds, &token, "cart", &csr).await.expect("as often as it asks");
+        let second = sidecar::certify(control_plane.xds, &token, "cart", &csr).await.expect("as often as it asks");
         assert_eq!(first, second, "round {round}: one token, one certificate");
     }
     let listed = control_plane.get("/weft/v1/tokens");
