@@ -10,6 +10,7 @@ mod certificates;
 mod cold_start;
 mod demo;
 mod enrolment;
+mod foreign;
 mod http2;
 mod mesh;
 mod messages;
