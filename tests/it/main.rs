@@ -9,6 +9,7 @@ mod bulk;
 mod certificates;
 mod cold_start;
 mod demo;
+mod enrolment;
 mod foreign;
 mod http2;
 mod mesh;
