@@ -6,6 +6,7 @@ pub mod balance;
 pub mod breaker;
 pub mod canonical;
 pub mod circuit;
+pub mod claims;
 pub mod convert;
 pub mod cors;
 pub mod deadline;

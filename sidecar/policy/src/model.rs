@@ -2,6 +2,7 @@
 //! `convert`, read by everyone. Names are those of the wire contract; everything here is already valid.
 
 mod filter;
+mod jwt;
 mod policy;
 
 use std::{
@@ -15,6 +16,7 @@ use http::HeaderName;
 
 pub use self::{
     filter::{Allowed, Cors, Filters, HeaderModifier, Mirror, Origin, PathModifier, Redirect, Rewrite, Scheme},
+    jwt::{InboundAuthentication, Issuer, Key, KeyMaterial, RequestAuthentication, SignatureAlgorithm},
     policy::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
@@ -241,6 +243,8 @@ pub struct InboundPort {
     pub services: Vec<Target>,
     /// What is let in.
     pub rate_limits: Vec<Arc<InboundLimit>>,
+    /// Tokens of the requests; a request must satisfy all that apply to it.
+    pub request_authentications: Vec<InboundAuthentication>,
 }
 
 /// Whether plaintext from outside the mesh is accepted.

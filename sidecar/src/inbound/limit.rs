@@ -117,7 +117,7 @@ pub fn check(
 ) -> Option<(Told, Option<ProxyError>)> {
     let (path, query) = (received.path.path(), received.path.query());
     let view = RequestView { method: &received.method, path, query, headers };
-    let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers };
+    let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers, claims };
     let mut tightest: Option<(&Limit, u32, Duration)> = None;
     for limit in limits {
         let matches = &limit.limit.matches;

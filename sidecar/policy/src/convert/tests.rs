@@ -202,7 +202,7 @@ fn a_slice_count_belongs_to_slice_zero() {
 
 #[test]
 fn a_workload_port_is_unique_and_a_mode_is_known() {
-    let port = v1::InboundPort { port: 80, protocol: 0, services: vec![], rate_limits: vec![] };
+    let port = v1::InboundPort { port: 80, ..Default::default() };
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port], tls_mode: 0 };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![], tls_mode: 7 };
