@@ -1,6 +1,7 @@
 //! From the mesh to the app. The mesh listener takes mutual TLS with HTTP/2 and nothing else; the plaintext fronts
 //! take what an app port takes, while the mode is permissive. The app is reached on loopback.
 
+mod jwt;
 mod limit;
 mod request;
 mod tunnel;
@@ -17,6 +18,7 @@ use std::{
 
 use http::Request;
 use hyper::body::Incoming;
+pub use jwt::Authenticators;
 pub use limit::Limiters;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -67,6 +69,7 @@ struct App {
     protocol: Protocol,
     metrics: HttpMetrics,
     limits: Arc<[limit::Limit]>,
+    authenticators: Rc<[Rc<jwt::Authenticator>]>,
 }
 
 impl Connection {
@@ -107,7 +110,8 @@ impl Connection {
         };
         let context = &worker.context;
         let limits = context.limiters.of(port, services, &context.telemetry, worker.random());
-        let app = App { port: port.port, protocol: port.protocol, metrics, limits };
+        let authenticators = worker.authenticators.of(port, services, &context.telemetry);
+        let app = App { port: port.port, protocol: port.protocol, metrics, limits, authenticators };
         *cached = Some((Arc::clone(workload), app.clone()));
         Ok(app)
     }
@@ -303,6 +307,7 @@ mod tests {
                 protocol: Protocol::Tcp,
                 services: vec![target("shop/ledger", 5432)],
                 rate_limits: vec![],
+                request_authentications: vec![],
             }],
             tls_mode: TlsMode::Permissive,
         };

@@ -21,7 +21,7 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound::{self, Limiters},
+    inbound::{self, Authenticators, Limiters},
     listener,
     outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
@@ -78,6 +78,8 @@ pub struct Worker {
     pub context: WorkerContext,
     /// Connections to applications and sidecars.
     pub pools: Rc<Pools>,
+    /// Parsed keys and verified tokens.
+    pub authenticators: Authenticators,
     /// Monotonic time.
     pub clock: Clock,
     /// Copies of requests.
@@ -108,6 +110,7 @@ impl Worker {
         let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
             pools,
+            authenticators: Authenticators::default(),
             clock: context.clock,
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use weft_policy::{
     balance::Nanos,
+    claims::Claims,
     model::{InboundLimit, InboundPort, Target},
     rate::{Caller, Decision, RateLimiter},
     routing::RequestView,
@@ -111,6 +112,7 @@ impl Limit {
 pub fn check(
     limits: &[Limit],
     (peer, source): (Option<&PeerIdentity>, IpAddr),
+    claims: Option<&Claims>,
     received: &Received,
     headers: &HeaderMap,
     now: Nanos,

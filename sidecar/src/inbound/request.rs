@@ -1,12 +1,12 @@
 //! One request to the app.
 
-use std::{rc::Rc, time::Instant};
+use std::{rc::Rc, time::{Instant, SystemTime}};
 
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use weft_policy::model::Protocol;
 
-use super::{App, Connection, app_address, limit};
+use super::{App, Connection, app_address, jwt, limit};
 use crate::{
     app::worker::Worker,
     error::{Blame, ProxyError, Reason},
@@ -61,10 +61,22 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
+    let mut claims = None;
+    if !app.authenticators.is_empty() {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match jwt::check(&app.authenticators, request.headers_mut(), now) {
+            Ok(found) => claims = found,
+            Err(refusal) => {
+                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                refusal.write(response.headers_mut());
+                return response;
+            }
+        }
+    }
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, &received, request.headers(), worker.clock.now()) {
+        match limit::check(&app.limits, who, claims.as_deref(), &received, request.headers(), worker.clock.now()) {
             Some((fields, Some(error))) => {
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
