@@ -1,11 +1,12 @@
 //! The embedded certificate authority: its root in the data directory, SVIDs for signing requests, and the
 //! development token. Authorization of a request is [`service`]'s.
 
+pub mod audit;
+pub mod files;
+mod presented;
 pub mod service;
 
 use std::{
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +23,13 @@ use time::OffsetDateTime;
 use weft_policy::SpiffeId;
 use weft_svid::Svid;
 use zeroize::Zeroizing;
+
+use self::files::runtime_dir;
+pub(crate) use self::files::write_private;
+pub use self::{
+    files::private_dir,
+    presented::{Presented, Serial},
+};
 
 /// notBefore lies this far in the past, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -184,49 +192,6 @@ fn root_params(trust_domain: &str) -> Result<CertificateParams> {
 fn rcgen_root(pem: &str) -> Result<CertificateDer<'static>> {
     use rustls::pki_types::pem::PemObject;
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-/// `$XDG_RUNTIME_DIR/weft` or `/tmp/weft-<uid>`, of this user alone.
-fn runtime_dir() -> Result<PathBuf> {
-    let uid = rustix::process::getuid().as_raw();
-    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(base) if !base.is_empty() => PathBuf::from(base).join("weft"),
-        _ => PathBuf::from(format!("/tmp/weft-{uid}")),
-    };
-    private_dir(&directory)?;
-    Ok(directory)
-}
-
-/// Makes a directory that only this user may enter, or checks that it is one.
-///
-/// # Errors
-/// When it cannot be made or is somebody else's.
-pub fn private_dir(directory: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("create {}", directory.display()))?;
-    let metadata = std::fs::symlink_metadata(directory)?;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
-        bail!("{} is not a directory of this user: remove it or choose another", directory.display());
-    }
-    Ok(())
-}
-
-/// Writes a file with mode 0600: new, synced, renamed into place, the directory synced.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&new);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::{
     config::{SidecarArgs, SidecarConfig},
     discovery::{self, Backoff, Builder, Discovery, LEAVE, state::State},
     drain::{Drain, Phase},
+    harden,
     identity::Enrolment,
     listener, probe,
     snapshot::Snapshot,
@@ -39,6 +40,7 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .try_init();
+    harden::process();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use weft_policy::SpiffeId;
 use weft_proto::identity::{SignCertificateRequest, identity_client::IdentityClient};
 use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::tunnel;
 
@@ -122,8 +122,10 @@ impl Enrolment {
             }
         };
         let channel = channel(&self.xds, current, &self.trust, &domain).await?;
-        let key = rcgen::KeyPair::generate()?;
+        let mut key = rcgen::KeyPair::generate()?;
         let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+        let private = Zeroizing::new(key.serialize_der());
+        key.zeroize();
         let mut request = tonic::Request::new(SignCertificateRequest {
             csr: csr.der().to_vec().into(),
             namespace: self.namespace.clone(),
@@ -140,7 +142,7 @@ impl Enrolment {
             .map_err(|status| anyhow::anyhow!("the control plane refused a certificate: {}", status.message()))?;
         let answer = answer.into_inner();
         let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let svid = Svid::new(chain, Zeroizing::new(key.serialize_der()))?;
+        let svid = Svid::new(chain, private)?;
         let expected = SpiffeId::workload(&answer.trust_domain, &self.namespace, &self.account);
         if Some(&svid.identity.id) != expected.as_ref() {
             bail!("the control plane issued {} and not the identity that was asked for", svid.identity.id);

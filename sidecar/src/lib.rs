@@ -8,6 +8,7 @@ pub mod detect;
 pub mod discovery;
 pub mod drain;
 pub mod error;
+pub mod harden;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -51,6 +51,7 @@ impl Compiling {
         let bundle = TrustBundle {
             trust_domain: self.ca.trust_domain().into(),
             roots: self.ca.roots().into_iter().map(Into::into).collect(),
+            ..TrustBundle::default()
         };
         let bundle = Compiled::from(bundle.encode_to_vec());
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());

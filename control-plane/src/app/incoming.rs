@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_svid::{ClientAuth, TrustStore};
 
-use crate::ca::{Ca, service::PeerInfo};
+use crate::ca::{Ca, Presented, service::PeerInfo};
 
 /// Life of the control plane's own certificate; it is made anew at half of it.
 const OWN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -120,11 +120,13 @@ async fn accept(
 ) -> io::Result<PeerStream<Box<TlsStream<TcpStream>>>> {
     stream.set_nodelay(true)?;
     let io = Box::new(acceptor.accept(stream).await?);
-    let identity = match io.get_ref().1.peer_certificates() {
-        Some(chain) => Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?),
-        None => None,
-    };
-    Ok(PeerStream { io, info: PeerInfo { identity, address }, _permit: Some(permit) })
+    let (mut identity, mut presented) = (None, None);
+    if let Some(chain) = io.get_ref().1.peer_certificates() {
+        identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
+        let read = Presented::of(chain).ok_or_else(|| io::Error::other("a certificate that cannot be read"))?;
+        presented = Some(Arc::new(read));
+    }
+    Ok(PeerStream { io, info: PeerInfo { identity, presented, address }, _permit: Some(permit) })
 }
 
 /// A session with what is known of the peer.

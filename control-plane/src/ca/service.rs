@@ -9,13 +9,15 @@ use weft_proto::identity::{SignCertificateRequest, SignCertificateResponse, iden
 use weft_svid::PeerIdentity;
 use zeroize::Zeroizing;
 
-use super::Ca;
+use super::{Ca, Presented};
 
 /// What the TLS session says of the caller; an extension of every request on the discovery port.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
     /// Identity by client certificate.
     pub identity: Option<PeerIdentity>,
+    /// What that certificate says beside it.
+    pub presented: Option<Arc<Presented>>,
     /// Where it comes from.
     pub address: SocketAddr,
 }

@@ -113,7 +113,7 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let info = request.extensions().get::<PeerInfo>().cloned();
         let (peer, address) = match info {
-            Some(PeerInfo { identity: Some(identity), address }) => (identity, address.to_string()),
+            Some(PeerInfo { identity: Some(identity), address, .. }) => (identity, address.to_string()),
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
         self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;

@@ -4,6 +4,7 @@
 mod filter;
 pub mod jwt;
 mod policy;
+mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +17,17 @@ use std::{
 use http::{HeaderName, Method};
 use weft_proto::v1;
 
-pub use self::filter::{Place, filters};
+pub use self::{
+    filter::{Place, filters},
+    trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
+};
 
 use crate::{
     SpiffeId,
     model::{
         Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, PathMatch,
-        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, TrustBundle, ValueMatch,
-        WeightedBackend, WorkloadConfig,
+        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, ValueMatch, WeightedBackend,
+        WorkloadConfig,
     },
     pattern::Pattern,
 };
@@ -344,23 +348,6 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
         });
     }
     Ok(WorkloadConfig { id, ports, tls_mode })
-}
-
-/// Converts a trust bundle. Whether the roots are certificates is weft-svid's to say.
-///
-/// # Errors
-/// The first field that is wrong.
-pub fn trust_bundle(wire: v1::TrustBundle) -> Result<TrustBundle, Invalid> {
-    if let Err(error) = SpiffeId::parse(&format!("spiffe://{}", wire.trust_domain)) {
-        return invalid("trust_domain", wire.trust_domain, error.to_string());
-    }
-    if wire.roots.is_empty() {
-        return invalid("roots", "[]", "must have at least one certificate");
-    }
-    Ok(TrustBundle {
-        trust_domain: wire.trust_domain.into(),
-        roots: wire.roots.into_iter().map(|root| root.to_vec()).collect(),
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod filter;
 mod jwt;
 mod policy;
+mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ pub use self::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    trust::{Revocation, TrustBundle},
 };
 use crate::{SpiffeId, pattern::Pattern};
 
@@ -255,15 +257,6 @@ pub enum TlsMode {
     Permissive,
     /// Mutual TLS only.
     Strict,
-}
-
-/// The roots of one trust domain.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TrustBundle {
-    /// Lower-case.
-    pub trust_domain: Box<str>,
-    /// DER certificates, at least one.
-    pub roots: Vec<Vec<u8>>,
 }
 
 impl ObjectName {

@@ -18,6 +18,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor},
     server::NoServerSessionStorage,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use verify::Verifier;
 use weft_policy::SpiffeId;
@@ -74,8 +75,34 @@ impl Svid {
         Ok(Self { chain, identity, not_before, key })
     }
 
-    fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec()))
+    /// The private key in PKCS #8, for those who keep it. What is copied from it is theirs to wipe.
+    #[must_use]
+    pub fn pkcs8(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Checks that the key is the leaf's.
+    ///
+    /// # Errors
+    /// When it is no key, or another one's.
+    pub fn check_key(&self) -> Result<(), SvidError> {
+        self.certified().map(|_| ())
+    }
+
+    /// What rustls signs with. The key is read where it lies: rustls would not wipe a copy of its own, while what
+    /// aws-lc makes of it is wiped when it is freed.
+    fn certified(&self) -> Result<SingleCertAndKey, SvidError> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.as_slice()));
+        let certified = CertifiedKey::new(self.chain.clone(), aws_lc_rs::sign::any_supported_type(&key)?);
+        certified.keys_match()?;
+        Ok(certified.into())
+    }
+}
+
+impl std::fmt::Debug for Svid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { identity, not_before, .. } = self;
+        f.debug_struct("Svid").field("identity", identity).field("not_before", not_before).finish_non_exhaustive()
     }
 }
 
@@ -120,7 +147,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(svid.chain.clone(), svid.key())?;
+        .with_cert_resolver(Arc::new(svid.certified()?));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -140,7 +167,7 @@ pub fn client_config(svid: Option<&Svid>, trust: &TrustStore, alpn: &[&[u8]]) ->
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match svid {
-        Some(svid) => builder.with_client_auth_cert(svid.chain.clone(), svid.key())?,
+        Some(svid) => builder.with_client_cert_resolver(Arc::new(svid.certified()?)),
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();

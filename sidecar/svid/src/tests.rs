@@ -268,3 +268,17 @@ fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     }
     assert_eq!(reason(&result.expect_err("no certificate")), Some(SvidReason::NoCertificate));
 }
+
+#[test]
+fn a_key_is_that_of_its_leaf_and_is_never_shown() {
+    let authority = authority("weft.local");
+    let (svid, other) = (hostile(&authority, good()), hostile(&authority, good()));
+    svid.check_key().expect("its own");
+    let mixed = Svid { chain: other.chain.clone(), key: svid.key.clone(), ..hostile(&authority, good()) };
+    assert!(mixed.check_key().is_err(), "another leaf's");
+    assert!(client_config(Some(&mixed), &trust(&authority), &[]).is_err());
+    let none = Svid { key: Zeroizing::new(b"no key".to_vec()), ..hostile(&authority, good()) };
+    assert!(none.check_key().is_err(), "no key at all");
+    let shown = format!("{svid:?}");
+    assert!(shown.contains(ID) && !shown.contains("key"), "{shown}");
+}
