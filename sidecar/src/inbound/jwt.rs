@@ -210,7 +210,8 @@ impl Authenticator {
             return;
         }
         let same = |a: &str, b: &str| {
-            a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_')))
+            a.len() == b.len()
+                && a.bytes().zip(b.bytes()).all(|(a, b)| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_')))
         };
         let names = headers.keys().filter(|name| self.own.iter().any(|own| same(own.as_str(), name.as_str())));
         for name in names.cloned().collect::<Vec<_>>() {

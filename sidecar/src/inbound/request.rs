@@ -1,6 +1,9 @@
 //! One request to the app.
 
-use std::{rc::Rc, time::{Instant, SystemTime}};
+use std::{
+    rc::Rc,
+    time::{Instant, SystemTime},
+};
 
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;

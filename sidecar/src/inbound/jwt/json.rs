@@ -6,7 +6,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use serde::de::{self, Deserializer as _, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::flaw::Flaw;
 

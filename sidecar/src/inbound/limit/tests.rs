@@ -11,7 +11,13 @@ fn limit(name: &str, requests: u32) -> InboundLimit {
 
 fn port(limits: Vec<InboundLimit>) -> InboundPort {
     let rate_limits = limits.into_iter().map(Arc::new).collect();
-    InboundPort { port: 8080, protocol: Protocol::Http, services: vec![target("web")], rate_limits, request_authentications: vec![] }
+    InboundPort {
+        port: 8080,
+        protocol: Protocol::Http,
+        services: vec![target("web")],
+        rate_limits,
+        request_authentications: vec![],
+    }
 }
 
 fn of(limiters: &Limiters, port: &InboundPort) -> Arc<[Limit]> {

@@ -189,7 +189,13 @@ impl Net {
     pub async fn inbound(spoken: Spoken, app: SocketAddr, rate_limits: Vec<Arc<InboundLimit>>) -> Self {
         let telemetry = Telemetry::default();
         let protocol = if spoken == Spoken::Http1 { Protocol::Http } else { Protocol::Http2 };
-        let port = InboundPort { port: app.port(), protocol, services: vec![target("web")], rate_limits, request_authentications: vec![] };
+        let port = InboundPort {
+            port: app.port(),
+            protocol,
+            services: vec![target("web")],
+            rate_limits,
+            request_authentications: vec![],
+        };
         let workload =
             WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port], tls_mode: TlsMode::Permissive };
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
