@@ -132,13 +132,10 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inb
         }
     }
     for port in ports.values_mut() {
+        port.access = Some(v1::Access { tls_mode: v1::TlsMode::Permissive.into(), policies: Vec::new() });
         port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
     }
-    v1::WorkloadConfig {
-        id: instance.id.clone(),
-        ports: ports.into_values().collect(),
-        tls_mode: v1::TlsMode::Permissive.into(),
-    }
+    v1::WorkloadConfig { id: instance.id.clone(), ports: ports.into_values().collect() }
 }
 
 #[cfg(test)]

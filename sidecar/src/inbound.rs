@@ -83,10 +83,6 @@ impl Connection {
         let Some(workload) = snapshot.load().workload.as_ref() else {
             return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
         };
-        // The mode may have become strict since the connection was accepted.
-        if self.peer.is_none() && workload.tls_mode == TlsMode::Strict {
-            return Err(ProxyError::unsent(Reason::PlaintextDenied, "this workload takes mutual TLS only"));
-        }
         let mut cached = self.app.borrow_mut();
         if let Some((of, app)) = &*cached
             && Arc::ptr_eq(of, workload)
@@ -102,6 +98,10 @@ impl Connection {
                 port.ok_or_else(|| unknown_port("the SNI"))?
             }
         };
+        // The mode may have become strict since the connection was accepted.
+        if self.peer.is_none() && port.access.tls_mode == TlsMode::Strict {
+            return Err(ProxyError::unsent(Reason::PlaintextDenied, "this port takes mutual TLS only"));
+        }
         let metrics = worker.inbound_http(port.port, self.peer.is_some());
         // In plaintext nobody says which service was called: all that lead to the port count.
         let services = match &self.leads_to {
@@ -153,13 +153,18 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
 /// A plaintext connection to the front of an app port.
 pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let workload = worker.snapshot().load().workload.clone();
-    if workload.as_ref().is_none_or(|workload| workload.tls_mode == TlsMode::Strict) {
-        let reason = if workload.is_none() { Reason::NotReady } else { Reason::PlaintextDenied };
-        worker.inbound_tcp(port, false).refused(reason);
-        return tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
-    }
-    let protocol =
-        workload.as_ref().and_then(|workload| declared(workload, port)).map(|port| port.protocol).unwrap_or_default();
+    let protocol = match workload.as_ref().map(|workload| declared(workload, port)) {
+        Some(Some(declared)) if declared.access.tls_mode == TlsMode::Permissive => declared.protocol,
+        found => {
+            let reason = match found {
+                None => Reason::NotReady,
+                Some(None) => Reason::UnknownPort,
+                Some(Some(_)) => Reason::PlaintextDenied,
+            };
+            worker.inbound_tcp(port, false).refused(reason);
+            return tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
+        }
+    };
     if protocol.is_opaque() {
         return Box::pin(opaque_plaintext(&worker, port, io)).await;
     }
@@ -271,6 +276,8 @@ fn unknown_port(what: &str) -> ProxyError {
 
 #[cfg(test)]
 mod tests {
+    use weft_policy::model::Access;
+
     use super::*;
 
     fn target(name: &str, port: u16) -> Target {
@@ -307,9 +314,9 @@ mod tests {
                 protocol: Protocol::Tcp,
                 services: vec![target("shop/ledger", 5432)],
                 rate_limits: vec![],
+                access: Access::without_policies(TlsMode::Permissive),
                 request_authentications: vec![],
             }],
-            tls_mode: TlsMode::Permissive,
         };
         assert_eq!(app_port(&workload, &target("shop/ledger", 5432)).map(|port| port.port), Some(9000));
         assert_eq!(app_port(&workload, &target("shop/ledger", 9000)), None);

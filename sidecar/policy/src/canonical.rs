@@ -4,7 +4,7 @@
 mod authority;
 mod response;
 
-pub use authority::{Authority, path};
+pub use authority::{Authority, canonical_path, path};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 pub use response::{response, trailers};
 
@@ -182,7 +182,7 @@ fn host(parts: &mut Parts, http2: bool) -> Result<Authority, Violation> {
     Ok(parsed)
 }
 
-/// Reduces the target to its origin form and checks the path.
+/// Reduces the target to its origin form, with the one form of its path.
 fn target(parts: &mut Parts, http2: bool) -> Result<(), Violation> {
     if parts.uri.path() == "*" {
         if parts.method == Method::OPTIONS {
@@ -200,7 +200,13 @@ fn target(parts: &mut Parts, http2: bool) -> Result<(), Violation> {
         None if http2 => return Err(violation("path_missing", "no :path")),
         None => PathAndQuery::from_static("/"),
     };
-    path(origin.path())?;
+    let origin = match canonical_path(origin.path())? {
+        None => origin,
+        Some(path) => {
+            let whole = origin.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+            PathAndQuery::try_from(whole).map_err(|error| violation("target_invalid", error.to_string()))?
+        }
+    };
     let mut uri = http::uri::Parts::default();
     uri.path_and_query = Some(origin);
     parts.uri = Uri::from_parts(uri).map_err(|error| violation("target_invalid", error.to_string()))?;

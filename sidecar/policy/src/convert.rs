@@ -1,6 +1,7 @@
 //! The only conversion from the wire to the model. What passes here is valid everywhere; what does not is refused
 //! with the path of the field, its value and why.
 
+mod access;
 mod filter;
 pub mod jwt;
 mod policy;
@@ -18,6 +19,7 @@ use http::{HeaderName, Method};
 use weft_proto::v1;
 
 pub use self::{
+    access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
     filter::{Place, filters},
     trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
 };
@@ -26,7 +28,7 @@ use crate::{
     SpiffeId,
     model::{
         Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, PathMatch,
-        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, ValueMatch, WeightedBackend,
+        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch, WeightedBackend,
         WorkloadConfig,
     },
     pattern::Pattern,
@@ -314,11 +316,6 @@ fn endpoint(wire: v1::Endpoint) -> Result<Endpoint, Invalid> {
 /// The first field that is wrong.
 pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Invalid> {
     let id = name("id", &wire.id)?;
-    let tls_mode = match v1::TlsMode::try_from(wire.tls_mode) {
-        Ok(v1::TlsMode::Permissive) => TlsMode::Permissive,
-        Ok(v1::TlsMode::Strict) => TlsMode::Strict,
-        Err(_) => return invalid("tls_mode", wire.tls_mode, "is no mode that this version knows"),
-    };
     let mut ports = Vec::with_capacity(wire.ports.len());
     let mut seen = BTreeSet::new();
     for (index, wire) in wire.ports.into_iter().enumerate() {
@@ -344,10 +341,11 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             protocol: protocol(&format!("{path}.protocol"), wire.protocol)?,
             services,
             rate_limits: limits.collect::<Result<_, _>>()?,
+            access: at(&path, access::access(wire.access))?,
             request_authentications: authentications.collect::<Result<_, _>>()?,
         });
     }
-    Ok(WorkloadConfig { id, ports, tls_mode })
+    Ok(WorkloadConfig { id, ports })
 }
 
 #[cfg(test)]

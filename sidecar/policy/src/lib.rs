@@ -2,6 +2,7 @@
 //! conversion from the wire, matching, balancing, retry, canonicalisation. No I/O, clock, randomness or runtime:
 //! time and random numbers are arguments.
 
+pub mod authorize;
 pub mod balance;
 pub mod breaker;
 pub mod canonical;

@@ -1,6 +1,7 @@
 //! The immutable model: what a sidecar knows of services, endpoints and its own workload. Built only by
 //! `convert`, read by everyone. Names are those of the wire contract; everything here is already valid.
 
+mod access;
 mod filter;
 mod jwt;
 mod policy;
@@ -16,6 +17,10 @@ use std::{
 use http::HeaderName;
 
 pub use self::{
+    access::{
+        Access, Action, AuthorizationPolicy, AuthorizationRule, Condition, ConditionGroup, ConditionKind, ConditionSet,
+        HostMatch, IdentityMatch, Network, PathPattern, Segment, TextMatch, TlsMode, rule_header,
+    },
     filter::{Allowed, Cors, Filters, HeaderModifier, Mirror, Origin, PathModifier, Redirect, Rewrite, Scheme},
     jwt::{InboundAuthentication, Issuer, Key, KeyMaterial, RequestAuthentication, SignatureAlgorithm},
     policy::{
@@ -230,8 +235,6 @@ pub struct WorkloadConfig {
     pub id: ObjectName,
     /// Unique by `port`.
     pub ports: Vec<InboundPort>,
-    /// Whether plaintext is accepted.
-    pub tls_mode: TlsMode,
 }
 
 /// One port of the app.
@@ -243,20 +246,12 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// Service ports that lead here.
     pub services: Vec<Target>,
-    /// What is let in.
+    /// How much is let in.
     pub rate_limits: Vec<Arc<InboundLimit>>,
+    /// Who is let in, whichever service was called.
+    pub access: Access,
     /// Tokens of the requests; a request must satisfy all that apply to it.
     pub request_authentications: Vec<InboundAuthentication>,
-}
-
-/// Whether plaintext from outside the mesh is accepted.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum TlsMode {
-    /// Plaintext and mutual TLS.
-    #[default]
-    Permissive,
-    /// Mutual TLS only.
-    Strict,
 }
 
 impl ObjectName {

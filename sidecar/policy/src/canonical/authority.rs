@@ -95,6 +95,37 @@ pub fn path(path: &str) -> Result<(), Violation> {
     Ok(())
 }
 
+/// The one form of a path among those that mean the same: percent-encoded letters, digits, `-`, `_` and `~` are decoded
+/// (RFC 3986 section 6.2.2.2), the hex digits of what stays encoded are upper-case (section 6.2.2.1). `None` when the path
+/// has this form already.
+///
+/// # Errors
+/// The first ambiguity, as of [`path`].
+pub fn canonical_path(text: &str) -> Result<Option<String>, Violation> {
+    path(text)?;
+    let bytes = text.as_bytes();
+    let (mut canonical, mut index, mut changed) = (String::new(), 0, false);
+    while let Some(at) = text[index..].find('%').map(|offset| index + offset) {
+        canonical.push_str(&text[index..at]);
+        index = at + 3;
+        match escape(bytes, at) {
+            Some(value) if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'_' | b'~') => {
+                canonical.push(char::from(value));
+                changed = true;
+            }
+            _ => {
+                changed |= text[at..index].bytes().any(|byte| byte.is_ascii_lowercase());
+                canonical.push_str(&text[at..index].to_ascii_uppercase());
+            }
+        }
+    }
+    if !changed {
+        return Ok(None);
+    }
+    canonical.push_str(&text[index..]);
+    Ok(Some(canonical))
+}
+
 fn escape(bytes: &[u8], at: usize) -> Option<u8> {
     let digits = std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok()?;
     digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?

@@ -201,10 +201,9 @@ fn a_slice_count_belongs_to_slice_zero() {
 }
 
 #[test]
-fn a_workload_port_is_unique_and_a_mode_is_known() {
-    let port = v1::InboundPort { port: 80, ..Default::default() };
-    let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port], tls_mode: 0 };
+fn a_workload_port_is_unique() {
+    let access = Some(v1::Access { tls_mode: v1::TlsMode::Strict.into(), policies: vec![] });
+    let port = v1::InboundPort { port: 80, access, ..v1::InboundPort::default() };
+    let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port] };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
-    let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![], tls_mode: 7 };
-    assert_eq!(workload_config(wire).expect_err("unknown").field, "tls_mode");
 }

@@ -1,4 +1,4 @@
-use weft_policy::model::{ObjectName, PathMatch, Protocol, RateKey, RateLimit, RouteMatch};
+use weft_policy::model::{Access, ObjectName, PathMatch, Protocol, RateKey, RateLimit, RouteMatch, TlsMode};
 
 use super::*;
 use crate::outbound::tests::net::{ALL, App, Net, Spoken, local, target};
@@ -11,11 +11,13 @@ fn limit(name: &str, requests: u32) -> InboundLimit {
 
 fn port(limits: Vec<InboundLimit>) -> InboundPort {
     let rate_limits = limits.into_iter().map(Arc::new).collect();
+    let access = Access::without_policies(TlsMode::Permissive);
     InboundPort {
         port: 8080,
         protocol: Protocol::Http,
         services: vec![target("web")],
         rate_limits,
+        access,
         request_authentications: vec![],
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
     task::spawn_local,
 };
 use weft_policy::model::{
-    BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
+    Access, BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
     RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
 };
 
@@ -189,15 +189,16 @@ impl Net {
     pub async fn inbound(spoken: Spoken, app: SocketAddr, rate_limits: Vec<Arc<InboundLimit>>) -> Self {
         let telemetry = Telemetry::default();
         let protocol = if spoken == Spoken::Http1 { Protocol::Http } else { Protocol::Http2 };
+        let access = Access::without_policies(TlsMode::Permissive);
         let port = InboundPort {
             port: app.port(),
             protocol,
             services: vec![target("web")],
             rate_limits,
+            access,
             request_authentications: vec![],
         };
-        let workload =
-            WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port], tls_mode: TlsMode::Permissive };
+        let workload = WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port] };
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");

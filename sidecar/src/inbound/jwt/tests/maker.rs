@@ -18,8 +18,8 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 use weft_policy::model::{
-    InboundAuthentication, InboundPort, Issuer, Key, KeyMaterial, Protocol, RequestAuthentication,
-    SignatureAlgorithm as Alg,
+    Access, InboundAuthentication, InboundPort, Issuer, Key, KeyMaterial, Protocol, RequestAuthentication,
+    SignatureAlgorithm as Alg, TlsMode,
 };
 
 use crate::{inbound::jwt::Authenticator, outbound::tests::net::target, telemetry::Telemetry};
@@ -178,6 +178,7 @@ pub fn port(issuer: Issuer, required: bool) -> InboundPort {
         protocol: Protocol::Http,
         services: vec![target("web")],
         rate_limits: vec![],
+        access: Access::without_policies(TlsMode::Permissive),
         request_authentications: vec![policy(issuer, required)],
     }
 }
