@@ -42,6 +42,7 @@ use tokio::sync::{Semaphore, watch as channel};
 pub use self::access::Caller;
 use self::{access::Access, objects::Pages, status::ApiError};
 use crate::{
+    ca::enrolment::Enrolment,
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
@@ -68,6 +69,8 @@ pub struct ApiState {
     pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
+    /// How workloads get certificates; none in tests.
+    pub enrolment: Option<Enrolment>,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -105,6 +108,7 @@ impl ApiState {
             proxies,
             pushed,
             access,
+            enrolment: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),

@@ -7,18 +7,23 @@ mod operators;
 
 use std::{
     io::{self, IsTerminal as _},
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
-use weft_proto::identity::identity_server::IdentityServer;
 
 use self::{compiling::Compiling, conditions::Statuses};
 use crate::{
     api::{self, ApiState, Pushed},
-    ca::{Ca, service::IdentityService},
+    ca::{
+        Ca,
+        audit::Audit,
+        enrolment::{Enrolment, joins::Joins, review::Reviewer},
+        service::IdentityService,
+    },
     config::ControlPlaneArgs,
     push::{
         Reflected, View,
@@ -50,7 +55,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let ca = Arc::new(Ca::open(&data_dir, &args.trust_domain, args.svid_lifetime)?);
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
-    let token = if args.dev { Some(ca.dev_token(&data_dir, xds.local_addr()?.port())?) } else { None };
+    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
@@ -95,18 +100,15 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let router = api::router(ApiState::new(
-        store,
-        written,
-        proxies,
-        Pushed { view: reading, resources, reflected: reflecting, problems },
-        access,
-    ));
+    let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
+    let mut state = ApiState::new(store, written, proxies, pushed, access);
+    state.enrolment = Some(identity.enrolment.clone());
+    let router = api::router(state);
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(discovery.service())
-            .add_service(IdentityServer::new(IdentityService { ca: Arc::clone(&ca), token }))
+            .add_service(identity.server())
             .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
                 let _ = ending.wait_for(|stopping| *stopping).await;
             }),
@@ -122,6 +124,15 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
             result
         }
     }
+}
+
+/// Who gets certificates, and by what.
+fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds_port: u16) -> Result<IdentityService> {
+    let token = if args.dev { Some(Arc::new(ca.dev_token(data_dir, xds_port)?)) } else { None };
+    let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
+    let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
+    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, Audit::open(&data_dir.join("audit.log"))?);
+    Ok(IdentityService { ca: Arc::clone(ca), token, enrolment, reviewer })
 }
 
 /// Forgets who has not come back after a restart, once there was time to let everybody in.

@@ -2,6 +2,7 @@
 //! development token. Authorization of a request is [`service`]'s.
 
 pub mod audit;
+pub mod enrolment;
 pub mod files;
 mod presented;
 pub mod service;
@@ -14,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rand::RngCore;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
     PublicKeyData, SanType, SerialNumber,
 };
@@ -24,8 +25,11 @@ use weft_policy::SpiffeId;
 use weft_svid::Svid;
 use zeroize::Zeroizing;
 
-use self::files::runtime_dir;
 pub(crate) use self::files::write_private;
+use self::{
+    enrolment::attested::{self, Attested},
+    files::runtime_dir,
+};
 pub use self::{
     files::private_dir,
     presented::{Presented, Serial},
@@ -79,21 +83,40 @@ impl Ca {
         vec![self.root.to_vec()]
     }
 
-    /// Signs a request: the key is the request's, everything else is ours.
+    /// The roots, in PEM.
+    #[must_use]
+    pub fn roots_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// Signs a request: the key is the request's, everything else is ours. What is attested goes into the certificate.
     ///
     /// # Errors
     /// When the request is malformed, its signature is wrong or its key is not ECDSA on P-256 or P-384.
-    pub fn issue(&self, csr: &[u8], id: &SpiffeId, lifetime: Option<Duration>) -> Result<CertificateDer<'static>> {
+    pub fn issue(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        attested: &Attested,
+        lifetime: Option<Duration>,
+    ) -> Result<CertificateDer<'static>> {
         let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
             .context("certificate signing request")?;
         let algorithm = csr.public_key.algorithm();
         if *algorithm != PKCS_ECDSA_P256_SHA256 && *algorithm != PKCS_ECDSA_P384_SHA384 {
             bail!("certificate signing request: the key must be ECDSA on P-256 or P-384");
         }
-        self.sign(&csr.public_key, id, lifetime.unwrap_or(self.lifetime).min(self.lifetime))
+        let extension = attested.extension()?;
+        self.sign(&csr.public_key, id, extension, lifetime.unwrap_or(self.lifetime).min(self.lifetime))
     }
 
-    fn sign(&self, key: &impl PublicKeyData, id: &SpiffeId, lifetime: Duration) -> Result<CertificateDer<'static>> {
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        id: &SpiffeId,
+        attested: Option<Vec<u8>>,
+        lifetime: Duration,
+    ) -> Result<CertificateDer<'static>> {
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.serial_number = Some(serial());
@@ -102,6 +125,8 @@ impl Ca {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = now - BACKDATE;
         params.not_after = now + lifetime;
+        let extension = |content| CustomExtension::from_oid_content(&attested::OID, content);
+        params.custom_extensions = attested.map(extension).into_iter().collect();
         Ok(params.signed_by(key, &self.issuer)?.der().clone())
     }
 
@@ -112,7 +137,7 @@ impl Ca {
     pub fn own_svid(&self, lifetime: Duration) -> Result<Svid> {
         let id = weft_svid::control_plane_id(&self.trust_domain).context("trust domain")?;
         let key = KeyPair::generate()?;
-        let leaf = self.sign(&key, &id, lifetime)?;
+        let leaf = self.sign(&key, &id, None, lifetime)?;
         Ok(Svid::new(vec![leaf], Zeroizing::new(key.serialize_der()))?)
     }
 
@@ -244,21 +269,33 @@ mod tests {
     fn names_in_a_request_are_ignored_and_the_lifetime_is_clamped() {
         let directory = Directory::new("issue");
         let year = Some(Duration::from_secs(365 * 86_400));
-        let leaf = directory.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), year).expect("issued");
-        let identity = weft_svid::peer_identity(&[leaf]).expect("an SVID");
+        let leaf =
+            directory.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &Attested::default(), year).expect("issued");
+        let identity = weft_svid::peer_identity(std::slice::from_ref(&leaf)).expect("an SVID");
         assert_eq!(identity.id, id());
+        assert_eq!(Attested::of(&leaf).expect("readable"), Attested::default());
         let left = identity.not_after.duration_since(std::time::SystemTime::now()).expect("in the future");
         assert!(left <= Duration::from_secs(60), "{left:?}");
+    }
+
+    #[test]
+    fn what_is_attested_is_in_the_certificate_which_is_an_svid_all_the_same() {
+        let ca = Directory::new("attested");
+        let attested =
+            Attested { name: Some("web".into()), labels: [("app".to_owned(), "web".to_owned())].into_iter().collect() };
+        let leaf = ca.open().issue(&csr(&PKCS_ECDSA_P256_SHA256), &id(), &attested, None).expect("issued");
+        assert_eq!(Attested::of(&leaf).expect("readable"), attested);
+        assert_eq!(weft_svid::peer_identity(&[leaf]).expect("an SVID").id, id());
     }
 
     #[test]
     fn another_kind_of_key_and_a_damaged_request_are_refused() {
         let directory = Directory::new("refuse");
         let ca = directory.open();
-        assert!(ca.issue(&csr(&rcgen::PKCS_ED25519), &id(), None).is_err());
+        assert!(ca.issue(&csr(&rcgen::PKCS_ED25519), &id(), &Attested::default(), None).is_err());
         let mut damaged = csr(&PKCS_ECDSA_P256_SHA256);
         let last = damaged.len() - 1;
         damaged[last] ^= 1;
-        assert!(ca.issue(&damaged, &id(), None).is_err(), "its signature is wrong");
+        assert!(ca.issue(&damaged, &id(), &Attested::default(), None).is_err(), "its signature is wrong");
     }
 }

@@ -32,6 +32,16 @@ pub struct ControlPlaneArgs {
     /// Connections on the discovery port; one more is closed
     #[arg(long, value_name = "N", default_value = "10000")]
     pub xds_max_connections: usize,
+    /// Kubernetes API server, which is asked about service account tokens of workloads that enrol [default: that of the
+    /// pod in which this runs]
+    #[arg(long, value_name = "URL")]
+    pub kubernetes_api: Option<String>,
+    /// Certificates that vouch for it, PEM [default: those of the pod]
+    #[arg(long, value_name = "FILE", requires = "kubernetes_api")]
+    pub kubernetes_ca: Option<PathBuf>,
+    /// Token with which it is asked; it must be allowed to create tokenreviews [default: that of the pod]
+    #[arg(long, value_name = "FILE", requires = "kubernetes_api")]
+    pub kubernetes_token: Option<PathBuf>,
     /// Let any local workload enrol, and the local user use the API without TLS and token
     #[arg(long)]
     pub dev: bool,

@@ -7,6 +7,7 @@ pub mod ca;
 pub mod compile;
 pub mod config;
 pub mod explain;
+mod hexadecimal;
 pub mod push;
 pub mod registry;
 pub mod source;

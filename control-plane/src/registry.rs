@@ -17,7 +17,7 @@ use weft_policy::SpiffeId;
 use weft_proto::v1::Registration;
 
 use self::file::RegistryFile;
-use crate::compile::Registered;
+use crate::{ca::enrolment::attested::Attested, compile::Registered};
 
 /// All registrations. Clones share them.
 #[derive(Clone)]
@@ -53,6 +53,8 @@ pub struct Lease {
     registry: Registry,
     id: String,
     lease: u64,
+    /// What its certificate lets it say of itself.
+    attested: Attested,
 }
 
 impl Default for Registry {
@@ -105,10 +107,11 @@ impl Registry {
     /// Takes a lease for a workload of `peer`.
     ///
     /// # Errors
-    /// When the registration is not this peer's to make, is malformed, or a newer incarnation holds the name.
-    pub fn register(&self, registration: Registration, peer: &SpiffeId) -> Result<Lease, String> {
+    /// When the registration is not this peer's to make, says what was not attested, is malformed, or a newer
+    /// incarnation holds the name.
+    pub fn register(&self, registration: Registration, peer: &SpiffeId, attested: &Attested) -> Result<Lease, String> {
         limits::check(&registration)?;
-        authorise(&registration, peer)?;
+        authorise(&registration, peer, attested)?;
         let id = id(&registration);
         if weft_policy::model::ObjectName::parse(&id).is_none() {
             return Err(format!("workload id {id:?}: must be namespace/name in lower-case DNS labels"));
@@ -133,7 +136,7 @@ impl Registry {
         entries.keep(|file, all| file.put(&new, all));
         self.publish(&entries);
         drop(entries);
-        Ok(Lease { registry: self.clone(), id, lease })
+        Ok(Lease { registry: self.clone(), id, lease, attested: attested.clone() })
     }
 
     fn publish(&self, entries: &Entries) {
@@ -179,7 +182,7 @@ impl Lease {
         let new = match entries.by_id.get_mut(&self.id) {
             Some((lease, held)) if *lease == self.lease => {
                 let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
-                authorise(&registration, &peer)?;
+                authorise(&registration, &peer, &self.attested)?;
                 // A new certificate changes nothing that is compiled.
                 let end = held.registration.certificate_end_ms;
                 let same = Registration { certificate_end_ms: end, ..registration.clone() } == held.registration;
@@ -197,8 +200,9 @@ impl Lease {
     }
 }
 
-/// A workload has the namespace and the service account of the identity that its sidecar proved.
-fn authorise(registration: &Registration, peer: &SpiffeId) -> Result<(), String> {
+/// A workload has the namespace and the service account of the identity that its sidecar proved, and the name and the
+/// labels that were attested with it.
+fn authorise(registration: &Registration, peer: &SpiffeId, attested: &Attested) -> Result<(), String> {
     let (namespace, account) = peer
         .namespace_and_account()
         .ok_or_else(|| format!("{peer} may not register a workload: its path is not ns/<namespace>/sa/<account>"))?;
@@ -211,7 +215,7 @@ fn authorise(registration: &Registration, peer: &SpiffeId) -> Result<(), String>
             registration.service_account
         ));
     }
-    Ok(())
+    attested.allows(registration).map_err(|why| format!("{peer} may not register this workload: {why}"))
 }
 
 impl Drop for Lease {
@@ -236,15 +240,15 @@ mod tests {
         std::fs::create_dir_all(&directory).expect("a directory");
         let file = directory.join("registrations");
         let before = Registry::open(&file);
-        let _one = before.register(registration(1), &peer()).expect("valid");
+        let _one = before.register(registration(1), &peer(), &Attested::default()).expect("valid");
         let other = Registration { name: "catalog-2".into(), ..registration(1) };
-        let two = before.register(other, &peer()).expect("valid");
+        let two = before.register(other, &peer(), &Attested::default()).expect("valid");
         let after = Registry::open(&file);
         assert_eq!(after.watch().borrow().len(), 2);
         before.stop();
         drop(two);
         assert_eq!(Registry::open(&file).watch().borrow().len(), 2, "a stop keeps what is registered");
-        let _back = after.register(registration(1), &peer()).expect("the same incarnation");
+        let _back = after.register(registration(1), &peer(), &Attested::default()).expect("the same incarnation");
         after.forget_restored();
         let names: Vec<_> = after.watch().borrow().iter().map(|r| r.registration.name.clone()).collect();
         assert_eq!(names, ["catalog-1"]);
@@ -264,7 +268,7 @@ mod tests {
     #[test]
     fn a_registration_goes_with_its_lease() {
         let registry = Registry::default();
-        let lease = registry.register(registration(1), &peer()).expect("valid");
+        let lease = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
         assert_eq!(registry.watch().borrow().len(), 1);
         drop(lease);
         assert!(registry.watch().borrow().is_empty());
@@ -273,8 +277,8 @@ mod tests {
     #[test]
     fn an_old_lease_never_removes_a_newer_registration() {
         let registry = Registry::default();
-        let old = registry.register(registration(1), &peer()).expect("valid");
-        let _new = registry.register(registration(2), &peer()).expect("newer");
+        let old = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
+        let _new = registry.register(registration(2), &peer(), &Attested::default()).expect("newer");
         drop(old);
         assert_eq!(registry.watch().borrow()[0].registration.epoch_ms, 2);
     }
@@ -282,39 +286,64 @@ mod tests {
     #[test]
     fn an_older_incarnation_does_not_replace_a_newer() {
         let registry = Registry::default();
-        let _new = registry.register(registration(2), &peer()).expect("valid");
-        assert!(registry.register(registration(1), &peer()).is_err());
+        let _new = registry.register(registration(2), &peer(), &Attested::default()).expect("valid");
+        assert!(registry.register(registration(1), &peer(), &Attested::default()).is_err());
     }
 
     #[test]
     fn rule_01_a_workload_has_the_service_account_of_the_identity_that_was_proved() {
         let registry = Registry::default();
         let of = |account: &str| Registration { service_account: account.into(), ..registration(1) };
-        assert!(registry.register(of("admin"), &peer()).is_err());
-        let lease = registry.register(of("catalog"), &peer()).expect("its own");
+        assert!(registry.register(of("admin"), &peer(), &Attested::default()).is_err());
+        let lease = registry.register(of("catalog"), &peer(), &Attested::default()).expect("its own");
         assert!(lease.update(of("admin")).is_err(), "nor later");
         assert_eq!(registry.watch().borrow()[0].registration.service_account, "catalog");
         let foreign = SpiffeId::parse("spiffe://weft.local/shop/catalog").expect("valid");
-        assert!(Registry::default().register(of(""), &foreign).is_err(), "an identity of another form");
+        assert!(
+            Registry::default().register(of(""), &foreign, &Attested::default()).is_err(),
+            "an identity of another form"
+        );
     }
 
     #[test]
     fn an_identity_registers_a_bounded_number_of_workloads() {
         let registry = Registry::default();
         let named = |count: usize| Registration { name: format!("catalog-{count}"), ..registration(1) };
-        let leases: Vec<_> =
-            (0..limits::PER_IDENTITY).map(|count| registry.register(named(count), &peer()).expect("valid")).collect();
-        assert!(registry.register(named(leases.len()), &peer()).is_err());
-        let _again = registry.register(named(0), &peer()).expect("one that it has");
+        let leases: Vec<_> = (0..limits::PER_IDENTITY)
+            .map(|count| registry.register(named(count), &peer(), &Attested::default()).expect("valid"))
+            .collect();
+        assert!(registry.register(named(leases.len()), &peer(), &Attested::default()).is_err());
+        let _again = registry.register(named(0), &peer(), &Attested::default()).expect("one that it has");
         let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
         let other = Registration { name: "orders-1".into(), ..registration(1) };
-        let _other = registry.register(other, &colleague).expect("another identity");
+        let _other = registry.register(other, &colleague, &Attested::default()).expect("another identity");
+    }
+
+    #[test]
+    fn a_workload_registers_with_the_labels_that_were_attested_and_keeps_them() {
+        let registry = Registry::default();
+        let of = |label: &str| Registration {
+            labels: [("app".to_owned(), label.to_owned())].into_iter().collect(),
+            ..registration(1)
+        };
+        let attested = Attested {
+            name: Some("catalog-1".into()),
+            labels: [("app".into(), "catalog".into())].into_iter().collect(),
+        };
+        let error = registry.register(of("payments"), &peer(), &attested).err().expect("refused");
+        assert!(error.contains("payments") && error.contains("catalog"), "{error}");
+        let lease = registry.register(of("catalog"), &peer(), &attested).expect("attested");
+        assert!(lease.update(of("payments")).is_err(), "nor later");
+        assert!(lease.update(Registration { healthy: true, ..of("catalog") }).is_ok());
+        assert_eq!(registry.watch().borrow()[0].registration.labels["app"], "catalog");
+        let other = Registration { name: "catalog-2".into(), ..of("catalog") };
+        assert!(registry.register(other, &peer(), &attested).is_err(), "another name");
     }
 
     #[test]
     fn a_renewed_certificate_publishes_nothing() {
         let registry = Registry::default();
-        let lease = registry.register(registration(1), &peer()).expect("valid");
+        let lease = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
         let mut watch = registry.watch();
         watch.mark_unchanged();
         lease.update(Registration { certificate_end_ms: 5, ..registration(1) }).expect("valid");
@@ -327,9 +356,12 @@ mod tests {
     fn a_peer_registers_in_its_own_namespace_only() {
         let registry = Registry::default();
         let other = SpiffeId::workload("weft.local", "other", "catalog").expect("valid");
-        assert!(registry.register(registration(1), &other).is_err());
-        let _held = registry.register(registration(1), &peer()).expect("valid");
+        assert!(registry.register(registration(1), &other, &Attested::default()).is_err());
+        let _held = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
         let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
-        assert!(registry.register(registration(9), &colleague).is_err(), "the name is another identity's");
+        assert!(
+            registry.register(registration(9), &colleague, &Attested::default()).is_err(),
+            "the name is another identity's"
+        );
     }
 }

@@ -240,10 +240,15 @@ impl Discovery {
     }
 
     fn publish(&mut self) {
-        if let Some(bundle) = self.state.take_bundle()
-            && let Err(error) = self.trust.set(&bundle.trust_domain, &bundle.roots)
-        {
-            tracing::warn!(%error, "trust bundle refused");
+        for (domain, bundle) in self.state.take_trust_changes() {
+            match bundle {
+                None => self.trust.withdraw(&domain),
+                Some(bundle) => {
+                    if let Err(error) = self.trust.set(&domain, &bundle.roots, &bundle.revocations) {
+                        tracing::warn!(domain, %error, "trust bundle refused");
+                    }
+                }
+            }
         }
         let snapshot = self.builder.build(&mut self.state, &self.namespace);
         self.publish.send_replace(Arc::new(snapshot));

@@ -117,7 +117,7 @@ impl Enrolment {
                 let token = load_token(&path)
                     .context("no enrolment token; start the control plane with --dev, or give --token FILE")?;
                 let domain = root_domain(&token.roots)?;
-                self.trust.set(&domain, &token.roots)?;
+                self.trust.set_roots(&domain, &token.roots)?;
                 (Some(token), domain)
             }
         };
@@ -148,7 +148,10 @@ impl Enrolment {
             bail!("the control plane issued {} and not the identity that was asked for", svid.identity.id);
         }
         let roots: Vec<Vec<u8>> = answer.roots.iter().map(|root| root.to_vec()).collect();
-        self.trust.set(&answer.trust_domain, &roots)?;
+        // Afterwards trust comes from bundles alone: an answer could be older than the newest.
+        if current.is_none() {
+            self.trust.set_roots(&answer.trust_domain, &roots)?;
+        }
         Ok((svid, answer.trust_domain))
     }
 

@@ -4,6 +4,7 @@
 
 mod failures;
 pub mod handlers;
+mod joins;
 pub mod review;
 pub mod rules;
 pub mod tokens;

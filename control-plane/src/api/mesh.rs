@@ -127,5 +127,6 @@ pub async fn metrics(State(state): State<ApiState>) -> String {
          # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
     );
     text.push_str(&state.access.metrics());
+    text.push_str(&state.enrolment.as_ref().map(|enrolment| enrolment.audit().metrics()).unwrap_or_default());
     text
 }

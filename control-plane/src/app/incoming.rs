@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_svid::{ClientAuth, TrustStore};
 
-use crate::ca::{Ca, Presented, service::PeerInfo};
+use crate::ca::{Ca, Presented, enrolment::attested::Attested, service::PeerInfo};
 
 /// Life of the control plane's own certificate; it is made anew at half of it.
 const OWN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -107,7 +107,7 @@ impl Accepting {
 
 fn tls(ca: &Ca) -> Result<TlsAcceptor> {
     let trust = TrustStore::default();
-    trust.set(ca.trust_domain(), &ca.roots())?;
+    trust.set(ca.trust_domain(), &ca.roots(), &[])?;
     let config = weft_svid::server_config(&ca.own_svid(OWN_LIFE)?, &trust, ClientAuth::Optional, &[b"h2"])?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -120,13 +120,14 @@ async fn accept(
 ) -> io::Result<PeerStream<Box<TlsStream<TcpStream>>>> {
     stream.set_nodelay(true)?;
     let io = Box::new(acceptor.accept(stream).await?);
-    let (mut identity, mut presented) = (None, None);
+    let mut info = PeerInfo { identity: None, presented: None, attested: Attested::default(), address };
     if let Some(chain) = io.get_ref().1.peer_certificates() {
-        identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
+        info.identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
         let read = Presented::of(chain).ok_or_else(|| io::Error::other("a certificate that cannot be read"))?;
-        presented = Some(Arc::new(read));
+        info.presented = Some(Arc::new(read));
+        info.attested = chain.first().map(Attested::of).transpose().map_err(io::Error::other)?.unwrap_or_default();
     }
-    Ok(PeerStream { io, info: PeerInfo { identity, presented, address }, _permit: Some(permit) })
+    Ok(PeerStream { io, info, _permit: Some(permit) })
 }
 
 /// A session with what is known of the peer.

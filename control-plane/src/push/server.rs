@@ -34,7 +34,7 @@ use super::{
     stream::StreamState,
 };
 use crate::{
-    ca::service::PeerInfo,
+    ca::{enrolment::attested::Attested, service::PeerInfo},
     registry::{Lease, Registry},
 };
 
@@ -112,8 +112,10 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let info = request.extensions().get::<PeerInfo>().cloned();
-        let (peer, address) = match info {
-            Some(PeerInfo { identity: Some(identity), address, .. }) => (identity, address.to_string()),
+        let (peer, attested, address) = match info {
+            Some(PeerInfo { identity: Some(identity), attested, address, .. }) => {
+                (identity, attested, address.to_string())
+            }
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
         self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;
@@ -129,6 +131,7 @@ impl AggregatedDiscoveryService for Discovery {
             turns: Arc::clone(&self.turns),
             stopping: self.stopping.clone(),
             peer,
+            attested,
             address,
             lease: None,
             registration: Registration::default(),
@@ -151,6 +154,7 @@ struct Connected {
     turns: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
     peer: PeerIdentity,
+    attested: Attested,
     address: String,
     lease: Option<Lease>,
     registration: Registration,
@@ -288,7 +292,7 @@ impl Connected {
     fn register(&mut self, registration: Registration) -> Result<(), Status> {
         let result = match &self.lease {
             Some(lease) => lease.update(registration.clone()),
-            None => self.registry.register(registration.clone(), &self.peer.id).map(|lease| {
+            None => self.registry.register(registration.clone(), &self.peer.id, &self.attested).map(|lease| {
                 tracing::info!(peer = %self.peer.id, workload = lease.id(), "sidecar connected");
                 self.state.set_workload(lease.id());
                 self.lease = Some(lease);

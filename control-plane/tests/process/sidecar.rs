@@ -51,7 +51,7 @@ pub async fn enrol(xds: SocketAddr, runtime: &Path, account: &str) -> Result<Ide
     let roots = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| Ok(der?.to_vec()));
     let roots = roots.collect::<Result<Vec<_>>>()?;
     let trust = TrustStore::default();
-    trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots)?;
+    trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots, &[])?;
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
     let mut request = tonic::Request::new(SignCertificateRequest {

@@ -26,6 +26,8 @@ pub enum State {
 pub enum Cause {
     /// As many failures in a row as the policy names.
     ConsecutiveFailures,
+    /// Among the latest requests so many failures that it can be no chance, though not in a row.
+    SuddenFailures,
     /// The share of successes in the window is below the policy's.
     SuccessShare,
     /// A request is on its way to see whether it works again.
@@ -90,6 +92,7 @@ impl Cause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ConsecutiveFailures => "consecutive_failures",
+            Self::SuddenFailures => "sudden_failures",
             Self::SuccessShare => "success_share",
             Self::Probe => "probe",
             Self::ProbeFailed => "probe_failed",

@@ -1,7 +1,7 @@
 //! Outlier detection: the circuit of each endpoint of a service port, and how many of them may be out at once.
 //!
-//! Closed, open, half-open with one probe at a time. A circuit opens on gateway failures in a row or on a low share of
-//! successes; each ejection is twice as long as the one before, and time spent healthy takes that back. What an endpoint
+//! Closed, open, half-open with one probe at a time. A circuit opens on gateway failures in a row, on so many among the
+//! latest requests that it can be no chance (`run`), or on a low share of successes; each ejection is twice as long as the one before, and time spent healthy takes that back. What an endpoint
 //! that may be tried again needs is a request: [`Ejections::take_probe`] gives it one before the balancer is asked.
 //!
 //! Common causes end together, so every sign of healing (a probe that succeeds; an answer from an endpoint that would be
@@ -11,6 +11,8 @@
 //! A request to a healthy endpoint costs two relaxed loads before and one counted result after. All changes of state
 //! are made under one lock per service port; they are rare.
 
+mod probe;
+mod run;
 mod window;
 
 use std::{
@@ -21,7 +23,8 @@ use std::{
     time::Duration,
 };
 
-use self::window::Window;
+pub use self::probe::Probe;
+use self::{run::Run, window::Window};
 use crate::{
     balance::Nanos,
     circuit::{self, Cause, Outcome, Seen, State, Transition, Word},
@@ -61,20 +64,12 @@ pub struct Health {
     /// Gateway failures in a row.
     row: AtomicU32,
     window: Window,
+    run: Run,
     /// Ejections that the next one's time is doubled by, before healthy time is taken off.
     level: AtomicU32,
     /// When the endpoint last got well.
     well_since: AtomicU64,
     generation: AtomicU64,
-}
-
-/// The one request that an ejected endpoint gets to prove itself. Dropped without a result it gives its place back.
-#[derive(Debug)]
-pub struct Probe {
-    health: Arc<Health>,
-    place: Seen,
-    /// Brought forward: a failure leaves things as they were.
-    early: bool,
 }
 
 /// A probe that is to be sent now.
@@ -225,6 +220,7 @@ impl Health {
             until: AtomicU64::new(0),
             row: AtomicU32::new(0),
             window: Window::default(),
+            run: Run::default(),
             level: AtomicU32::new(0),
             well_since: AtomicU64::new(0),
             generation: AtomicU64::new(0),
@@ -275,12 +271,18 @@ impl Health {
         if !failed {
             return None;
         }
-        let row = if outcome.is_gateway_failure() { self.row.fetch_add(1, Relaxed).saturating_add(1) } else { 0 };
+        let gateway = outcome.is_gateway_failure();
+        let row = if gateway { self.row.fetch_add(1, Relaxed).saturating_add(1) } else { 0 };
+        let both = policy.consecutive_failures > 0 && policy.success_ppm > 0;
+        let sudden = gateway && both && self.run.failed(policy, &self.window, now);
         if self.all.is_full(policy) {
             return None;
         }
         if policy.consecutive_failures > 0 && row >= policy.consecutive_failures {
             return self.eject(policy, Cause::ConsecutiveFailures, now, random);
+        }
+        if sudden {
+            return self.eject(policy, Cause::SuddenFailures, now, random);
         }
         self.is_below_share(policy, now).then(|| self.eject(policy, Cause::SuccessShare, now, random))?
     }
@@ -295,10 +297,15 @@ impl Health {
         }
         self.row.store(0, Relaxed);
         if policy.consecutive_failures > 0 && row >= policy.consecutive_failures {
-            self.window.clear();
+            self.forget();
             self.well_since.store(begun.0, Relaxed);
             self.all.healing();
         }
+    }
+
+    fn forget(&self) {
+        self.window.clear();
+        self.run.clear();
     }
 
     fn is_below_share(&self, policy: &OutlierDetection, now: Nanos) -> bool {
@@ -343,7 +350,7 @@ impl Health {
     /// Under the lock.
     fn close(&self, seen: Seen, cause: Cause) -> Option<Transition> {
         self.row.store(0, Relaxed);
-        self.window.clear();
+        self.forget();
         self.word.change(seen, State::Closed)?;
         if self.is_member() {
             self.all.out.fetch_sub(1, Relaxed);
@@ -353,45 +360,6 @@ impl Health {
 
     fn is_member(&self) -> bool {
         self.generation.load(Relaxed) == self.all.generation.load(Relaxed)
-    }
-}
-
-impl Probe {
-    /// The probe ended: anything that the app itself answered closes the circuit, a gateway failure opens it for twice
-    /// the time. A result that says nothing gives the place back.
-    pub fn record(self, policy: &OutlierDetection, outcome: Outcome, now: Nanos, random: u64) -> Option<Transition> {
-        if outcome == Outcome::Neutral {
-            return None;
-        }
-        let health = &self.health;
-        let changing = health.all.change();
-        if health.word.load() != self.place {
-            // The limit let the endpoint in meanwhile.
-            drop(changing);
-            return health.record(policy, outcome, now, now, random);
-        }
-        if !outcome.is_gateway_failure() {
-            health.well_since.store(now.0, Relaxed);
-            let transition = health.close(self.place, Cause::ProbeSucceeded);
-            health.all.healing();
-            return transition;
-        }
-        if self.early {
-            health.reopen(self.place)?;
-        } else {
-            health.open(self.place, policy, health.level.load(Relaxed), now, random)?;
-        }
-        Some(Transition { from: State::HalfOpen, to: State::Open, cause: Cause::ProbeFailed })
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // After a result the word has moved on.
-        if self.health.word.load() == self.place {
-            let _changing = self.health.all.change();
-            let _ = self.health.reopen(self.place);
-        }
     }
 }
 

@@ -15,11 +15,12 @@ use weft_proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     rpc, v1,
 };
+use weft_svid::TrustStore;
 
 /// What is held, wanted and in use.
 pub struct State {
     id: String,
-    trust_domain: Option<TrustBundle>,
+    trust_changes: Vec<(String, Option<TrustBundle>)>,
     workload: Option<Arc<WorkloadConfig>>,
     services: HashMap<ObjectName, Arc<Service>>,
     in_use: HashMap<ObjectName, Arc<Service>>,
@@ -39,7 +40,7 @@ impl State {
         let declared: BTreeSet<_> = declared.into_iter().collect();
         Self {
             id: id.into(),
-            trust_domain: None,
+            trust_changes: Vec::new(),
             workload: None,
             services: HashMap::new(),
             in_use: HashMap::new(),
@@ -83,9 +84,9 @@ impl State {
         self.complete.get(service).map_or(&[], Vec::as_slice)
     }
 
-    /// A trust bundle that has not been taken yet.
-    pub fn take_bundle(&mut self) -> Option<TrustBundle> {
-        self.trust_domain.take()
+    /// Trust bundles that have come, or were withdrawn (`None`), since this was asked last, in their order.
+    pub fn take_trust_changes(&mut self) -> Vec<(String, Option<TrustBundle>)> {
+        std::mem::take(&mut self.trust_changes)
     }
 
     /// What is still missing for the first readiness, in words.
@@ -220,7 +221,13 @@ impl State {
         let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
         match kind {
             ResourceType::TrustBundle => {
-                self.trust_domain = Some(convert::trust_bundle(decode(bytes)?)?);
+                let bundle = convert::trust_bundle(decode(bytes)?)?;
+                if *bundle.trust_domain != *resource.name {
+                    return Err(whole("trust_domain", &bundle.trust_domain, "differs from the resource's name"));
+                }
+                TrustStore::takes(&bundle.roots, &bundle.revocations)
+                    .map_err(|error| whole("roots", "(certificates)", &error.to_string()))?;
+                self.trust_changes.push((resource.name.clone(), Some(bundle)));
                 self.bundle_seen = true;
             }
             ResourceType::WorkloadConfig => {
@@ -257,8 +264,10 @@ impl State {
             versions.remove(name);
         }
         match kind {
-            // A withdrawn configuration of our own or of trust keeps what is held: the control plane may be starting.
-            ResourceType::TrustBundle | ResourceType::WorkloadConfig => {}
+            // Whoever is not trusted any more must not get in, whatever else breaks.
+            ResourceType::TrustBundle => self.trust_changes.push((name.to_owned(), None)),
+            // A withdrawn configuration of our own keeps what is held: the control plane may be starting.
+            ResourceType::WorkloadConfig => {}
             ResourceType::Service => {
                 if let Some(name) = ObjectName::parse(name) {
                     self.services.remove(&name);

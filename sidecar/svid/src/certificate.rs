@@ -1,82 +1,28 @@
-//! The rules that a leaf must keep to be an SVID, each with a stable reason.
+//! The rules that a leaf must keep to be an SVID, each with a stable reason, and what is read from the certificates of
+//! its chain. The chain itself is `trust`'s.
 
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use weft_policy::SpiffeId;
 use x509_parser::{
-    extensions::{GeneralName, ParsedExtension},
-    prelude::{FromDer, X509Certificate},
+    certificate::X509Certificate,
+    extensions::{GeneralName, ParsedExtension, X509Extension},
+    oid_registry::{
+        OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+        OID_SIG_ED25519,
+    },
+    prelude::FromDer,
+    public_key::PublicKey,
+    x509::{SubjectPublicKeyInfo, X509Version},
 };
 
-use crate::unix;
+use crate::{reason::SvidReason, unix};
 
-/// Why a certificate is refused.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum SvidReason {
-    /// A signature is wrong.
-    BadSignature,
-    /// The URI SAN is no SPIFFE id.
-    BadSpiffeId,
-    /// No link to a root of the trust domain, or a rule of RFC 5280 is broken on the way.
-    BadChain,
-    /// Its life is over.
-    Expired,
-    /// Extended key usage without both serverAuth and clientAuth.
-    ExtendedKeyUsage,
-    /// No roots are known for its trust domain.
-    ForeignTrustDomain,
-    /// Key usage is absent, not critical, without digitalSignature, or with keyCertSign or cRLSign.
-    KeyUsage,
-    /// Basic constraints say CA.
-    LeafIsCa,
-    /// No X.509 certificate.
-    Malformed,
-    /// None was presented.
-    NoCertificate,
-    /// No URI SAN.
-    NoUriSan,
-    /// Its life has not begun.
-    NotYetValid,
-    /// More than one URI SAN.
-    SeveralUriSans,
-    /// Signed by an unknown root.
-    UnknownRoot,
-    /// The key or the signature algorithm is too weak.
-    WeakKey,
-}
-
-impl SvidReason {
-    /// Stable word for logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadSignature => "bad_signature",
-            Self::BadSpiffeId => "bad_spiffe_id",
-            Self::BadChain => "bad_chain",
-            Self::Expired => "expired",
-            Self::ExtendedKeyUsage => "extended_key_usage",
-            Self::ForeignTrustDomain => "foreign_trust_domain",
-            Self::KeyUsage => "key_usage",
-            Self::LeafIsCa => "leaf_is_ca",
-            Self::Malformed => "malformed",
-            Self::NoCertificate => "no_certificate",
-            Self::NoUriSan => "no_uri_san",
-            Self::NotYetValid => "not_yet_valid",
-            Self::SeveralUriSans => "several_uri_sans",
-            Self::UnknownRoot => "unknown_root",
-            Self::WeakKey => "weak_key",
-        }
-    }
-}
-
-impl std::fmt::Display for SvidReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::error::Error for SvidReason {}
+/// Extensions that are looked at; real certificates have about ten.
+const MAX_EXTENSIONS: usize = 32;
+/// Bytes of a serial number without leading zeros (RFC 5280 section 4.1.2.2).
+const MAX_SERIAL: usize = 20;
 
 /// Who a peer has proved to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,27 +33,65 @@ pub struct PeerIdentity {
     pub not_after: SystemTime,
 }
 
+/// What a leaf says that keeps all the rules.
+pub(crate) struct Leaf<'a> {
+    pub identity: PeerIdentity,
+    pub not_before: SystemTime,
+    /// Without leading zeros.
+    pub serial: &'a [u8],
+}
+
 /// Reads the identity from a chain and checks the leaf's own rules, not the chain.
 ///
 /// # Errors
 /// The first rule that the leaf breaks.
 pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, SvidReason> {
-    let leaf = parse(chain)?;
-    let mut uris = Vec::new();
-    let (mut usage, mut extended) = (None, None);
-    for extension in leaf.extensions() {
+    leaf(chain.first().ok_or(SvidReason::NoCertificate)?).map(|leaf| leaf.identity)
+}
+
+/// Checks all rules that need nothing but the leaf (X509-SVID sections 2 to 4, RFC 5280 section 4).
+pub(crate) fn leaf<'a>(der: &'a CertificateDer<'_>) -> Result<Leaf<'a>, SvidReason> {
+    let certificate = parse(der)?;
+    let serial = significant(certificate.tbs_certificate.raw_serial());
+    // RFC 5280 asks for a positive number: a negative one has its highest bit set.
+    let negative = certificate.tbs_certificate.raw_serial().first().is_none_or(|byte| byte & 0x80 != 0);
+    if negative || serial.is_empty() || serial.len() > MAX_SERIAL {
+        return Err(SvidReason::Malformed);
+    }
+    let id = extensions(certificate.extensions())?;
+    if !strong(certificate.public_key()) {
+        return Err(SvidReason::WeakKey);
+    }
+    let validity = certificate.validity();
+    Ok(Leaf {
+        identity: PeerIdentity { id, not_after: unix(validity.not_after.timestamp()) },
+        not_before: unix(validity.not_before.timestamp()),
+        serial,
+    })
+}
+
+fn extensions(extensions: &[X509Extension<'_>]) -> Result<SpiffeId, SvidReason> {
+    if extensions.len() > MAX_EXTENSIONS {
+        return Err(SvidReason::Malformed);
+    }
+    let mut names: &[GeneralName<'_>] = &[];
+    let (mut usage, mut extended, mut unknown) = (None, None, false);
+    for (index, extension) in extensions.iter().enumerate() {
+        if extensions[..index].iter().any(|before| before.oid == extension.oid) {
+            return Err(SvidReason::Malformed);
+        }
         match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(names) => {
-                uris.extend(names.general_names.iter().filter_map(|name| match name {
-                    GeneralName::URI(uri) => Some(*uri),
-                    _ => None,
-                }));
-            }
-            ParsedExtension::BasicConstraints(constraints) if constraints.ca => return Err(SvidReason::LeafIsCa),
+            ParsedExtension::ParseError { .. } => return Err(SvidReason::Malformed),
+            ParsedExtension::SubjectAlternativeName(found) => names = &found.general_names,
+            ParsedExtension::BasicConstraints(found) if found.ca => return Err(SvidReason::LeafIsCa),
+            ParsedExtension::BasicConstraints(_) => {}
             ParsedExtension::KeyUsage(found) => usage = Some((extension.critical, *found)),
             ParsedExtension::ExtendedKeyUsage(found) => extended = Some((found.server_auth, found.client_auth)),
-            _ => {}
+            _ => unknown |= extension.critical,
         }
+    }
+    if unknown {
+        return Err(SvidReason::UnknownExtension);
     }
     match usage {
         Some((true, usage)) if usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign() => {}
@@ -116,24 +100,78 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, SvidR
     if extended.is_some_and(|(server, client)| !(server && client)) {
         return Err(SvidReason::ExtendedKeyUsage);
     }
-    let id = match uris.as_slice() {
-        [] => return Err(SvidReason::NoUriSan),
-        [uri] => SpiffeId::parse(uri).map_err(|_| SvidReason::BadSpiffeId)?,
-        _ => return Err(SvidReason::SeveralUriSans),
-    };
-    Ok(PeerIdentity { id, not_after: unix(leaf.validity().not_after.timestamp()) })
+    spiffe_id(names)
 }
 
-pub(crate) fn not_before(chain: &[CertificateDer<'_>]) -> Result<SystemTime, SvidReason> {
-    Ok(unix(parse(chain)?.validity().not_before.timestamp()))
+/// The one SPIFFE id among the names. DNS names, addresses and mail addresses may stand beside it; kinds of names that
+/// others have misread are refused.
+fn spiffe_id(names: &[GeneralName<'_>]) -> Result<SpiffeId, SvidReason> {
+    let (mut only, mut uris) = ("", 0_usize);
+    for name in names {
+        match name {
+            GeneralName::URI(uri) => (only, uris) = (*uri, uris + 1),
+            GeneralName::DNSName(text) | GeneralName::RFC822Name(text)
+                if text.bytes().all(|b| b.is_ascii_graphic()) => {}
+            GeneralName::IPAddress(bytes) if matches!(bytes.len(), 4 | 16) => {}
+            _ => return Err(SvidReason::BadSan),
+        }
+    }
+    match uris {
+        0 => Err(SvidReason::NoUriSan),
+        // A leaf's id has a path: that of the trust domain alone belongs to its authority.
+        1 => match SpiffeId::parse(only) {
+            Ok(id) if id.as_str().len() > "spiffe://".len() + id.trust_domain().len() => Ok(id),
+            _ => Err(SvidReason::BadSpiffeId),
+        },
+        _ => Err(SvidReason::SeveralUriSans),
+    }
 }
 
-fn parse<'a>(chain: &'a [CertificateDer<'_>]) -> Result<X509Certificate<'a>, SvidReason> {
-    let leaf = chain.first().ok_or(SvidReason::NoCertificate)?;
-    match X509Certificate::from_der(leaf) {
-        Ok(([], certificate)) => Ok(certificate),
+fn parse<'a>(der: &'a [u8]) -> Result<X509Certificate<'a>, SvidReason> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) if certificate.version() == X509Version::V3 => Ok(certificate),
         _ => Err(SvidReason::Malformed),
     }
+}
+
+/// A big-endian number without leading zeros.
+pub(crate) fn significant(bytes: &[u8]) -> &[u8] {
+    &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]
+}
+
+/// Whether an issuer may sign certificates: webpki takes "CA" in the basic constraints for that, X509-SVID section 4.3
+/// asks for the key usage too.
+pub(crate) fn may_sign(der: &[u8]) -> bool {
+    parse(der).is_ok_and(|certificate| {
+        certificate.key_usage().is_ok_and(|usage| usage.is_some_and(|usage| usage.value.key_cert_sign()))
+    })
+}
+
+/// Whether a certificate can be read and its key is too weak.
+pub(crate) fn has_weak_key(der: &[u8]) -> bool {
+    parse(der).is_ok_and(|certificate| !strong(certificate.public_key()))
+}
+
+/// When a certificate's life ends.
+pub(crate) fn not_after(der: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(unix(certificate.validity().not_after.timestamp()))
+}
+
+/// P-256, P-384, P-521, Ed25519, or RSA from 2048 to 8192 bits.
+fn strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    let algorithm = &key.algorithm;
+    if algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        return curve.is_some_and(|curve| [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521].contains(&curve));
+    }
+    if algorithm.algorithm == OID_PKCS1_RSAENCRYPTION {
+        let Ok(PublicKey::RSA(rsa)) = key.parsed() else { return false };
+        let modulus = significant(rsa.modulus);
+        let unused = modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        return (2048..=8192).contains(&(modulus.len() * 8 - unused));
+    }
+    algorithm.algorithm == OID_SIG_ED25519
 }
 
 /// The first URI SAN of any certificate.

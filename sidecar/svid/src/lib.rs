@@ -3,23 +3,26 @@
 //! handshake with [`peer_identity`].
 
 mod certificate;
+mod reason;
+mod trust;
 mod verify;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use certificate::{PeerIdentity, SvidReason, peer_identity};
+pub use certificate::{PeerIdentity, peer_identity};
+pub use reason::SvidReason;
 use rustls::{
-    ClientConfig, ServerConfig,
+    ClientConfig, InvalidMessage, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
 };
+pub use trust::{Role, TrustStore};
 use verify::Verifier;
 use weft_policy::SpiffeId;
 use zeroize::Zeroizing;
@@ -41,19 +44,16 @@ pub enum SvidError {
     /// The leaf breaks a rule.
     #[error("certificate refused: {}", .0.as_str())]
     Certificate(SvidReason),
-    /// A trust root cannot be read.
-    #[error("trust root is no certificate: {0}")]
+    /// A trust root cannot be used.
+    #[error("trust root refused: {0}")]
     Root(String),
+    /// More of something than is kept.
+    #[error("too many {0}: at most {1} are kept")]
+    TooMany(&'static str, usize),
     /// rustls does not take it.
     #[error("TLS configuration")]
     Tls(#[from] rustls::Error),
 }
-
-/// The roots of every trust domain that is trusted. Clones share it; a handshake sees the newest.
-#[derive(Clone, Default)]
-pub struct TrustStore(Arc<RwLock<HashMap<Box<str>, Anchors>>>);
-
-type Anchors = Arc<[TrustAnchor<'static>]>;
 
 /// Whether a server asks for, or insists on, a client certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,8 +70,9 @@ impl Svid {
     /// # Errors
     /// The rule that the leaf breaks.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: Zeroizing<Vec<u8>>) -> Result<Self, SvidError> {
-        let identity = peer_identity(&chain).map_err(SvidError::Certificate)?;
-        let not_before = certificate::not_before(&chain).map_err(SvidError::Certificate)?;
+        let first = chain.first().ok_or(SvidError::Certificate(SvidReason::NoCertificate))?;
+        let leaf = certificate::leaf(first).map_err(SvidError::Certificate)?;
+        let (identity, not_before) = (leaf.identity, leaf.not_before);
         Ok(Self { chain, identity, not_before, key })
     }
 
@@ -103,28 +104,6 @@ impl std::fmt::Debug for Svid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { identity, not_before, .. } = self;
         f.debug_struct("Svid").field("identity", identity).field("not_before", not_before).finish_non_exhaustive()
-    }
-}
-
-impl TrustStore {
-    /// Replaces the roots of one trust domain.
-    ///
-    /// # Errors
-    /// When a root is no certificate; nothing is changed then.
-    pub fn set(&self, trust_domain: &str, roots: &[Vec<u8>]) -> Result<(), SvidError> {
-        let mut anchors = Vec::with_capacity(roots.len());
-        for root in roots {
-            let der = CertificateDer::from(root.as_slice());
-            let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| SvidError::Root(error.to_string()))?;
-            anchors.push(anchor.to_owned());
-        }
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        map.insert(trust_domain.into(), anchors.into());
-        Ok(())
-    }
-
-    fn anchors(&self, trust_domain: &str) -> Option<Anchors> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(trust_domain).cloned()
     }
 }
 
@@ -181,6 +160,9 @@ pub fn client_config(svid: Option<&Svid>, trust: &TrustStore, alpn: &[&[u8]]) ->
 pub fn reason(error: &rustls::Error) -> Option<SvidReason> {
     match error {
         rustls::Error::NoCertificatesPresented => Some(SvidReason::NoCertificate),
+        rustls::Error::InvalidMessage(
+            InvalidMessage::CertificatePayloadTooLarge | InvalidMessage::HandshakePayloadTooLarge,
+        ) => Some(SvidReason::ChainTooLong),
         rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
             other.0.downcast_ref::<SvidReason>().copied()
         }

@@ -11,21 +11,38 @@ use rustls::{
 
 use super::*;
 
+mod trust;
+
 const ID: &str = "spiffe://weft.local/ns/shop/sa/catalog";
 
+/// Whoever signs, with its own certificate.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: Vec<u8>,
 }
 
-fn authority(name: &str) -> Authority {
+fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn authority(name: &str) -> Authority {
+    let params = ca_params(name);
     let key = KeyPair::generate().expect("a key");
     let root = params.self_signed(&key).expect("a root").der().to_vec();
     Authority { issuer: Issuer::new(params, key), root }
+}
+
+/// An authority whose certificate `above` has signed.
+fn issuing(above: &Authority, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Authority {
+    let mut params = ca_params(name);
+    change(&mut params);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, &above.issuer).expect("a certificate").der().to_vec();
+    Authority { issuer: Issuer::new(params, key), root: certificate }
 }
 
 fn uri(text: &str) -> SanType {
@@ -62,7 +79,7 @@ fn hostile(authority: &Authority, params: CertificateParams) -> Svid {
 
 fn trust(authority: &Authority) -> TrustStore {
     let store = TrustStore::default();
-    store.set("weft.local", std::slice::from_ref(&authority.root)).expect("a root");
+    store.set("weft.local", std::slice::from_ref(&authority.root), &[]).expect("a root");
     store
 }
 
@@ -209,16 +226,16 @@ fn an_unknown_critical_extension_is_refused() {
         &[],
         now,
     );
-    assert_eq!(reason(&server.expect_err("unknown")), Some(SvidReason::Malformed));
+    assert_eq!(reason(&server.expect_err("unknown")), Some(SvidReason::UnknownExtension));
     let client = ClientCertVerifier::verify_client_cert(&verifier, &svid.chain[0], &[], now);
-    assert_eq!(reason(&client.expect_err("unknown")), Some(SvidReason::Malformed));
+    assert_eq!(reason(&client.expect_err("unknown")), Some(SvidReason::UnknownExtension));
 }
 
 #[test]
 fn an_empty_bundle_trusts_nobody() {
     let ca = authority("root");
     let store = trust(&ca);
-    store.set("weft.local", &[]).expect("nothing to parse");
+    store.set("weft.local", &[], &[]).expect("nothing to parse");
     let svid = hostile(&ca, good());
     let error = handshake(&svid, &svid, &store).expect_err("no roots");
     assert_eq!(reason(&error), Some(SvidReason::ForeignTrustDomain));
@@ -230,9 +247,9 @@ fn roots_change_for_configurations_that_exist() {
     let store = trust(&old);
     let svid = hostile(&new, good());
     assert!(handshake(&svid, &svid, &store).is_err());
-    store.set("weft.local", &[old.root.clone(), new.root.clone()]).expect("roots");
+    store.set("weft.local", &[old.root.clone(), new.root.clone()], &[]).expect("roots");
     handshake(&svid, &svid, &store).expect("the new root is trusted at once");
-    assert!(store.set("weft.local", &[b"no certificate".to_vec()]).is_err());
+    assert!(store.set("weft.local", &[b"no certificate".to_vec()], &[]).is_err());
     handshake(&svid, &svid, &store).expect("a bad bundle changes nothing");
 }
 

@@ -1,4 +1,4 @@
-//! The rustls verifier for both ends: the leaf's rules, then the chain to a root of the leaf's own trust domain.
+//! The rustls verifier for both ends: asks `trust` about the chain, and checks that the peer holds the leaf's key.
 
 use std::sync::Arc;
 
@@ -9,15 +9,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use webpki::{EndEntityCert, KeyUsage};
 
-use crate::{
-    TrustStore,
-    certificate::{SvidReason, peer_identity},
-};
-
-/// Longer chains are refused before they cost anything.
-const MAX_CHAIN: usize = 8;
+use crate::trust::{Role, TrustStore};
 
 pub struct Verifier {
     trust: TrustStore,
@@ -36,36 +29,15 @@ impl Verifier {
         Self { trust, algorithms: provider.signature_verification_algorithms, mandatory }
     }
 
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        now: UnixTime,
-        usage: KeyUsage,
-    ) -> Result<(), SvidReason> {
-        if rest.len() >= MAX_CHAIN {
-            return Err(SvidReason::BadChain);
-        }
-        let identity = peer_identity(std::slice::from_ref(leaf))?;
-        let anchors = self.trust.anchors(identity.id.trust_domain()).ok_or(SvidReason::ForeignTrustDomain)?;
-        if anchors.is_empty() {
-            return Err(SvidReason::ForeignTrustDomain);
-        }
-        let certificate = EndEntityCert::try_from(leaf).map_err(|_| SvidReason::Malformed)?;
-        certificate
-            .verify_for_usage(self.algorithms.all, &anchors, rest, now, usage, None, None)
-            .map(|_| ())
-            .map_err(|error| reason(&error))
-    }
-
     fn checked(
         &self,
         leaf: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
+        role: Role,
     ) -> Result<(), Error> {
-        self.verify(leaf, rest, now, usage)
+        self.trust
+            .check(leaf, rest, now, role, &self.algorithms)
             .map_err(|reason| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason)))))
     }
 
@@ -76,18 +48,6 @@ impl Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, leaf, signed, &self.algorithms)
-    }
-}
-
-fn reason(error: &webpki::Error) -> SvidReason {
-    match error {
-        webpki::Error::CertExpired { .. } => SvidReason::Expired,
-        webpki::Error::CertNotValidYet { .. } => SvidReason::NotYetValid,
-        webpki::Error::UnknownIssuer => SvidReason::UnknownRoot,
-        webpki::Error::InvalidSignatureForPublicKey => SvidReason::BadSignature,
-        webpki::Error::UnsupportedSignatureAlgorithmContext(_)
-        | webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => SvidReason::WeakKey,
-        _ => SvidReason::BadChain,
     }
 }
 
@@ -104,7 +64,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.checked(leaf, rest, now, KeyUsage::server_auth()).map(|()| ServerCertVerified::assertion())
+        self.checked(leaf, rest, now, Role::Server).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -145,7 +105,7 @@ impl ClientCertVerifier for Verifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.checked(leaf, rest, now, KeyUsage::client_auth()).map(|()| ClientCertVerified::assertion())
+        self.checked(leaf, rest, now, Role::Client).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

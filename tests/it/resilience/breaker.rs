@@ -1,6 +1,8 @@
 //! The circuit breaker of a service of one replica: when it cannot be reached callers are told at once, nobody knocks
 //! at its door but a probe, and they get their answers again when it is back.
 
+use std::time::Instant;
+
 use super::{
     addresses,
     backend::{Backend, Reply},
@@ -17,6 +19,11 @@ fn until(caller: &mut Caller, word: &str) {
         let answer = caller.get()?;
         if answer.status == 503 && answer.head.contains(word) { Ok(()) } else { Err(answer.head) }
     });
+}
+
+/// The time in milliseconds after which the service is tried again, as the answer tells it.
+fn wait(head: &str) -> Option<u64> {
+    head.split_once("it is tried again in ")?.1.split_once(" ms")?.0.parse().ok()
 }
 
 #[test]
@@ -41,11 +48,22 @@ fn a_service_of_one_replica_that_is_gone_fails_fast_without_a_connection_per_req
     assert!(probes <= 20.0, "{probes} probes for 500 requests");
     assert!(metric(admin, "weft_circuit_state", &["default/web"]) > 0.5);
 
+    // Away for so long that the time between two probes has grown to its longest.
+    let half_open = || metric(admin, "weft_circuit_transitions_total", &["scope=\"service\"", "to=\"half_open\""]);
+    eventually("four probes", || {
+        let wait = wait(&caller.get()?.head).ok_or("no time")?;
+        assert!(wait <= 5000, "the next probe only in {wait} ms");
+        if half_open() > 3.5 { Ok(()) } else { Err(format!("{} probes", half_open())) }
+    });
+    let before = half_open();
     backends[0].listen();
+    let began = Instant::now();
     eventually("its return", || match caller.get()?.status {
         200 => Ok(()),
         other => Err(other.to_string()),
     });
+    eprintln!("answers again {:?} after its return", began.elapsed());
+    assert!(half_open() - before < 1.5, "the first probe after its return finds it");
     for _ in 0..100 {
         assert_eq!(caller.get().expect("an answer").status, 200, "it is back for everyone");
     }

@@ -1,5 +1,5 @@
 //! `/weft/v1/tokens`: made, listed and revoked by administrators. The secret is in the answer that makes one, and
-//! nowhere else.
+//! nowhere else. There are two kinds: the operators' own are here, those with which workloads enrol in [`super::joins`].
 
 use axum::{
     Json,
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Caller,
+    Caller, joins,
     rules::Role,
     tokens::{ChangeError, NewToken, Token, Tokens},
 };
@@ -25,10 +25,30 @@ const MAX_LIFE: u64 = 100 * 366 * 86_400;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wanted {
+    #[serde(default, rename = "kind")]
+    _kind: Kind,
     name: String,
     role: Role,
     namespace: Option<String>,
     expires_in_seconds: Option<u64>,
+}
+
+/// What a token is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// The operator API.
+    #[default]
+    Api,
+    /// The first certificate of a workload.
+    Join,
+}
+
+/// What decides how the rest of a body is read.
+#[derive(Deserialize)]
+struct Kinded {
+    #[serde(default)]
+    kind: Kind,
 }
 
 /// POST: makes a token; the answer is the only one with its secret.
@@ -40,10 +60,13 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Sent(body): Sent,
 ) -> Result<Response, ApiError> {
+    if serde_json::from_slice(&body).is_ok_and(|kinded: Kinded| kinded.kind == Kind::Join) {
+        return joins::create(&state, &caller, &body).await;
+    }
     let tokens = tokens(&state)?;
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| {
         let form = r#"{"name": "ci", "role": "viewer|editor|admin", "namespace": "...", "expiresInSeconds": N}"#;
-        ApiError::bad_request(format!("the body is not {form}: {error}"))
+        ApiError::bad_request(format!("the body is not {form} (or has \"kind\": \"join\"): {error}"))
     })?;
     let now = Timestamp::now();
     let expires = wanted.expires_in_seconds.map(|seconds| expiry(now, seconds)).transpose()?;
@@ -65,9 +88,12 @@ fn expiry(now: Timestamp, seconds: u64) -> Result<Timestamp, ApiError> {
 /// GET: all tokens, without secrets.
 ///
 /// # Errors
-/// With `--dev`, when there are none.
+/// When the join tokens cannot be read.
 pub async fn list(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {
-    let items: Vec<Value> = tokens(&state)?.list().iter().map(shown).collect();
+    // With `--dev` operators have none.
+    let own = state.access.0.tokens.as_ref().map(Tokens::list).unwrap_or_default();
+    let mut items: Vec<Value> = own.iter().map(shown).collect();
+    items.extend(joins::list(&state).await?);
     Ok(Json(json!({ "items": items })))
 }
 
@@ -80,6 +106,9 @@ pub async fn revoke(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    if let Some(revoked) = joins::revoke(&state, &caller, &id).await? {
+        return Ok(Json(revoked));
+    }
     let tokens = tokens(&state)?;
     let token = blocking(move || tokens.revoke(&id)).await?;
     audit(&caller, &token, "token revoked");
@@ -88,7 +117,7 @@ pub async fn revoke(
 
 fn tokens(state: &ApiState) -> Result<Tokens, ApiError> {
     let none = || {
-        let message = "there are no tokens with --dev: the local user is served without one";
+        let message = "there are no tokens of operators with --dev: the local user is served without one";
         ApiError::new(StatusCode::NOT_FOUND, "NotFound", message)
     };
     state.access.0.tokens.clone().ok_or_else(none)
@@ -113,7 +142,7 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-fn internal(text: &str) -> ApiError {
+pub(super) fn internal(text: &str) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", text)
 }
 
@@ -125,7 +154,7 @@ fn audit(caller: &Caller, token: &Token, what: &str) {
 
 fn shown(token: &Token) -> Value {
     json!({
-        "id": token.id, "name": token.name, "role": token.role, "namespace": token.namespace,
+        "kind": "api", "id": token.id, "name": token.name, "role": token.role, "namespace": token.namespace,
         "created": token.created.to_string(), "expires": token.expires.map(|time| time.to_string()),
         "lastUsed": token.last_used.map(|day| day.to_string()), "expired": token.is_expired(Timestamp::now()),
     })

@@ -267,7 +267,12 @@ async fn with_dev_the_local_user_needs_no_token_and_a_web_page_gets_nothing() {
     assert_eq!(code(send("127.0.0.1:1", false, SERVICES).await), 200);
     assert_eq!(code(send("127.0.0.1:1", true, SERVICES).await), 403);
     assert_eq!(code(send("evil.example", false, "/healthz").await), 403);
-    assert_eq!(code(send("127.0.0.1:1", false, TOKENS).await), 404);
+    assert_eq!(code(send("127.0.0.1:1", false, TOKENS).await), 200, "workloads may have tokens");
+    let body = json!({ "name": "ci", "role": "viewer" }).to_string();
+    let request = axum::http::Request::builder().method("POST").uri(TOKENS).header(header::HOST, "127.0.0.1:1");
+    let request = request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body));
+    let made = router.clone().oneshot(request.expect("a request")).await;
+    assert_eq!(code(made), 404, "operators have none");
     assert_eq!(access.0.denied[Denied::Host as usize].load(Relaxed), 2);
 }
 

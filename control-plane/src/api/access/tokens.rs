@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::rules::Role;
-use crate::ca::write_private;
+use crate::{ca::write_private, hexadecimal};
 
 /// First part of every token of this kind: access to the operator API, version 1.
 const PREFIX: &str = "weft1a";
@@ -354,32 +354,6 @@ fn read(bytes: &[u8]) -> Result<BTreeMap<String, Token>> {
         bail!("version {} is not known: it was written by a newer Weft", file.version);
     }
     Ok(file.tokens.into_iter().map(|token| (token.id.clone(), token)).collect())
-}
-
-mod hexadecimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn text(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&text(bytes))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        // The value is not in the message: it is a hash.
-        let wrong = || D::Error::custom("the hash is not 64 hexadecimal digits");
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(wrong());
-        }
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).map_err(|_| wrong())?;
-        }
-        Ok(bytes)
-    }
 }
 
 #[cfg(test)]

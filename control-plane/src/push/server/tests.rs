@@ -62,7 +62,8 @@ impl Server {
         tokio::spawn(relay(near, far, self.wire.subscribe()));
         let id = SpiffeId::workload("weft.local", "shop", "catalog").expect("valid");
         let identity = Some(PeerIdentity { id, not_after: SystemTime::now() });
-        let info = PeerInfo { identity, presented: None, address: ([127, 0, 0, 1], 1).into() };
+        let (presented, attested) = (None, Attested::default());
+        let info = PeerInfo { identity, presented, attested, address: ([127, 0, 0, 1], 1).into() };
         assert!(self.incoming.send(Ok(PeerStream::known(server, info))).await.is_ok());
         let mut client = Some(hyper_util::rt::TokioIo::new(client));
         let connector = tower::service_fn(move |_: http::Uri| {

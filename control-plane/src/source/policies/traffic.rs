@@ -154,7 +154,8 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutlierDetection {
-    /// Gateway failures in a row; 0 turns this off. Default 5.
+    /// Gateway failures in a row; 0 turns this off. With a share of successes too, as many requests can be enough when
+    /// some of them were answered, if so many failures can be no chance. Default 5.
     pub consecutive_failures: Option<u32>,
     /// Below this share of successes an endpoint is ejected; 0 turns this off. Default 80.
     pub success_percent: Option<Percent>,
@@ -188,7 +189,7 @@ pub struct CircuitBreaker {
     pub consecutive_failures: Option<u32>,
     /// Time until the first probe; doubles. Default 1s.
     pub base_open: Option<Span>,
-    /// Longest time until a probe. Default 30s.
+    /// Longest time until a probe. Default 5s.
     pub max_open: Option<Span>,
 }
 

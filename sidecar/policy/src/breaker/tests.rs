@@ -54,6 +54,22 @@ fn a_service_that_cannot_be_reached_fails_fast_until_a_probe_succeeds() {
 }
 
 #[test]
+fn by_default_no_more_than_five_seconds_pass_between_two_probes_however_long_it_is_away() {
+    let policy = CircuitBreaker::default();
+    for random in [0, u64::MAX / 3, u64::MAX] {
+        let breaker = opened(&policy, Outcome::ConnectFailure, at(0.0));
+        let mut now = at(0.0);
+        for _ in 0..20 {
+            let Entry::Refused(until) = breaker.enter(&policy, now) else { panic!("not open at {now:?}") };
+            assert!(until.0 - now.0 <= 5_000_000_000, "{now:?} to {until:?}");
+            let Entry::Probe(probe, _) = breaker.enter(&policy, until) else { panic!("no probe at {until:?}") };
+            assert!(probe.record(&policy, Outcome::ConnectFailure, until, random).is_some());
+            now = until;
+        }
+    }
+}
+
+#[test]
 fn each_failed_probe_doubles_the_time_and_a_success_starts_anew() {
     let breaker = opened(&POLICY, Outcome::ConnectFailure, at(0.0));
     let mut now = 1.0;

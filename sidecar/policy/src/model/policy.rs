@@ -206,7 +206,8 @@ impl Default for Limits {
 /// When an endpoint is left out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OutlierDetection {
-    /// Gateway failures in a row; 0: off. Default 5.
+    /// Gateway failures in a row; 0: off. Default 5. With a share of successes too, as many requests are enough when
+    /// there are answers among the failures, if it can be no chance.
     pub consecutive_failures: u32,
     /// Ejected below this share of successes, in parts per million; 0: off. Default 80 %.
     pub success_ppm: u32,
@@ -246,7 +247,7 @@ pub struct CircuitBreaker {
     pub consecutive_failures: u32,
     /// Until the first probe; doubles. Default 1 s.
     pub base_open: Duration,
-    /// Longest time until a probe. Default 30 s.
+    /// Longest time until a probe. Default 5 s.
     pub max_open: Duration,
 }
 
@@ -256,7 +257,7 @@ impl Default for CircuitBreaker {
             break_on: BreakOn::ConnectFailures,
             consecutive_failures: 5,
             base_open: Duration::from_secs(1),
-            max_open: Duration::from_secs(30),
+            max_open: Duration::from_secs(5),
         }
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 
+mod run;
+
 const POLICY: OutlierDetection = OutlierDetection {
     consecutive_failures: 5,
     success_ppm: 800_000,
@@ -56,13 +58,14 @@ fn an_endpoint_is_ejected_by_the_fifth_gateway_failure_in_a_row() {
 
 #[test]
 fn an_answer_ends_a_row_of_failures_and_what_says_nothing_does_not() {
+    let policy = OutlierDetection { success_ppm: 0, ..POLICY };
     for (between, ejected) in [(Outcome::Success, false), (Outcome::ServerError, false), (Outcome::Neutral, true)] {
         let (_all, healths) = service(2);
         for _ in 0..4 {
-            let _ = healths[0].record(&POLICY, Outcome::Reset, at(1.0), at(1.0), 0);
+            let _ = healths[0].record(&policy, Outcome::Reset, at(1.0), at(1.0), 0);
         }
-        assert_eq!(healths[0].record(&POLICY, between, at(1.0), at(1.0), 0), None);
-        assert_eq!(healths[0].record(&POLICY, Outcome::Reset, at(1.0), at(1.0), 0).is_some(), ejected, "{between:?}");
+        assert_eq!(healths[0].record(&policy, between, at(1.0), at(1.0), 0), None);
+        assert_eq!(healths[0].record(&policy, Outcome::Reset, at(1.0), at(1.0), 0).is_some(), ejected, "{between:?}");
     }
 }
 

@@ -17,6 +17,10 @@ const STAMP_MAX: u64 = (1 << 24) - 1;
 #[derive(Debug, Default)]
 pub struct Window([AtomicU64; BUCKETS]);
 
+/// A place in a window: number of a bucket, and requests in it until then. 44 bits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Mark(pub u64);
+
 impl Window {
     /// One request more.
     pub fn add(&self, length: Duration, now: Nanos, failed: bool) {
@@ -43,6 +47,28 @@ impl Window {
             }
         }
         (u32::try_from(sum.0).unwrap_or(u32::MAX), u32::try_from(sum.1).unwrap_or(u32::MAX))
+    }
+
+    /// Where the window is now.
+    pub fn mark(&self, length: Duration, now: Nanos) -> Mark {
+        let tenth = tenth(length, now);
+        let (old, total, _) = unpack(self.bucket(tenth).load(Relaxed));
+        Mark(stamp(tenth) << COUNT_BITS | if old == stamp(tenth) { total } else { 0 })
+    }
+
+    /// Requests since then. `None`: that is longer ago than the window.
+    pub fn since(&self, Mark(mark): Mark, length: Duration, now: Nanos) -> Option<u64> {
+        let newest = tenth(length, now);
+        let mut sum = 0_u64;
+        for tenth in (newest.saturating_sub(BUCKETS as u64 - 1)..=newest).rev() {
+            let (old, total, _) = unpack(self.bucket(tenth).load(Relaxed));
+            let total = if old == stamp(tenth) { total } else { 0 };
+            if mark >> COUNT_BITS == stamp(tenth) {
+                return Some(sum + total.saturating_sub(mark & COUNT_MAX));
+            }
+            sum += total;
+        }
+        None
     }
 
     /// Forgets everything.
@@ -88,5 +114,21 @@ mod tests {
         assert_eq!(window.sum(length, at(19)), (1, 1), "a bucket that is used again forgets");
         window.clear();
         assert_eq!(window.sum(length, at(19)), (0, 0));
+    }
+
+    #[test]
+    fn what_came_since_a_mark_is_known_as_long_as_the_window() {
+        let (window, length) = (Window::default(), Duration::from_secs(10));
+        let at = |seconds: u64| Nanos(seconds * 1_000_000_000);
+        window.add(length, at(3), false);
+        let mark = window.mark(length, at(3));
+        assert_eq!(window.since(mark, length, at(3)), Some(0));
+        for second in [3, 3, 4, 8] {
+            window.add(length, at(second), false);
+        }
+        assert_eq!(window.since(mark, length, at(8)), Some(4));
+        assert_eq!(window.since(mark, length, at(12)), Some(4));
+        assert_eq!(window.since(mark, length, at(13)), None);
+        assert_eq!(window.since(Mark(0), length, at(8)), None, "a mark that was never made");
     }
 }

@@ -41,11 +41,15 @@ pub struct Report {
     pub deliveries: u64,
     /// By endpoint.
     pub delivered: Vec<u64>,
+    /// To the first endpoint since its first fault began.
+    pub sick: u64,
     /// By the second in which they arrived: requests and good answers, without those whose caller went away.
     pub seconds: Vec<(u64, u64)>,
     /// When the last ejected endpoint came back, if all did.
     pub all_in: Option<u64>,
     pub ejections: u64,
+    /// The first of them: when, and `sick` then.
+    pub first_out: Option<(u64, u64)>,
     pub opened: u64,
 }
 
@@ -223,6 +227,7 @@ impl World<'_> {
         self.note(subject, transition.cause.as_str());
         if transition.from == State::Closed {
             self.report.ejections += 1;
+            self.report.first_out.get_or_insert((self.now, self.report.sick));
         }
         self.report.all_in = (self.ejections.out() == 0).then_some(self.now);
     }
@@ -268,6 +273,8 @@ impl World<'_> {
         if !matches!(answer, Answer::Bad(Failure::Unsent, _)) {
             self.report.deliveries += 1;
             self.report.delivered[replica.index] += 1;
+            let ill = self.script.endpoints[0].faults.first().is_some_and(|(time, _)| self.now >= nanos(time.start));
+            self.report.sick += u64::from(replica.index == 0 && ill);
             request.deliveries += 1;
             assert!(request.method != Method::POST || request.deliveries == 1, "a POST was delivered twice");
             self.breaker.reached(&self.script.breaker);

@@ -215,3 +215,36 @@ fn what_is_missing_for_readiness_is_said() {
     state.apply(removal(ResourceType::Service, "a/x"));
     assert_eq!(state.missing(), ["trust bundle", "workload configuration a/me"]);
 }
+
+/// A bundle of `domain` with one root, which is a certificate or not.
+fn bundle(domain: &str, root: Vec<u8>) -> v1::TrustBundle {
+    v1::TrustBundle { trust_domain: domain.into(), roots: vec![root.into()], ..v1::TrustBundle::default() }
+}
+
+fn root() -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    rcgen::CertificateParams::default().self_signed(&key).expect("a certificate").der().to_vec()
+}
+
+#[test]
+fn rule_04_a_bundle_that_cannot_be_used_is_refused_and_not_held() {
+    let mut state = state();
+    for (name, bad) in [("td", bundle("td", b"no certificate".to_vec())), ("td", bundle("other", root()))] {
+        let answer = state.apply(response(ResourceType::TrustBundle, &[(name, bad)]));
+        assert!(answer.error_detail.is_some());
+        assert_eq!(state.take_trust_changes(), []);
+    }
+    assert!(state.missing().contains(&"trust bundle".to_owned()));
+}
+
+#[test]
+fn bundles_of_several_domains_and_withdrawn_ones_are_all_told_in_their_order() {
+    let mut state = state();
+    let bundles = [("one", bundle("one", root())), ("two", bundle("two", root()))];
+    assert!(state.apply(response(ResourceType::TrustBundle, &bundles)).error_detail.is_none());
+    state.apply(removal(ResourceType::TrustBundle, "one"));
+    let changes = state.take_trust_changes();
+    let told: Vec<_> = changes.iter().map(|(name, bundle)| (name.as_str(), bundle.is_some())).collect();
+    assert_eq!(told, [("one", true), ("two", true), ("one", false)]);
+    assert_eq!(state.take_trust_changes(), []);
+}

@@ -240,7 +240,7 @@ pub const OF_PORTS: &[(Field, &str)] = &[
     ),
     (
         Field("circuitBreaker.maxOpen", "circuitBreaker: {maxOpen: @}", Takes::Time, |s| time(s.breaker()?.max_open)),
-        "30s",
+        "5s",
     ),
     (
         Field("connection.idle", "connection: {idle: @}", Takes::Time, |s| time(s.connection()?.idle)),
