@@ -19,11 +19,14 @@ use bytes::Bytes;
 use prost::Message;
 use weft_proto::{ResourceType, v1};
 
-use crate::source::{Problem, Resources};
+use crate::{
+    jwks::KeySets,
+    source::{Problem, Resources},
+};
 
 use self::{
     instances::Instance,
-    policies::{Inbound, Policies},
+    policies::{Authentications, Inbound, Policies},
     services::ServiceView,
 };
 
@@ -57,9 +60,15 @@ impl From<Vec<u8>> for Compiled {
 /// Compiled resources by type and canonical name.
 pub type Output = BTreeMap<(ResourceType, String), Compiled>;
 
-/// Compiles everything; the trust bundle is the caller's. A problem never stops the rest.
+/// Compiles everything, with no key sets but those in the resources.
 #[must_use]
 pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output, Vec<Problem>) {
+    compile_with(resources, registered, &KeySets::default())
+}
+
+/// Compiles everything; the trust bundle is the caller's. A problem never stops the rest.
+#[must_use]
+pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets: &KeySets) -> (Output, Vec<Problem>) {
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
@@ -69,6 +78,8 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     problems.extend(policies.problems());
     problems.extend(policies.uncounted(&routings));
     let inbound = Inbound::of(&policies, &routings);
+    let authentications = Authentications::of(&policies, sets);
+    problems.extend(authentications.problems());
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
@@ -81,7 +92,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of, &inbound);
+        let message = workload_config(instance, of, &inbound, &authentications);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
@@ -113,7 +124,12 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.
-fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inbound<'_>) -> v1::WorkloadConfig {
+fn workload_config(
+    instance: &Instance,
+    views: &[&ServiceView<'_>],
+    limits: &Inbound<'_>,
+    authentications: &Authentications<'_>,
+) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
@@ -133,7 +149,9 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inb
     }
     for port in ports.values_mut() {
         port.access = Some(v1::Access { tls_mode: v1::TlsMode::Permissive.into(), policies: Vec::new() });
-        port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
+        let served = served.get(&port.port).map(Vec::as_slice).unwrap_or_default();
+        port.rate_limits = limits.limits(instance, served);
+        port.request_authentications = authentications.at(instance, port.protocol, served);
     }
     v1::WorkloadConfig { id: instance.id.clone(), ports: ports.into_values().collect() }
 }

@@ -54,6 +54,13 @@ pub struct ControlPlaneArgs {
     /// Life of the sidecars' certificates, such as 24h or 10s
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub svid_lifetime: Duration,
+    /// Fetch key sets of RequestAuthentications from this host though its address is private, loopback or link-local;
+    /// may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub allow_jwks_host: Vec<String>,
+    /// Root certificates for key sets, PEM, beside those of the platform
+    #[arg(long, value_name = "FILE")]
+    pub jwks_ca: Option<PathBuf>,
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,

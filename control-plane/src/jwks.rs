@@ -7,6 +7,8 @@ mod fetch;
 mod follow;
 mod kept;
 pub mod keys;
+#[cfg(test)]
+mod testing;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -5,6 +5,7 @@ mod backend;
 mod check;
 mod faults;
 mod inbound;
+mod jwt;
 mod requests;
 mod rewritten;
 mod rule;
@@ -27,7 +28,7 @@ use crate::source::{
     },
 };
 
-pub use self::{backend::Backend, inbound::Inbound, requests::Requests, rule::Rule};
+pub use self::{backend::Backend, inbound::Inbound, jwt::Authentications, requests::Requests, rule::Rule};
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

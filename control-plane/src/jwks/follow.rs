@@ -10,10 +10,10 @@ use std::{
 use rand::Rng as _;
 use tokio::{
     sync::{Semaphore, watch},
-    task::AbortHandle,
+    task::JoinHandle,
 };
 
-use super::{Client, KeySet, KeySets, Kept, MAX_URLS, keys, kept::File};
+use super::{Client, Kept, KeySet, KeySets, MAX_URLS, kept::File, keys};
 use crate::source::{Resources, stored::Current};
 
 /// Fetches at once.
@@ -46,7 +46,7 @@ impl Default for Times {
 /// The task that fetches.
 pub struct Fetching {
     resources: watch::Receiver<Current>,
-    running: BTreeMap<String, AbortHandle>,
+    running: BTreeMap<String, JoinHandle<()>>,
     each: Each,
 }
 
@@ -90,21 +90,23 @@ impl Fetching {
     pub async fn run(mut self) {
         loop {
             let resources = Arc::clone(&self.resources.borrow_and_update().resources);
-            self.follow(&urls(&resources));
+            self.follow(&urls(&resources)).await;
             if self.resources.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    fn follow(&mut self, wanted: &BTreeSet<&str>) {
+    async fn follow(&mut self, wanted: &BTreeSet<&str>) {
         let gone: Vec<String> = self.running.keys().filter(|url| !wanted.contains(url.as_str())).cloned().collect();
         for url in gone {
             if let Some(task) = self.running.remove(&url) {
                 task.abort();
+                // What it was about to keep is kept by now, or never.
+                let _ = task.await;
             }
-            self.each.sets.send_if_modified(|sets| Arc::make_mut(sets).0.remove(&url).is_some());
             self.each.kept.remove(&url);
+            self.each.sets.send_if_modified(|sets| Arc::make_mut(sets).0.remove(&url).is_some());
         }
         for url in wanted {
             if self.running.contains_key(*url) {
@@ -116,14 +118,14 @@ impl Fetching {
                 continue;
             }
             let task = tokio::spawn(self.each.clone().keep((*url).to_owned()));
-            self.running.insert((*url).to_owned(), task.abort_handle());
+            self.running.insert((*url).to_owned(), task);
         }
     }
 }
 
 impl Drop for Fetching {
     fn drop(&mut self) {
-        self.running.values().for_each(AbortHandle::abort);
+        self.running.values().for_each(JoinHandle::abort);
     }
 }
 
@@ -155,8 +157,8 @@ impl Each {
                         tracing::warn!(url, "key {index} of the set {why}: it is left out");
                     }
                     self.publish(&url, KeySet { keys: Some(parsed.keys.into()), trouble: None });
-                    let (kept, file) = (self.kept.clone(), File::new(&url, &text, SystemTime::now()));
-                    let _ = tokio::task::spawn_blocking(move || kept.write(&file)).await;
+                    // Small, rare and not synced: no thread of its own, which could outlive this task.
+                    self.kept.write(&File::new(&url, &text, SystemTime::now()));
                 }
                 Err(why) => {
                     failures = failures.saturating_add(1);

@@ -74,7 +74,8 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
         return Err(format!("it has {} keys that can be used, more than {MAX_KEYS}", keys.len()));
     }
     if keys.is_empty() {
-        let why: Vec<_> = broken.iter().chain(&others).map(|(index, why)| format!("key {index} {why}")).take(4).collect();
+        let why: Vec<_> =
+            broken.iter().chain(&others).map(|(index, why)| format!("key {index} {why}")).take(4).collect();
         let why = if why.is_empty() { String::new() } else { format!(": {}", why.join(", ")) };
         return Err(format!("it has no key that can be used{why}"));
     }
@@ -163,8 +164,7 @@ pub fn algorithm(word: &str) -> Option<v1::JwtAlgorithm> {
 }
 
 /// The words of all algorithms.
-pub const ALGORITHMS: [&str; 9] =
-    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 #[cfg(test)]
 mod tests;

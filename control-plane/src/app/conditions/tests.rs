@@ -291,6 +291,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         resources_ended: false,
         source: None,
         registered: registry.watch(),
+        sets: watch::Sender::default().subscribe(),
         ca: Arc::new(ca),
         view,
         reflected,
