@@ -39,13 +39,14 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-pub use self::access::Caller;
-use self::{access::Access, objects::Pages, status::ApiError};
+use self::{access::Access, objects::Pages};
+pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::enrolment::Enrolment,
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
+    traces::{self, Traces},
 };
 
 /// Writes and watches at once: more would only wait in memory.
@@ -69,6 +70,8 @@ pub struct ApiState {
     pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
+    /// Spans of the last while, where they are kept.
+    pub traces: Option<Traces>,
     /// How workloads get certificates; none in tests.
     pub enrolment: Option<Enrolment>,
     writes: Arc<Semaphore>,
@@ -108,6 +111,7 @@ impl ApiState {
             proxies,
             pushed,
             access,
+            traces: None,
             enrolment: None,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
@@ -148,6 +152,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/traces", get(traces::api::list))
+        .route("/weft/v1/traces/{id}", get(traces::api::get))
+        .merge(traces::jaeger::routes())
         .route("/weft/v1/history", get(history::history))
         .route("/weft/v1/history/verify", get(history::verify))
         .route("/weft/v1/rollback", post(history::rollback))
@@ -175,4 +182,4 @@ fn discovered(slash: &str) -> Router<ApiState> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@ mod compiling;
 mod conditions;
 pub(crate) mod incoming;
 mod operators;
+mod spans;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -58,6 +59,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
+    let traces = spans::receive(&args).await?;
     let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
@@ -109,6 +111,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
     state.enrolment = Some(identity.enrolment.clone());
+    state.traces = traces;
     let router = api::router(state);
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(

@@ -45,6 +45,10 @@ pub struct ControlPlaneArgs {
     /// Let any local workload enrol, and the local user use the API without TLS and token
     #[arg(long)]
     pub dev: bool,
+    /// Where spans come in (OTLP over gRPC, and protobuf over HTTP at /v1/traces) to be kept in memory for weft trace and
+    /// Jaeger's query API [default: none; with --dev 127.0.0.1:4317, unless a collector listens there]
+    #[arg(long, value_name = "ADDR")]
+    pub otlp_listen: Option<SocketAddr>,
     /// Directory of resource files, watched
     #[arg(long, value_name = "DIR")]
     pub resources: Option<PathBuf>,

@@ -13,3 +13,4 @@ pub mod push;
 pub mod registry;
 pub mod source;
 pub mod store;
+pub mod traces;

@@ -65,6 +65,8 @@ pub enum Reason {
     TlsPlaintext,
     /// Plaintext refused by policy.
     PlaintextDenied,
+    /// Refused by an AuthorizationPolicy, or by there being some of which none allows it.
+    RbacDenied,
     /// No token, and a RequestAuthentication requires one.
     TokenMissing,
     /// A token that is not valid.
@@ -132,7 +134,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -162,6 +164,7 @@ impl Reason {
         Self::TlsCertificate,
         Self::TlsPlaintext,
         Self::PlaintextDenied,
+        Self::RbacDenied,
         Self::TokenMissing,
         Self::TokenInvalid,
         Self::UpgradeRefused,
@@ -206,7 +209,8 @@ impl Reason {
             Self::TlsIdentityMismatch => row("tls_identity_mismatch", "UF", 503, 14, "tls_certificate_error", Upstream),
             Self::TlsCertificate => row("tls_certificate", "UF", 503, 14, "tls_certificate_error", Upstream),
             Self::TlsPlaintext => row("tls_plaintext", "DPE", 400, 14, "tls_protocol_error", Downstream),
-            Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "connection_limit_reached", Downstream),
+            Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
+            Self::RbacDenied => row("rbac_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
             Self::TokenMissing => row("token_missing", "UAEX", 401, 16, "http_request_denied", Downstream),
             Self::TokenInvalid => row("token_invalid", "UAEX", 401, 16, "http_request_denied", Downstream),
             Self::UpgradeRefused => row("upgrade_refused", "UPE", 502, 14, "http_upgrade_failed", Upstream),

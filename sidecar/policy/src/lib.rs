@@ -21,5 +21,6 @@ pub mod rate;
 pub mod retry;
 pub mod routing;
 pub mod spiffe;
+pub mod trace;
 
 pub use spiffe::SpiffeId;

@@ -25,7 +25,9 @@ pub use self::{
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
-use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
+use crate::{
+    app::worker::Clock, error::Reason, inbound, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease,
+};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -113,6 +115,9 @@ pub enum BodyError {
     /// The deadline of the request passed.
     #[error("the body did not end before the deadline of the request")]
     Deadline,
+    /// A policy does not allow it any more.
+    #[error("the exchange is not allowed any more")]
+    Revoked,
     /// The request is sent again elsewhere.
     #[error("another try of the request has begun")]
     Superseded,
@@ -128,8 +133,8 @@ pub struct Finish {
     pub status: u16,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
-    /// The endpoint's books.
-    pub load: Option<LoadGuard>,
+    /// Where the exchange goes.
+    pub leg: Leg,
     /// The upstream connection or stream; given back when the exchange is complete.
     pub lease: Option<Lease>,
     /// Request limit of the target.
@@ -138,6 +143,14 @@ pub struct Finish {
     pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
+}
+
+/// Where an exchange goes, and what lives as long as it.
+pub enum Leg {
+    /// To an endpoint: its books.
+    Endpoint(LoadGuard),
+    /// To the app: what lets it in, until it is revoked.
+    App(inbound::Permit),
 }
 
 /// One request in an endpoint's books, from its start to its end.
@@ -168,6 +181,18 @@ impl Drop for LoadGuard {
     fn drop(&mut self) {
         let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
         self.endpoint.load.end(self.clock.now(), latency, self.failed);
+    }
+}
+
+impl Finish {
+    /// Waits until the exchange is not allowed any more.
+    pub async fn revoked(&self) {
+        match &self.leg {
+            Leg::App(permit) => {
+                permit.revoked().await;
+            }
+            Leg::Endpoint(_) => std::future::pending().await,
+        }
     }
 }
 
@@ -258,6 +283,13 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Follower::Finish(finish) = &mut this.follower
+            && let Leg::App(permit) = &finish.leg
+            && let Poll::Ready(reason) = permit.poll_revoked(context)
+        {
+            finish.reason = Some(reason);
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
         let frame = ready!(this.kind.poll(context));
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {

@@ -133,6 +133,14 @@ impl Asked {
 
 fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> Result<(), Forbidden> {
     match path {
+        // Spans are of all namespaces, and they may say more than any object does.
+        _ if crate::traces::jaeger::serves(path) => {
+            return match (read, &caller.namespace) {
+                (false, _) if caller.role != Role::Admin => Err(Forbidden::Role),
+                (_, Some(_)) => Err(Forbidden::Namespace),
+                (_, None) => Ok(()),
+            };
+        }
         // What is served, and who asks.
         "/version" | "/version/" | "/api" | "/apis" if read => return Ok(()),
         _ if read && ["/api/", "/apis/", "/openapi/"].iter().any(|prefix| path.starts_with(prefix)) => return Ok(()),
@@ -256,6 +264,16 @@ mod tests {
             ("GET /weft/v1/explain?url=http://cart&from=shop/web", "yyyyy"),
             ("GET /weft/v1/explain?url=http://cart&from=bank/web", "yyynn"),
             ("GET /weft/v1/explain?url=http://cart&from=bank&from=shop", "yyynn"),
+            ("GET /weft/v1/traces", "yyynn"),
+            ("GET /weft/v1/traces/4bf92f3577b34da6a3ce929d0e0e4736", "yyynn"),
+            ("GET /api/services", "yyynn"),
+            ("GET /api/services/web/operations", "yyynn"),
+            ("GET /api/traces?service=web", "yyynn"),
+            ("GET /api/traces/4bf92f3577b34da6a3ce929d0e0e4736", "yyynn"),
+            ("GET /api/dependencies", "yyynn"),
+            ("GET /api/v3/services", "yyynn"),
+            ("GET /api/v3/traces/4bf92f3577b34da6a3ce929d0e0e4736", "yyynn"),
+            ("POST /api/traces", "rryrr"),
             ("POST /weft/v1/rollback", "ryyry"),
             ("GET /weft/v1/tokens", "rryrr"),
             ("POST /weft/v1/tokens", "rryrr"),
