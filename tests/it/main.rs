@@ -8,6 +8,7 @@ mod bulk;
 mod certificates;
 mod demo;
 mod http2;
+mod jwt;
 mod mesh;
 mod messages;
 mod needs;

@@ -243,9 +243,9 @@ fn rsa(wire: &v1::JwtRsaKey) -> Result<KeyMaterial, Invalid> {
 
 fn ec(wire: &v1::JwtEcKey) -> Result<KeyMaterial, Invalid> {
     use v1::JwtCurve as Wire;
-    let (length, make): (usize, fn(Box<[u8]>) -> KeyMaterial) = match Wire::try_from(wire.curve) {
-        Ok(Wire::P256) => (32, KeyMaterial::P256),
-        Ok(Wire::P384) => (48, KeyMaterial::P384),
+    let length = match Wire::try_from(wire.curve) {
+        Ok(Wire::P256) => 32,
+        Ok(Wire::P384) => 48,
         _ => return invalid("curve", wire.curve, "is no curve that this version knows"),
     };
     for (field, coordinate) in [("x", &wire.x), ("y", &wire.y)] {
@@ -253,7 +253,8 @@ fn ec(wire: &v1::JwtEcKey) -> Result<KeyMaterial, Invalid> {
             return invalid(field, format!("{} bytes", coordinate.len()), format!("must have {length} bytes"));
         }
     }
-    Ok(make([&[4][..], &wire.x, &wire.y].concat().into()))
+    let point = [&[4][..], &wire.x, &wire.y].concat().into();
+    Ok(if length == 32 { KeyMaterial::P256(point) } else { KeyMaterial::P384(point) })
 }
 
 #[cfg(test)]
