@@ -26,7 +26,7 @@ use crate::{
 
 use self::{
     instances::Instance,
-    policies::{Authentications, Inbound, Policies},
+    policies::{Authentications, Guards, Inbound, Policies},
     services::ServiceView,
 };
 
@@ -77,9 +77,9 @@ pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets:
     attached::check(resources, &views, &mut problems);
     problems.extend(policies.problems());
     problems.extend(policies.uncounted(&routings));
-    let inbound = Inbound::of(&policies, &routings);
     let authentications = Authentications::of(&policies, sets);
     problems.extend(authentications.problems());
+    let inbound = (Inbound::of(&policies, &routings), Guards::of(resources), authentications);
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
@@ -92,7 +92,7 @@ pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets:
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of, &inbound, &authentications);
+        let message = workload_config(instance, of, &inbound);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
@@ -127,8 +127,7 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
 fn workload_config(
     instance: &Instance,
     views: &[&ServiceView<'_>],
-    limits: &Inbound<'_>,
-    authentications: &Authentications<'_>,
+    (limits, guards, authentications): &(Inbound<'_>, Guards<'_>, Authentications<'_>),
 ) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
@@ -148,8 +147,8 @@ fn workload_config(
         }
     }
     for port in ports.values_mut() {
-        port.access = Some(v1::Access { tls_mode: v1::TlsMode::Permissive.into(), policies: Vec::new() });
         let served = served.get(&port.port).map(Vec::as_slice).unwrap_or_default();
+        port.access = Some(guards.access(instance, port.port, served));
         port.rate_limits = limits.limits(instance, served);
         port.request_authentications = authentications.at(instance, port.protocol, served);
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
 
 use super::{
-    CALLER_VERSION, FIELDS,
+    CALLER_VERSION, FIELDS, RULE,
     body::{Body, Ends, Finish, IDLE, Times},
     is_grpc, websocket,
 };
@@ -295,10 +295,11 @@ impl Switch {
     }
 }
 
-/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own field is not the caller's:
+/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own fields are not the caller's:
 /// what one sidecar takes, the next one takes too.
 fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
-    let fields = headers.len() - usize::from(headers.contains_key(CALLER_VERSION));
+    let own = [CALLER_VERSION, RULE].iter().filter(|name| headers.contains_key(*name)).count();
+    let fields = headers.len() - own;
     if fields <= FIELDS {
         return Ok(());
     }

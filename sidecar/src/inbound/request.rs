@@ -18,7 +18,7 @@ use crate::{
     app::worker::Worker,
     error::{Blame, ProxyError, Reason},
     http::{
-        CALLER_VERSION, UNSENT,
+        CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, IDLE, Leg},
         forward::Received,
         reply,
@@ -44,6 +44,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         }
     };
     let caller = request.headers_mut().remove(CALLER_VERSION);
+    let rule = request.headers_mut().remove(RULE);
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
     // caller's could have nominated is gone.
     canonical::strip_identity(request.headers_mut());
@@ -95,7 +96,8 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, claims.as_deref(), &received, request.headers(), worker.clock.now()) {
+        let (claims, now) = (claims.as_deref(), worker.clock.now());
+        match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
     telemetry::Direction,
 };
@@ -38,6 +38,7 @@ pub async fn run(
         }
     };
     request.headers_mut().remove(CALLER_VERSION);
+    request.headers_mut().remove(RULE);
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {

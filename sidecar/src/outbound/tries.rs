@@ -30,7 +30,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{
-        CALLER_VERSION, UNSENT,
+        CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, Leg, LoadGuard},
         forward::{Received, mark_caller_version},
     },
@@ -280,9 +280,13 @@ impl<'a> Tries<'a> {
         };
         if key.is_mesh() {
             mark_caller_version(&mut leg, received.version, self.fresh);
+            if let Some(tag) = &self.plan.rule.tag {
+                leg.headers_mut().insert(RULE, tag.clone());
+            }
         } else {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
+            leg.headers_mut().remove(RULE);
         }
         if let Some(left) = self.left() {
             deadline::set(leg.headers_mut(), received.grpc, left);
