@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use weft_control_plane::{
+    beside,
     compile::compile,
     source::{Origin, Problem, Reason, Resources},
 };
@@ -97,6 +98,7 @@ fn analyze(sources: &[Source], trust_domain: &str) -> (Vec<Finding>, usize) {
     // Nothing is fetched here.
     warnings.retain(|problem| problem.reason != Reason::KeysMissing);
     warnings.extend(conflicts::find(&items));
+    warnings.extend(beside::shared(&all));
     // Both look at the references of routes: one report of a place is enough.
     let mut seen = BTreeMap::new();
     warnings.retain(|problem| seen.insert((problem.file.clone(), problem.line, problem.column), ()).is_none());

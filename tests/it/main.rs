@@ -3,9 +3,11 @@
 //! is left out and says so ([`needs`]).
 
 mod apps;
+mod authorization;
 mod basics;
 mod bulk;
 mod certificates;
+mod cold_start;
 mod demo;
 mod http2;
 mod jwt;
