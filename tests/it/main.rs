@@ -9,6 +9,7 @@ mod bulk;
 mod certificates;
 mod cold_start;
 mod demo;
+mod foreign;
 mod http2;
 mod jwt;
 mod mesh;

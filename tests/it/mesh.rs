@@ -25,7 +25,8 @@ pub struct TestMesh {
     pub dir: PathBuf,
     /// The operator API.
     pub api: SocketAddr,
-    xds: SocketAddr,
+    /// The discovery port.
+    pub xds: SocketAddr,
     client: Option<Client>,
     /// Processes that call under names of their own.
     callers: Vec<Process>,
