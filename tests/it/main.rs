@@ -12,6 +12,7 @@ mod demo;
 mod enrolment;
 mod foreign;
 mod http2;
+mod jwt;
 mod mesh;
 mod messages;
 mod needs;
