@@ -2,7 +2,10 @@
 //! Prometheus text. Recording is an atomic add; locks are taken only to make a handle and to render.
 
 mod circuit;
+pub mod export;
 mod histogram;
+mod otel;
+pub mod span;
 #[cfg(test)]
 mod tests;
 
