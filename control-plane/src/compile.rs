@@ -81,7 +81,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of, &inbound);
+        let message = workload_config(resources, instance, of, &inbound);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
@@ -113,7 +113,12 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
 }
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.
-fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inbound<'_>) -> v1::WorkloadConfig {
+fn workload_config(
+    resources: &Resources,
+    instance: &Instance,
+    views: &[&ServiceView<'_>],
+    limits: &Inbound<'_>,
+) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
         .iter()
@@ -135,7 +140,12 @@ fn workload_config(instance: &Instance, views: &[&ServiceView<'_>], limits: &Inb
         port.access = Some(v1::Access { tls_mode: v1::TlsMode::Permissive.into(), policies: Vec::new() });
         port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
     }
-    v1::WorkloadConfig { id: instance.id.clone(), ports: ports.into_values().collect() }
+    let services: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
+    v1::WorkloadConfig {
+        id: instance.id.clone(),
+        ports: ports.into_values().collect(),
+        telemetry: Some(policies::telemetry::settings(resources, instance, &services)),
+    }
 }
 
 #[cfg(test)]

@@ -312,6 +312,7 @@ mod tests {
                 rate_limits: vec![],
                 access: Access::without_policies(TlsMode::Permissive),
             }],
+            telemetry: Default::default(),
         };
         assert_eq!(app_port(&workload, &target("shop/ledger", 5432)).map(|port| port.port), Some(9000));
         assert_eq!(app_port(&workload, &target("shop/ledger", 9000)), None);

@@ -8,6 +8,7 @@ mod inbound;
 mod requests;
 mod rewritten;
 mod rule;
+pub mod telemetry;
 
 use std::{
     collections::{BTreeMap, HashMap},

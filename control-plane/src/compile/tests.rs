@@ -3,6 +3,7 @@
 mod accepted;
 mod fields;
 mod policies;
+mod telemetry;
 
 use prost::Message;
 

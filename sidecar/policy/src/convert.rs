@@ -4,6 +4,7 @@
 mod access;
 mod filter;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -20,6 +21,7 @@ use weft_proto::v1;
 pub use self::{
     access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
     filter::{Place, filters},
+    telemetry::{MAX_HEADERS, otlp_endpoint},
     trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
 };
 
@@ -340,7 +342,7 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             access: at(&path, access::access(wire.access))?,
         });
     }
-    Ok(WorkloadConfig { id, ports })
+    Ok(WorkloadConfig { id, ports, telemetry: telemetry::telemetry(wire.telemetry)? })
 }
 
 #[cfg(test)]

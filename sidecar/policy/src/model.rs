@@ -4,6 +4,7 @@
 mod access;
 mod filter;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    telemetry::{AccessLogFormat, AccessLogMode, Telemetry},
     trust::{Revocation, TrustBundle},
 };
 use crate::{SpiffeId, pattern::Pattern};
@@ -233,6 +235,8 @@ pub struct WorkloadConfig {
     pub id: ObjectName,
     /// Unique by `port`.
     pub ports: Vec<InboundPort>,
+    /// What is recorded of its traffic.
+    pub telemetry: Telemetry,
 }
 
 /// One port of the app.
