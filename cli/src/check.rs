@@ -102,6 +102,7 @@ async fn mesh(args: &ServerArgs) -> anyhow::Result<Vec<Check>> {
     let version = server.get("/version").await.unwrap_or_default();
     checks.extend(versions(&version, &proxies));
     checks.extend(sidecars(&proxies));
+    checks.extend(plaintext(&proxies));
     match server.get("/weft/v1/resources/errors").await {
         Ok(errors) => checks.extend(resources(items(&errors))),
         Err(error) => checks.push(Check::warning("resources", error.to_string())),
@@ -144,6 +145,26 @@ fn sidecars(proxies: &Proxies) -> Vec<Check> {
     checks.extend(Check::each("apps", format!("{count} healthy"), unhealthy));
     checks.extend(Check::each("certificates", "all valid".to_owned(), ending.collect()));
     checks
+}
+
+/// Who would break under the mode `STRICT`: each port at which plaintext was seen.
+fn plaintext(proxies: &Proxies) -> Vec<Check> {
+    let ports = || proxies.items.iter().flat_map(|proxy| proxy.connections.iter().map(move |port| (proxy, port)));
+    let broken = ports().filter(|(_, port)| port.plaintext > 0 && !port.strict);
+    let broken = broken.map(|(proxy, port)| {
+        let count = usize::try_from(port.plaintext).unwrap_or(usize::MAX);
+        format!(
+            "{} port {}: {} came in plaintext since the sidecar started; under STRICT they would be refused",
+            proxy.id(),
+            port.port,
+            listing::number(count, "connection"),
+        )
+    });
+    let fine = match ports().any(|(_, port)| !port.strict) {
+        true => "no plaintext was seen: nobody would break under STRICT",
+        false => "no port takes plaintext, or nobody has called yet",
+    };
+    Check::each("plaintext", fine.to_owned(), broken.collect())
 }
 
 fn resources(problems: &[Value]) -> Vec<Check> {
@@ -258,6 +279,12 @@ mod tests {
         ];
         for (change, expected) in cases {
             assert_eq!(warnings(&sidecars(&proxies(&change))), [expected]);
+        }
+        for (strict, expected) in [(true, 0), (false, 1)] {
+            let ports = json!([{"port": 8080, "plaintext": 2, "mtls": 5, "strict": strict}, {"port": 9, "mtls": 1}]);
+            let checks = plaintext(&proxies(&json!({"connections": ports})));
+            assert_eq!(warnings(&checks).len(), expected, "{checks:?}");
+            assert!(strict || checks[0].message.starts_with("shop/a port 8080: 2 connections came in plaintext"));
         }
         let old = proxies(&json!({"sidecarVersion": "0.0.1"}));
         assert_eq!(warnings(&versions(&json!({}), &old)), ["the sidecar of shop/a is of version 0.0.1"]);

@@ -62,8 +62,24 @@ pub struct Proxy {
     pub cert_expiry_seconds: Option<i64>,
     /// The event that what it holds reflects.
     pub store_revision: u64,
+    /// What came to each port of its app.
+    pub connections: Vec<PortConnections>,
     /// State of each type of resource.
     pub types: Vec<Type>,
+}
+
+/// Connections that a sidecar took at one port of its app since it started.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PortConnections {
+    /// Number of the port.
+    pub port: u16,
+    /// In plaintext.
+    pub plaintext: u64,
+    /// Over mutual TLS, when a plaintext one last came.
+    pub mtls: u64,
+    /// It takes mutual TLS only.
+    pub strict: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

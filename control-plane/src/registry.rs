@@ -183,9 +183,13 @@ impl Lease {
             Some((lease, held)) if *lease == self.lease => {
                 let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
                 authorise(&registration, &peer, &self.attested)?;
-                // A new certificate changes nothing that is compiled.
-                let end = held.registration.certificate_end_ms;
-                let same = Registration { certificate_end_ms: end, ..registration.clone() } == held.registration;
+                // A new certificate changes nothing that is compiled, nor do connections that came.
+                let told = &held.registration;
+                let same = Registration {
+                    certificate_end_ms: told.certificate_end_ms,
+                    connections: told.connections.clone(),
+                    ..registration.clone()
+                } == *told;
                 *held = Arc::new(Registered { registration, spiffe_id: held.spiffe_id.clone() });
                 if same {
                     return Ok(());
@@ -341,12 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_certificate_publishes_nothing() {
+    fn a_renewed_certificate_and_connections_that_came_publish_nothing() {
         let registry = Registry::default();
         let lease = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
         let mut watch = registry.watch();
         watch.mark_unchanged();
-        lease.update(Registration { certificate_end_ms: 5, ..registration(1) }).expect("valid");
+        let came = vec![weft_proto::v1::PortConnections { port: 80, plaintext: 1, ..Default::default() }];
+        lease.update(Registration { certificate_end_ms: 5, connections: came, ..registration(1) }).expect("valid");
         assert!(!watch.has_changed().expect("open"));
         lease.update(Registration { certificate_end_ms: 5, healthy: true, ..registration(1) }).expect("valid");
         assert!(watch.has_changed().expect("open"));

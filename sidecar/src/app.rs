@@ -24,6 +24,7 @@ use crate::{
     drain::{Drain, Phase},
     harden,
     identity::Enrolment,
+    inbound::{self, Seen},
     listener, probe,
     snapshot::Snapshot,
     telemetry::Telemetry,
@@ -75,7 +76,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, trust) = (Telemetry::default(), Drain::default(), TrustStore::default());
-    let clock = Clock::start();
+    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -93,6 +94,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
         listeners,
         clock,
         limiters: Arc::default(),
+        seen: Arc::clone(&arrivals),
+        trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;
@@ -131,6 +134,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let registered = registration.clone();
     tokio::spawn(enrolment.run(identity, svid, move |result| report(&telemetry, &registered, result)));
     let discovery = tokio::spawn(discovery.run());
+    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
@@ -188,6 +192,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,
         service_account: args.account().into(),
+        connections: Vec::new(),
     }
 }
 

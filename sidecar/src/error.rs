@@ -65,6 +65,8 @@ pub enum Reason {
     TlsPlaintext,
     /// Plaintext refused by policy.
     PlaintextDenied,
+    /// Refused by an AuthorizationPolicy, or by there being some of which none allows it.
+    RbacDenied,
     /// The upgrade or CONNECT was refused.
     UpgradeRefused,
     /// More requests than a RateLimitPolicy lets in.
@@ -128,7 +130,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -158,6 +160,7 @@ impl Reason {
         Self::TlsCertificate,
         Self::TlsPlaintext,
         Self::PlaintextDenied,
+        Self::RbacDenied,
         Self::UpgradeRefused,
         Self::RateLimited,
         Self::FaultDelay,
@@ -200,7 +203,8 @@ impl Reason {
             Self::TlsIdentityMismatch => row("tls_identity_mismatch", "UF", 503, 14, "tls_certificate_error", Upstream),
             Self::TlsCertificate => row("tls_certificate", "UF", 503, 14, "tls_certificate_error", Upstream),
             Self::TlsPlaintext => row("tls_plaintext", "DPE", 400, 14, "tls_protocol_error", Downstream),
-            Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "connection_limit_reached", Downstream),
+            Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
+            Self::RbacDenied => row("rbac_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
             Self::UpgradeRefused => row("upgrade_refused", "UPE", 502, 14, "http_upgrade_failed", Upstream),
             Self::RateLimited => row("rate_limited", "RL", 429, 8, "http_request_denied", Downstream),
             Self::FaultDelay => row("fault_delay", "DI", 504, 4, "proxy_internal_response", Internal),

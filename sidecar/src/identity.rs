@@ -64,13 +64,17 @@ pub struct Enrolment {
     pub trust: TrustStore,
 }
 
-/// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never beyond the peer's
-/// certificate.
+/// Before a peer's certificate ends, what is in flight on its connections has at most this time, and at most a fifth of
+/// what was left of the certificate when the connection began: then they are closed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never up to the end of the
+/// peer's certificate, where `live` closes it.
 #[must_use]
 pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(random >> 56).unwrap_or(0)) / 255.0);
     let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-    (MAX_AGE.mul_f64(0.9) + jitter).min(left)
+    (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 5))
 }
 
 /// Reads a token file.

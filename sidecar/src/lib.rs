@@ -13,6 +13,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod listener;
+pub mod live;
 pub mod opaque;
 pub mod outbound;
 pub mod probe;

@@ -20,6 +20,8 @@ pub enum Failure {
     Io(io::Error),
     /// Nothing moved for too long.
     Idle,
+    /// It was ended from outside.
+    Cut,
 }
 
 impl fmt::Display for Failure {
@@ -27,6 +29,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Io(error) => write!(f, "{error}"),
             Self::Idle => f.write_str("nothing moved for the idle time"),
+            Self::Cut => f.write_str("it is not allowed any more"),
         }
     }
 }
@@ -37,6 +40,20 @@ impl fmt::Display for Failure {
 /// # Errors
 /// When a side fails, or nothing moves for an hour, or for five minutes after one side has ended.
 pub async fn copy<A: Side, B: Side>(a: A, b: B, forward: impl Fn(u64), backward: impl Fn(u64)) -> Result<(), Failure> {
+    copy_until(a, b, forward, backward, std::future::pending()).await
+}
+
+/// The same until `cut` is ready: then both sides see a failure.
+///
+/// # Errors
+/// As [`copy`], and when it is cut.
+pub async fn copy_until<A: Side, B: Side>(
+    a: A,
+    b: B,
+    forward: impl Fn(u64),
+    backward: impl Fn(u64),
+    cut: impl Future<Output = ()>,
+) -> Result<(), Failure> {
     let ((mut from_a, mut to_a), (mut from_b, mut to_b)) = (a.split(), b.split());
     let activity = Activity { last: Cell::new(Instant::now()), ended: Cell::new(0) };
     let both = async {
@@ -48,6 +65,7 @@ pub async fn copy<A: Side, B: Side>(a: A, b: B, forward: impl Fn(u64), backward:
     let result = tokio::select! {
         result = both => result.map(|_| ()).map_err(Failure::Io),
         () = activity.idle() => Err(Failure::Idle),
+        () = cut => Err(Failure::Cut),
     };
     if result.is_err() {
         A::abort(from_a, to_a);

@@ -6,6 +6,7 @@ pub mod export;
 mod histogram;
 mod otel;
 pub mod span;
+pub mod trace;
 #[cfg(test)]
 mod tests;
 

@@ -25,6 +25,7 @@ use weft_policy::{
     model::{BackendPolicy, MeshAddress, Target},
 };
 
+use connect::Own;
 pub use connect::tcp as connect_tcp;
 use tunnel::Carrier;
 
@@ -32,6 +33,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::body::Body,
     identity::{self, IdentityReceiver},
+    live::Sessions,
     telemetry::Telemetry,
 };
 
@@ -128,6 +130,7 @@ pub struct Pool {
 /// The pools of one worker.
 pub struct Pools {
     identity: IdentityReceiver,
+    sessions: Rc<Sessions>,
     telemetry: Telemetry,
     pools: RefCell<HashMap<Key, Rc<Pool>>>,
 }
@@ -155,8 +158,8 @@ impl Key {
 impl Pools {
     /// Empty pools.
     #[must_use]
-    pub fn new(identity: IdentityReceiver, telemetry: Telemetry) -> Self {
-        Self { identity, telemetry, pools: RefCell::default() }
+    pub fn new(identity: IdentityReceiver, sessions: Rc<Sessions>, telemetry: Telemetry) -> Self {
+        Self { identity, sessions, telemetry, pools: RefCell::default() }
     }
 
     /// A connection for one exchange: a pooled one if there is one, else a new one.
@@ -194,7 +197,7 @@ impl Pools {
             return Ok(lease);
         }
         let place = rules.limits.map(connection).transpose()?;
-        let dialled = self.counted(key, connect::http2(key, &self.identity, rules.connect).await);
+        let dialled = self.counted(key, connect::http2(key, self.own(), rules.connect).await);
         let (sender, life) = dialled.inspect_err(|error| pool.failed(error))?;
         let streams = Rc::new(Cell::new(0));
         let until = Instant::now() + life.min(rules.max_age);
@@ -223,7 +226,7 @@ impl Pools {
             drop(turn);
             return carrier.open(target).await;
         }
-        let dialled = self.counted(&key, connect::carrier(mesh, target, &self.identity, connect).await);
+        let dialled = self.counted(&key, connect::carrier(mesh, target, self.own(), connect).await);
         let carrier = dialled.inspect_err(|error| pool.failed(error))?;
         pool.carriers.borrow_mut().push(carrier.clone());
         drop(turn);
@@ -244,6 +247,10 @@ impl Pools {
             Key::Mesh { address, .. } => live(address),
             Key::Plain { .. } => true,
         });
+    }
+
+    const fn own(&self) -> Own<'_> {
+        Own { identity: &self.identity, sessions: &self.sessions }
     }
 
     fn counted<T>(&self, key: &Key, result: Result<T, ProxyError>) -> Result<T, ProxyError> {

@@ -1,9 +1,11 @@
-//! Certificates that live for seconds: whatever is open stays open while they change.
+//! Certificates that live for seconds: requests never notice that they change, and a stream or tunnel ends with the
+//! certificate that its connection began with, not sooner.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc::{self, Sender},
+    time::Instant,
 };
 
 use crate::{
@@ -51,17 +53,29 @@ fn ask(stream: &mut BufReader<TcpStream>) {
     assert_eq!(&body, b"ok");
 }
 
-/// The next line that has `text` in it.
-fn line_with(text: &str, stream: &mut BufReader<TcpStream>) {
+/// The next line that has `text` in it, if there is one.
+fn line_with(text: &str, stream: &mut BufReader<TcpStream>) -> bool {
     let mut line = String::new();
     while !line.contains(text) {
         line.clear();
-        assert!(stream.read_line(&mut line).expect("a line") > 0, "the stream was closed");
+        match stream.read_line(&mut line) {
+            Ok(1..) => {}
+            Ok(0) => return false,
+            // The limit of the test, and not an end.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("{error}"),
+            Err(_) => return false,
+        }
     }
+    true
+}
+
+/// A line to the ledger and its answer.
+fn charge(tunnel: &mut BufReader<TcpStream>) -> bool {
+    tunnel.get_mut().write_all(b"charge 1\n").is_ok() && line_with("OK", tunnel)
 }
 
 #[test]
-fn connections_streams_and_tunnels_outlive_the_certificates_they_began_with() {
+fn requests_outlive_certificates_and_streams_and_tunnels_end_with_theirs() {
     let (app, tick) = streamer();
     let mesh = TestMesh::builder("rotation")
         .svid_lifetime("6s")
@@ -76,19 +90,29 @@ fn connections_streams_and_tunnels_outlive_the_certificates_they_began_with() {
     write!(stream.get_mut(), "GET /stream HTTP/1.1\r\nHost: streamer\r\n\r\n").expect("open");
 
     // Renewed at 50 to 70 % of its life: with the fourth certificate the first has ended.
+    let (mut streamed, mut charged) = (Instant::now(), Instant::now());
+    let (start, mut last) = (Instant::now(), [false; 2]);
     let admins = [mesh.client_admin(), mesh.admin("streamer"), mesh.admin("ledger")];
     let mut rounds = 0;
     eventually("the fourth certificate of each sidecar", || {
         ask(&mut kept);
-        tick.send(()).expect("the app lives");
-        line_with("tick", &mut stream);
-        tunnel.get_mut().write_all(b"charge 1\n").expect("the tunnel is open");
-        line_with("OK", &mut tunnel);
+        // The app ends its own side when its caller has gone.
+        if !last[0] && (tick.send(()).is_err() || !line_with("tick", &mut stream)) {
+            (streamed, last[0]) = (Instant::now(), true);
+        }
+        if !last[1] && !charge(&mut tunnel) {
+            (charged, last[1]) = (Instant::now(), true);
+        }
         rounds += 1;
         let counts = admins.map(|admin| metric(admin, "weft_cert_rotations_total", &[]));
         if counts.iter().all(|count| *count >= 4.0) { Ok(()) } else { Err(format!("{counts:?}")) }
     });
     assert!(rounds > 10, "only {rounds} rounds");
+    assert_eq!(last, [true; 2], "the stream and the tunnel have outlived their certificates");
+    for (what, end) in [("the stream", streamed), ("the tunnel", charged)] {
+        println!("{what} lived for {:?}", end.duration_since(start));
+    }
+    assert!(charge(&mut open("ledger")), "another tunnel");
     let failed = |admin| metric(admin, "weft_http_requests_total", &["5xx"]);
     assert!(admins.into_iter().map(failed).sum::<f64>() < 0.5, "a request failed in between");
 }

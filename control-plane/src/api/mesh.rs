@@ -31,6 +31,7 @@ pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension
 
 fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
     let types: Vec<Value> = proxy.types.iter().map(type_status).collect();
+    let port = |of: &v1::PortConnections| json!({ "port": of.port, "plaintext": of.plaintext, "mtls": of.mtls, "strict": of.strict });
     json!({
         "name": proxy.registration.name,
         "namespace": proxy.registration.namespace,
@@ -42,6 +43,7 @@ fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
         "draining": proxy.registration.draining,
         "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
         "storeRevision": proxy.store_revision(pushed),
+        "connections": proxy.registration.connections.iter().map(port).collect::<Vec<_>>(),
         "types": types,
     })
 }

@@ -21,6 +21,7 @@ const TEXT: usize = 64;
 pub fn check(registration: &Registration) -> Result<(), String> {
     count("labels", registration.labels.len(), LABELS)?;
     count("ports", registration.ports.len(), PORTS)?;
+    count("connections", registration.connections.len(), PORTS)?;
     for (key, value) in &registration.labels {
         length("a label's key", key, KEY)?;
         length("a label's value", value, TEXT)?;
@@ -54,7 +55,7 @@ fn length(field: &str, text: &str, limit: usize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use weft_proto::v1::WorkloadPort;
+    use weft_proto::v1::{PortConnections, WorkloadPort};
 
     use super::*;
 
@@ -69,6 +70,10 @@ mod tests {
             ("sidecar_version", Registration { sidecar_version: long.clone(), ..Registration::default() }),
             ("port's name", Registration { ports: vec![port], ..Registration::default() }),
             ("ports", Registration { ports: vec![WorkloadPort::default(); 129], ..Registration::default() }),
+            (
+                "connections",
+                Registration { connections: vec![PortConnections::default(); 129], ..Registration::default() },
+            ),
             ("label's key", Registration { labels: [(long.clone(), String::new())].into(), ..Registration::default() }),
             ("label's value", Registration { labels: [("app".into(), long)].into(), ..Registration::default() }),
             (

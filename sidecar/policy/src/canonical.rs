@@ -2,10 +2,12 @@
 //! hyper alone is not enough (RFC 9112 and 9113 leave a proxy more to check); what it accepts too much of is here.
 
 mod authority;
+mod identity;
 mod response;
 
 pub use authority::{Authority, canonical_path, path};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
+pub use identity::{is_identity, strip_identity};
 pub use response::{response, trailers};
 
 /// A rule that a message breaks.

@@ -15,14 +15,16 @@ use std::{
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
+use weft_svid::TrustStore;
 
 use crate::{
     config::{SidecarConfig, Upstream},
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound::{self, Limiters},
+    inbound::{self, Admitted, Books, Limiters, Seen},
     listener,
+    live::Sessions,
     outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
@@ -53,6 +55,10 @@ pub struct WorkerContext {
     pub clock: Clock,
     /// Rate limits of the app's ports.
     pub limiters: Arc<Limiters>,
+    /// Who has connected to the app's ports.
+    pub seen: Arc<Seen>,
+    /// Roots and revocations of now.
+    pub trust: TrustStore,
 }
 
 /// Addresses of the listeners, all with their final ports.
@@ -78,6 +84,12 @@ pub struct Worker {
     pub context: WorkerContext,
     /// Connections to applications and sidecars.
     pub pools: Rc<Pools>,
+    /// Inbound connections.
+    pub admitted: Rc<Admitted>,
+    /// Counters of refusals.
+    pub books: Books,
+    /// Live sessions of mutual TLS.
+    pub sessions: Rc<Sessions>,
     /// Monotonic time.
     pub clock: Clock,
     /// Copies of requests.
@@ -104,10 +116,14 @@ impl Clock {
 
 impl Worker {
     pub(crate) fn new(context: WorkerContext) -> Self {
-        let pools = Rc::new(Pools::new(context.identity.clone(), context.telemetry.clone()));
+        let sessions = Sessions::new(context.trust.clone(), context.telemetry.clone());
+        let pools = Pools::new(context.identity.clone(), Rc::clone(&sessions), context.telemetry.clone());
         let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
         Self {
-            pools,
+            pools: Rc::new(pools),
+            sessions,
+            admitted: Rc::default(),
+            books: Books::default(),
             clock: context.clock,
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
@@ -208,6 +224,8 @@ fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
         let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
+        spawn_local(Rc::clone(&worker.sessions).keep());
+        spawn_local(inbound::keep(Rc::clone(&worker)));
         drain.stopped().await;
         Ok(())
     })

@@ -25,7 +25,14 @@ pub use self::{
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
-use crate::{app::worker::Clock, error::Reason, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease};
+use crate::{
+    app::worker::Clock,
+    error::Reason,
+    inbound,
+    snapshot::EndpointState,
+    telemetry::{HttpMetrics, trace::OpenSpan},
+    upstream::Lease,
+};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -113,6 +120,9 @@ pub enum BodyError {
     /// The deadline of the request passed.
     #[error("the body did not end before the deadline of the request")]
     Deadline,
+    /// A policy does not allow it any more.
+    #[error("the exchange is not allowed any more")]
+    Revoked,
     /// The request is sent again elsewhere.
     #[error("another try of the request has begun")]
     Superseded,
@@ -128,8 +138,8 @@ pub struct Finish {
     pub status: u16,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
-    /// The endpoint's books.
-    pub load: Option<LoadGuard>,
+    /// Where the exchange goes.
+    pub leg: Leg,
     /// The upstream connection or stream; given back when the exchange is complete.
     pub lease: Option<Lease>,
     /// Request limit of the target.
@@ -138,6 +148,16 @@ pub struct Finish {
     pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
+    /// Of an exchange whose trace is recorded.
+    pub span: Option<Box<OpenSpan>>,
+}
+
+/// Where an exchange goes, and what lives as long as it.
+pub enum Leg {
+    /// To an endpoint: its books.
+    Endpoint(LoadGuard),
+    /// To the app: what lets it in, until it is revoked.
+    App(inbound::Permit),
 }
 
 /// One request in an endpoint's books, from its start to its end.
@@ -171,11 +191,26 @@ impl Drop for LoadGuard {
     }
 }
 
+impl Finish {
+    /// Waits until the exchange is not allowed any more.
+    pub async fn revoked(&self) {
+        match &self.leg {
+            Leg::App(permit) => {
+                permit.revoked().await;
+            }
+            Leg::Endpoint(_) => std::future::pending().await,
+        }
+    }
+}
+
 impl Drop for Finish {
     fn drop(&mut self) {
         let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
+        }
+        if let Some(span) = &mut self.span {
+            span.ended(reason, self.complete);
         }
         if self.complete
             && let Some(lease) = self.lease.take()
@@ -258,6 +293,13 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Follower::Finish(finish) = &mut this.follower
+            && let Leg::App(permit) = &finish.leg
+            && let Poll::Ready(reason) = permit.poll_revoked(context)
+        {
+            finish.reason = Some(reason);
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
         let frame = ready!(this.kind.poll(context));
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
@@ -290,10 +332,21 @@ impl http_body::Body for Body {
 impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
-        if let Self::Tee(tee) = self {
-            let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
-            if !tee.sees(frame, last) {
-                *self = Self::Nobody;
+        match self {
+            Self::Nobody => {}
+            Self::Finish(finish) => {
+                if let Some(span) = &mut finish.span
+                    && let Some(Ok(frame)) = frame
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    span.add(|span| span.trailers(trailers));
+                }
+            }
+            Self::Tee(tee) => {
+                let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
+                if !tee.sees(frame, last) {
+                    *self = Self::Nobody;
+                }
             }
         }
     }

@@ -68,6 +68,7 @@ impl Received {
     /// The rule that the request breaks.
     pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
         few_fields(request.headers())?;
+        websocket_only(&request)?;
         let on_upgrade = hyper::upgrade::on(&mut request);
         let grpc = is_grpc(request.headers());
         let (mut parts, body) = request.into_parts();
@@ -103,6 +104,12 @@ impl Received {
             Body::incoming(body, ends, Times { idle: (!grpc).then_some(IDLE), ..Times::default() })
         };
         Ok((received, Request::from_parts(parts, body)))
+    }
+
+    /// The Host of the next leg, as it will be written.
+    #[must_use]
+    pub const fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     /// The times of the answer's body: gRPC may be silent for as long as it likes.
@@ -256,8 +263,12 @@ impl Switch {
             match futures_util::future::try_join(near, far).await {
                 Ok((near, far)) => {
                     finish.complete = true;
+                    if let Some(span) = &mut finish.span {
+                        span.upgraded();
+                    }
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
-                    if let Err(error) = opaque::copy(near, far, |_| {}, |_| {}).await {
+                    let revoked = finish.revoked();
+                    if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {
                         tracing::debug!(%error, "upgraded connection ended");
                     }
                     // The connection was an upgrade's: it does not go back to a pool.
@@ -296,6 +307,22 @@ fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
     }
     let detail = format!("{fields} fields: at most {FIELDS} are accepted");
     Err(Refused { error: ProxyError::unsent(Reason::HeaderTooLarge, detail), status: Reason::HeaderTooLarge.status() })
+}
+
+/// Of the protocols that extended CONNECT can name only WebSocket is carried (RFC 8441 section 4; RFC 9220 section 3 has
+/// 501 for the others).
+fn websocket_only<B>(request: &Request<B>) -> Result<(), Refused> {
+    let extended = request.version() == Version::HTTP_2
+        && request.method() == Method::CONNECT
+        && request.uri().path_and_query().is_some();
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    let (status, detail) = match protocol {
+        _ if !extended => return Ok(()),
+        Some(protocol) if protocol.as_str() == "websocket" => return Ok(()),
+        Some(protocol) => (501, format!(":protocol {:?}: only websocket is carried", protocol.as_str())),
+        None => (400, "CONNECT has a path and no :protocol".to_owned()),
+    };
+    Err(Refused { error: ProxyError::unsent(Reason::BadRequest, detail), status })
 }
 
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.

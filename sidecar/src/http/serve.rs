@@ -1,7 +1,7 @@
 //! Serves HTTP on one downstream connection, every knob of hyper and h2 set. Used by outbound (apps) and inbound
 //! (mesh peers and plaintext callers).
 
-use std::{convert::Infallible, future::Future, time::Duration};
+use std::{cell::Cell, convert::Infallible, future::Future, rc::Rc, time::Duration};
 
 use futures_util::FutureExt as _;
 use http::{Request, Response};
@@ -21,6 +21,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const SEND_BUFFER: usize = 64 * 1024;
 const RESETS: usize = 100;
+/// From the first byte of a connection to the end of its first request head.
+const HEAD: Duration = Duration::from_secs(10);
 
 /// In the extensions of a response: in its place the caller's stream (HTTP/2) is reset or its connection (HTTP/1.1) is
 /// closed.
@@ -57,13 +59,20 @@ where
 }
 
 /// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`. `idle` is the time
-/// between two requests: hyper has one timer for it and for the head that follows.
+/// between two requests: hyper has one timer for it and for the head that follows. The first head has [`HEAD`]: until then
+/// a caller has shown nothing for which it could be let wait.
 pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
+    let asked = Rc::new(Cell::new(false));
+    let first = Rc::clone(&asked);
+    let serve = move |request| {
+        first.set(true);
+        handle(request).map(or_reset)
+    };
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
@@ -74,14 +83,28 @@ where
         .half_close(false)
         .keep_alive(true)
         .pipeline_flush(false)
-        .serve_connection(TokioIo::new(io), service_fn(move |request| handle(request).map(or_reset)))
+        .serve_connection(TokioIo::new(io), service_fn(serve))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
+    let late = async {
+        tokio::time::sleep(HEAD).await;
+        if asked.get() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut late = std::pin::pin!(late);
     tokio::select! {
         result = connection.as_mut() => return result,
         () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
+        () = late.as_mut() => {
+            tracing::debug!("no request head within {HEAD:?}: connection closed");
+            return Ok(());
+        }
     }
-    connection.await
+    tokio::select! {
+        result = connection => result,
+        () = late => Ok(()),
+    }
 }
 
 /// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or after `max_age`.

@@ -2,30 +2,38 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::model::Protocol;
+use weft_policy::{canonical, claims::Claims, model::Protocol};
 
-use super::{App, Connection, app_address, limit};
+use super::{
+    Permit,
+    connection::{App, Connection},
+    limit,
+};
 use crate::{
     app::worker::Worker,
     error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, UNSENT,
-        body::{Body, Finish, IDLE},
+        body::{Body, Finish, IDLE, Leg},
         forward::Received,
         reply,
     },
-    telemetry::{Direction, HttpMetrics},
-    upstream::{Key, Rules},
+    telemetry::{
+        Direction, HttpMetrics,
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
+    upstream::Rules,
 };
 
 /// Connections that one request may try while nothing of it was sent.
 const LOOKS: u32 = 3;
-const CLIENT_CERT: http::HeaderName = http::HeaderName::from_static("x-forwarded-client-cert");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Serves one request of an inbound connection.
-pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<Incoming>) -> Response<Body> {
+pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
@@ -36,9 +44,13 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
             return response;
         }
     };
-    // Identity comes from TLS; a field that claims one never reaches the app.
-    request.headers_mut().remove(CLIENT_CERT);
     let caller = request.headers_mut().remove(CALLER_VERSION);
+    // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
+    // caller's could have nominated is gone.
+    canonical::strip_identity(request.headers_mut());
+    if let Some(told) = &connection.told {
+        request.headers_mut().insert(CLIENT_CERT, told.clone());
+    }
     let caller_http2 = match (&connection.peer, &caller) {
         (Some(_), Some(version)) => version.as_bytes().starts_with(b"2"),
         _ => received.version == Version::HTTP_2,
@@ -46,8 +58,8 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-        // Who is refused may come often.
-        if error.reason != Reason::RateLimited {
+        // Who is refused may come often; what policies refuse has a log of its own.
+        if !matches!(error.reason, Reason::RateLimited | Reason::RbacDenied) {
             tracing::info!(%error, "inbound request failed");
         }
         let mut response = reply::error(error, grpc, None);
@@ -60,6 +72,14 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
     let app = match connection.app(worker) {
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
+    };
+    let mut span = traced(worker, connection, &app, &received, request.headers_mut());
+    // Claims of a verified token: none is looked at yet.
+    let claims: Option<Claims> = None;
+    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.as_ref()));
+    let permit = match permit {
+        Ok(permit) => permit,
+        Err(error) => return failed(&error, &app.metrics, received.grpc),
     };
     let mut told = None;
     if !app.limits.is_empty() {
@@ -74,7 +94,8 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
             None => {}
         }
     }
-    let mut response = match forward(worker, &app, &mut received, request, (caller_http2, again), started).await {
+    let forwarded = forward(worker, (&app, permit), &mut received, request, (caller_http2, again), started);
+    let mut response = match forwarded.await {
         Ok(response) => response,
         Err(error) => failed(&error, &app.metrics, received.grpc),
     };
@@ -86,7 +107,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Connection, request: Request<
 
 async fn forward(
     worker: &Rc<Worker>,
-    app: &App,
+    (app, permit): (&App, Permit),
     received: &mut Received,
     request: Request<Body>,
     (caller_http2, again): (bool, bool),
@@ -98,7 +119,7 @@ async fn forward(
         Protocol::Http | Protocol::Http1 => false,
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
-    let key = Key::Plain { address: app_address(app.port), http2 };
+    let key = permit.key(http2);
     let mut request = Some(received.leg(request, http2)?);
     // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an
     // app that accepts and closes is looked at a few times only.
@@ -106,7 +127,12 @@ async fn forward(
     let (response, lease) = loop {
         looks += 1;
         let mut lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
-        match lease.send(&mut request).await {
+        let sent = tokio::select! {
+            biased;
+            sent = lease.send(&mut request) => sent,
+            reason = permit.revoked() => return Err(ProxyError::new(reason, "the caller is not allowed to do this any more")),
+        };
+        match sent {
             Ok(mut response) => {
                 // Ours alone: the app does not say what may be sent again.
                 response.headers_mut().remove(UNSENT);
@@ -121,7 +147,7 @@ async fn forward(
         started,
         status: response.status().as_u16(),
         reason: None,
-        load: None,
+        leg: Leg::App(permit),
         lease: Some(lease),
         permit: None,
         place: None,

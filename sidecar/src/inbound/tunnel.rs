@@ -1,18 +1,23 @@
 //! Opaque bytes from the mesh: each CONNECT stream of a tunnel connection becomes a TCP connection to the app.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, net::IpAddr, rc::Rc};
 
 use bytes::Bytes;
 use h2::{
     RecvStream,
-    server::{self, Connection, SendResponse},
+    server::{self, SendResponse},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use weft_policy::model::Protocol;
+use weft_svid::PeerIdentity;
 
-use super::{HANDSHAKE, app_address, app_port, parse_authority, unknown_port};
+use super::{
+    HANDSHAKE, Peer, Permit,
+    connection::{Connection, LeadsTo},
+    parse_authority,
+};
 use crate::{
     app::worker::Worker,
     drain::Phase,
@@ -21,14 +26,14 @@ use crate::{
     opaque,
     telemetry::TcpMetrics,
     tunnel::{self, Tunnel},
-    upstream::{CONNECT, chain, connect_tcp},
+    upstream::chain,
 };
 
 /// Streams that a peer may open and reset before the connection is ended.
 const RESETS: usize = 20;
 
-/// Serves a connection of tunnels until it ends; no new ones after `life` or once the drain has begun.
-pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration) {
+/// Serves a connection of tunnels until it ends; no new ones after the peer's time or once the drain has begun.
+pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, peer: Peer) {
     let handshake = server::Builder::new()
         .initial_window_size(tunnel::STREAM_WINDOW)
         .initial_connection_window_size(tunnel::CONNECTION_WINDOW)
@@ -37,7 +42,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
         .max_concurrent_streams(tunnel::STREAMS)
         .max_pending_accept_reset_streams(RESETS)
         .handshake(io);
-    let mut connection: Connection<_, Bytes> = match tokio::time::timeout(HANDSHAKE, handshake).await {
+    let mut connection: server::Connection<_, Bytes> = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(error = chain(&error), "no HTTP/2 on a tunnel connection"),
         Err(_) => return tracing::debug!("no HTTP/2 on a tunnel connection in time"),
@@ -47,11 +52,12 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
     let ends = async {
         tokio::select! {
             () = drain.reached(Phase::Draining) => {}
-            () = tokio::time::sleep(life) => {}
+            () = tokio::time::sleep(peer.life) => {}
         }
     };
     let dead = tunnel::dead(connection.ping_pong(), || open.get() > 0);
     let (mut ends, mut dead, mut ending) = (std::pin::pin!(ends), std::pin::pin!(dead), false);
+    let mut closed = std::pin::pin!(peer.session.ended());
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -61,6 +67,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
                 continue;
             }
             () = &mut dead => return tracing::info!("no answer to PING: tunnel connection dropped"),
+            _ = &mut closed => return,
         };
         match accepted {
             None => return,
@@ -72,8 +79,9 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
             Some(Ok((request, respond))) => {
                 let (worker, open) = (Rc::clone(&worker), Rc::clone(&open));
                 open.set(open.get() + 1);
+                let caller = (peer.identity.clone(), peer.address.ip());
                 tokio::task::spawn_local(async move {
-                    run(&worker, request, respond).await;
+                    run(&worker, caller, request, respond).await;
                     open.set(open.get() - 1);
                 });
             }
@@ -82,52 +90,65 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, life: Duration)
 }
 
 /// One tunnel, or the answer that refuses it.
-async fn run(worker: &Worker, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    let (app, metrics) = match open(worker, &request).await {
+async fn run(
+    worker: &Worker,
+    caller: (PeerIdentity, IpAddr),
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (permit, app, metrics) = match open(worker, caller, &request).await {
         Ok(opened) => opened,
         Err(error) => {
-            tracing::info!(%error, "tunnel refused");
+            // What policies refuse is in their log.
+            if error.reason != Reason::RbacDenied {
+                tracing::info!(%error, "tunnel refused");
+            }
             let _ = respond.send_response(refusal(&error), true);
             return;
         }
     };
     let open = metrics.opened();
-    let result = match respond.send_response(Response::new(()), false) {
-        Ok(send) => {
-            let tunnel = Tunnel::new(send, request.into_body());
-            opaque::copy(tunnel, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes)).await
-        }
-        Err(error) => Err(opaque::Failure::Io(std::io::Error::other(error))),
+    let (result, revoked) = match respond.send_response(Response::new(()), false) {
+        Ok(send) => permit.copy(Tunnel::new(send, request.into_body()), app, &metrics).await,
+        Err(error) => (Err(opaque::Failure::Io(std::io::Error::other(error))), None),
     };
     let reason = result.err().map(|error| {
         tracing::debug!(%error, "tunnel ended");
         Reason::ConnectionTerminated
     });
-    open.closed(reason);
+    open.closed(revoked.or(reason));
 }
 
-/// The app's connection for a tunnel.
-async fn open(worker: &Worker, request: &Request<RecvStream>) -> Result<(TcpStream, TcpMetrics), ProxyError> {
+/// The app's connection for a tunnel. What policies say is asked before the dial.
+async fn open(
+    worker: &Worker,
+    (peer, source): (PeerIdentity, IpAddr),
+    request: &Request<RecvStream>,
+) -> Result<(Permit, TcpStream, TcpMetrics), ProxyError> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let target = parse_authority(authority).filter(|_| request.method() == Method::CONNECT).ok_or_else(|| {
         let detail = format!("{} {authority:?}: expected CONNECT <service>.<namespace>:<port>", request.method());
         ProxyError::unsent(Reason::BadRequest, detail)
     })?;
-    let mut snapshot = worker.snapshot();
-    let Some(workload) = snapshot.load().workload.as_ref() else {
-        return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
-    };
-    let port = app_port(workload, &target).ok_or_else(|| unknown_port(authority))?;
+    let connection = Connection::new(worker, Some(peer), source, LeadsTo::Service(Some(target)), None);
+    let app = connection.app(worker)?;
+    let limited = app.config().is_none_or(|port| !port.rate_limits.is_empty());
     // Through a tunnel nobody looks at requests: what is declared as HTTP, or has limits on requests, comes as such.
-    if !(port.protocol.is_opaque() || port.protocol == Protocol::Undeclared) || !port.rate_limits.is_empty() {
+    if !(app.protocol.is_opaque() || app.protocol == Protocol::Undeclared) || limited {
         let detail = format!("{authority}: requests to this port are not taken through a tunnel");
         return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
     }
-    let port = port.port;
-    let metrics = worker.inbound_tcp(port, true);
-    match connect_tcp(app_address(port), CONNECT).await {
-        Ok(app) => Ok((app, metrics)),
+    let metrics = worker.inbound_tcp(app.port, true);
+    let opened = async {
+        let permit = Permit::bytes(worker, &connection, &app)?;
+        connection.count(worker, &app);
+        let stream = permit.dial().await?;
+        Ok((permit, stream))
+    };
+    match opened.await {
+        Ok((permit, stream)) => Ok((permit, stream, metrics)),
         Err(error) => {
+            let error: ProxyError = error;
             metrics.refused(error.reason);
             Err(error)
         }

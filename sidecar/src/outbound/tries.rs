@@ -31,7 +31,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, UNSENT,
-        body::{Body, Finish, LoadGuard},
+        body::{Body, Finish, Leg, LoadGuard},
         forward::{Received, mark_caller_version},
     },
     snapshot::EndpointState,
@@ -262,7 +262,7 @@ impl<'a> Tries<'a> {
                 started: self.started,
                 status: response.status().as_u16(),
                 reason: None,
-                load: Some(load),
+                leg: Leg::Endpoint(load),
                 lease: Some(lease),
                 permit: None,
                 place: None,

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{Telemetry, otel, span::Span};
+use crate::snapshot::Snapshot;
 
 /// Spans that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -91,15 +92,16 @@ impl SpanSink {
 }
 
 impl Exporting {
-    /// Exports until all sinks are gone, to the endpoint that `endpoint` has at the time; while it has none, spans that
-    /// come are dropped.
-    pub async fn run(mut self, mut endpoint: watch::Receiver<Option<Arc<str>>>) {
-        let mut exporter = None;
+    /// Exports until all sinks are gone, to the endpoint that the configuration names at the time; while it names none,
+    /// spans that come are dropped.
+    pub async fn run(mut self, snapshot: watch::Receiver<Arc<Snapshot>>) {
+        let (mut exporter, mut to) = (None, None);
         let mut backoff = BACKOFF.0;
         while let Some(batch) = self.batch().await {
-            if exporter.is_none() || endpoint.has_changed().unwrap_or(false) {
-                let url = endpoint.borrow_and_update().clone();
-                exporter = url.and_then(|url| self.exporter(&url));
+            let url = snapshot.borrow().workload.as_ref().and_then(|workload| workload.telemetry.endpoint.clone());
+            if exporter.is_none() || url != to {
+                exporter = url.as_deref().and_then(|url| self.exporter(url));
+                to = url;
             }
             let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
             let Some(to) = &exporter else {

@@ -1,6 +1,6 @@
 //! Making one connection: TCP, for the mesh TLS with the peer's identity checked, then the HTTP handshake.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_policy::model::{MeshAddress, Target};
-use weft_svid::PeerIdentity;
+use weft_svid::{PeerIdentity, Role};
 
 use super::{Key, chain, tunnel::Carrier};
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     http::{body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
     listener,
+    live::{Session, Sessions},
 };
 
 /// A new HTTP/1.1 connection to an application.
@@ -40,29 +41,41 @@ pub async fn http1(key: &Key, limit: Duration) -> Result<http1::SendRequest<Body
     Ok(sender)
 }
 
+/// What this sidecar brings to a session.
+#[derive(Clone, Copy)]
+pub struct Own<'a> {
+    /// Its certificate.
+    pub identity: &'a IdentityReceiver,
+    /// Where its sessions are kept.
+    pub sessions: &'a Rc<Sessions>,
+}
+
+/// A TLS session: its stream, its place among the live ones, and for how long it takes new streams.
+type Proved = (TlsStream<TcpStream>, Session, Duration);
+
 /// A new connection for tunnels.
 pub async fn carrier(
     mesh: &MeshAddress,
     target: &Target,
-    identity: &IdentityReceiver,
+    own: Own<'_>,
     limit: Duration,
 ) -> Result<Carrier, ProxyError> {
-    let (stream, life) = session(mesh, target, identity, limit, |own| &own.tunnel).await?;
-    Carrier::new(mesh.address, stream, life).await
+    let (stream, session, life) = session(mesh, target, own, limit, |own| &own.tunnel).await?;
+    Carrier::new(mesh.address, stream, session, life).await
 }
 
 /// A new HTTP/2 connection, over mutual TLS or in the clear, and for how long it takes new streams.
 pub async fn http2(
     key: &Key,
-    identity: &IdentityReceiver,
+    own: Own<'_>,
     limit: Duration,
 ) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
     match key {
-        Key::Plain { address, .. } => Ok((handshake(tcp(*address, limit).await?).await?, identity::MAX_AGE)),
+        Key::Plain { address, .. } => Ok((handshake(tcp(*address, limit).await?, None).await?, identity::MAX_AGE)),
         Key::Mesh { address, identity: expected, target } => {
             let mesh = MeshAddress { address: *address, identity: expected.clone() };
-            let (stream, life) = session(&mesh, target, identity, limit, |own| &own.client).await?;
-            Ok((handshake(stream).await?, life))
+            let (stream, session, life) = session(&mesh, target, own, limit, |own| &own.client).await?;
+            Ok((handshake(stream, Some(session)).await?, life))
         }
     }
 }
@@ -90,21 +103,25 @@ pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Prox
     Ok(io)
 }
 
-/// A TLS session within `limit`, and for how long it takes new streams. `config` chooses what for.
+/// A TLS session within `limit`. `config` chooses what for.
 async fn session(
     mesh: &MeshAddress,
     target: &Target,
-    identity: &IdentityReceiver,
+    own: Own<'_>,
     limit: Duration,
     config: fn(&MeshIdentity) -> &Arc<ClientConfig>,
-) -> Result<(TlsStream<TcpStream>, Duration), ProxyError> {
-    let own = identity.borrow().clone();
-    let own = own.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
-    let session = tls(mesh, target, Arc::clone(config(&own)), limit);
+) -> Result<Proved, ProxyError> {
+    let identity = own.identity.borrow().clone();
+    let identity =
+        identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+    let trusted = own.sessions.trusted();
+    let session = tls(mesh, target, Arc::clone(config(&identity)), limit);
     let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {
         ProxyError::unsent(Reason::ConnectTimeout, format!("{}: no TLS session within {limit:?}", mesh.address))
     })??;
-    Ok((stream, identity::connection_life(&peer, rand::random())))
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let session = own.sessions.enter(&trusted, Role::Server, chain, &peer);
+    Ok((stream, session, identity::connection_life(&peer, rand::random())))
 }
 
 async fn tls(
@@ -135,7 +152,7 @@ async fn tls(
     Ok((stream, peer))
 }
 
-async fn handshake<IO>(io: IO) -> Result<http2::SendRequest<Body>, ProxyError>
+async fn handshake<IO>(io: IO, session: Option<Session>) -> Result<http2::SendRequest<Body>, ProxyError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -152,8 +169,17 @@ where
         .await
         .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;
     tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = chain(&error), "HTTP/2 connection ended");
+        let ended = async {
+            match &session {
+                Some(session) => session.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = connection => if let Err(error) = result {
+                tracing::debug!(error = chain(&error), "HTTP/2 connection ended");
+            },
+            _ = ended => {}
         }
     });
     Ok(sender)

@@ -12,7 +12,9 @@ use tokio::{
 use super::*;
 
 fn pools() -> Pools {
-    Pools::new(watch::Sender::new(None).subscribe(), Telemetry::default())
+    let telemetry = Telemetry::default();
+    let sessions = Sessions::new(weft_svid::TrustStore::default(), telemetry.clone());
+    Pools::new(watch::Sender::new(None).subscribe(), sessions, telemetry)
 }
 
 /// A server that answers every request on a connection, and how many connections came.

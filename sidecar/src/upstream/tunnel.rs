@@ -18,6 +18,7 @@ use super::{StreamGuard, chain};
 use crate::{
     error::{ProxyError, Reason},
     http::UNSENT,
+    live::Session,
     tunnel::{self, Tunnel},
 };
 
@@ -37,7 +38,12 @@ pub struct Carrier {
 
 impl Carrier {
     /// Speaks HTTP/2 on a TLS session; no new tunnels after `life`.
-    pub async fn new(address: SocketAddr, io: TlsStream<TcpStream>, life: Duration) -> Result<Self, ProxyError> {
+    pub async fn new(
+        address: SocketAddr,
+        io: TlsStream<TcpStream>,
+        session: Session,
+        life: Duration,
+    ) -> Result<Self, ProxyError> {
         let (sender, mut connection) = client::Builder::new()
             .initial_window_size(tunnel::STREAM_WINDOW)
             .initial_connection_window_size(tunnel::CONNECTION_WINDOW)
@@ -62,6 +68,7 @@ impl Carrier {
                     tracing::debug!(%address, error = chain(&error), "tunnel connection ended");
                 },
                 () = tunnel::dead(ping, || streams.get() > 0) => tracing::info!(%address, "no answer to PING: dropped"),
+                _ = session.ended() => {}
             }
             closed.set(true);
         });

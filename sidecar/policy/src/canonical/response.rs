@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, Method, Version, header, response::Parts};
 
-use super::{Framing, Violation, content_length, strip_hop_by_hop, violation};
+use super::{Framing, Violation, content_length, strip_hop_by_hop, strip_identity, violation};
 
 /// Checks a response from an upstream and strips what is for one hop. Content-Length and Transfer-Encoding are
 /// removed; the result says how the body is delimited. Violations have status 502.
@@ -40,7 +40,7 @@ pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<
 /// Drops the fields that must not come in trailers: framing, routing, authentication, identity (RFC 9110 section
 /// 6.5.1).
 pub fn trailers(trailers: &mut HeaderMap) {
-    const FORBIDDEN: [HeaderName; 12] = [
+    const FORBIDDEN: [HeaderName; 11] = [
         header::AUTHORIZATION,
         header::CONNECTION,
         header::CONTENT_ENCODING,
@@ -52,9 +52,9 @@ pub fn trailers(trailers: &mut HeaderMap) {
         header::TE,
         header::TRAILER,
         header::TRANSFER_ENCODING,
-        HeaderName::from_static("x-forwarded-client-cert"),
     ];
     for name in &FORBIDDEN {
         trailers.remove(name);
     }
+    strip_identity(trailers);
 }

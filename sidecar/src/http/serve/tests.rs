@@ -66,3 +66,19 @@ async fn a_request_whose_caller_has_gone_is_given_up() {
         } => {}
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_sends_its_first_head_too_slowly_is_closed() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let never = |_| async { unreachable!("no request is complete") };
+    let (start, serving) = (tokio::time::Instant::now(), http1(near, Drain::default(), Phase::Stopped, IDLE, never));
+    let trickle = async {
+        caller.write_all(b"GET / HTTP/1.1\r\n").await.expect("open");
+        while caller.write_all(b"a: b\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let (result, ()) = tokio::join!(serving, trickle);
+    result.expect("closed");
+    assert!(start.elapsed() <= HEAD + Duration::from_secs(2), "{:?}", start.elapsed());
+}

@@ -312,6 +312,8 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<W
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
         limiters: Arc::default(),
+        seen: Arc::default(),
+        trust: weft_svid::TrustStore::default(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),
         telemetry,

@@ -1,0 +1,282 @@
+//! An inbound connection or tunnel and what it has been let in to, and all of them of one worker: when the configuration
+//! changes, each is judged again, and what is not allowed any more ends.
+
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderValue, Method, uri::PathAndQuery};
+use slab::Slab;
+use weft_policy::{
+    authorize::{Caller, Operation},
+    canonical::Authority,
+    claims::Claims,
+    model::{InboundPort, Protocol, Target, WorkloadConfig},
+};
+use weft_svid::PeerIdentity;
+
+use super::{
+    app_port,
+    books::Book,
+    declared, limit,
+    permit::{self, Judged, Refused},
+    unknown_port,
+};
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    live::Cut,
+    snapshot::SnapshotReader,
+    telemetry::HttpMetrics,
+};
+
+/// A connection of a caller, or one of its tunnels.
+pub struct Connection {
+    /// The peer's identity; `None` in plaintext.
+    pub peer: Option<PeerIdentity>,
+    /// The peer's address.
+    pub source: IpAddr,
+    /// What the app is told of the peer, in `x-forwarded-client-cert`; `None` in plaintext and for tunnels.
+    pub told: Option<HeaderValue>,
+    leads_to: LeadsTo,
+    snapshot: RefCell<SnapshotReader>,
+    /// The app port as of one inbound configuration; looked up anew when another one has come.
+    app: RefCell<Option<Rc<App>>>,
+    /// What it is doing: each thing that a permit was given for.
+    flights: RefCell<Slab<Flight>>,
+    /// The whole of it ends.
+    end: Cut<Reason>,
+    place: (Rc<Admitted>, usize),
+}
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Admitted(RefCell<Slab<Weak<Connection>>>);
+
+/// What a connection says of where it leads.
+pub enum LeadsTo {
+    /// A plaintext front: this port of the app.
+    Port(u16),
+    /// The mesh listener: the service port that the SNI or the authority of a tunnel names.
+    Service(Option<Target>),
+}
+
+/// A port of the app, as of one inbound configuration.
+pub struct App {
+    pub port: u16,
+    pub protocol: Protocol,
+    pub metrics: HttpMetrics,
+    pub limits: Arc<[limit::Limit]>,
+    pub book: Rc<Book>,
+    workload: Arc<WorkloadConfig>,
+}
+
+/// One request, or the bytes of an opaque connection, at a port of the app.
+struct Flight {
+    port: u16,
+    /// `None`: bytes.
+    head: Option<Head>,
+    cut: Cut<Reason>,
+}
+
+/// What it takes to judge a request again. Nothing here is copied but counted, unless policies look at more than that.
+pub struct Head {
+    method: Method,
+    path: PathAndQuery,
+    host: HeaderValue,
+    more: Option<Box<More>>,
+}
+
+/// Of a request at a port whose policies look at headers, or that came with a token.
+struct More {
+    headers: HeaderMap,
+    claims: Option<Claims>,
+}
+
+impl Connection {
+    /// A connection, among those of the worker while it lives.
+    pub fn new(
+        worker: &Worker,
+        peer: Option<PeerIdentity>,
+        source: IpAddr,
+        leads_to: LeadsTo,
+        told: Option<HeaderValue>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|weak| Self {
+            peer,
+            source,
+            told,
+            leads_to,
+            snapshot: RefCell::new(worker.snapshot()),
+            app: RefCell::default(),
+            flights: RefCell::default(),
+            end: Cut::default(),
+            place: (Rc::clone(&worker.admitted), worker.admitted.0.borrow_mut().insert(Weak::clone(weak))),
+        })
+    }
+
+    /// Who calls.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { id: self.peer.as_ref().map(|peer| &peer.id), address: self.source }
+    }
+
+    /// Waits until all of it must end.
+    pub async fn ended(&self) -> Reason {
+        self.end.fired().await
+    }
+
+    /// The port of the app to which it leads now.
+    pub fn app(&self, worker: &Worker) -> Result<Rc<App>, ProxyError> {
+        let mut snapshot = self.snapshot.borrow_mut();
+        let Some(workload) = snapshot.load().workload.as_ref() else {
+            return Err(ProxyError::unsent(Reason::NotReady, "the inbound configuration has not arrived yet"));
+        };
+        let mut cached = self.app.borrow_mut();
+        if let Some(app) = &*cached
+            && Arc::ptr_eq(&app.workload, workload)
+        {
+            return Ok(Rc::clone(app));
+        }
+        let port = match &self.leads_to {
+            LeadsTo::Port(number) => {
+                declared(workload, *number).ok_or_else(|| unknown_port(&format!("port {number}")))?
+            }
+            LeadsTo::Service(target) => {
+                let port = target.as_ref().and_then(|target| app_port(workload, target));
+                port.ok_or_else(|| unknown_port("the service name"))?
+            }
+        };
+        // In plaintext nobody says which service was called: all that lead to the port count.
+        let services = match &self.leads_to {
+            LeadsTo::Port(_) => &port.services[..],
+            LeadsTo::Service(target) => target.as_slice(),
+        };
+        let context = &worker.context;
+        let app = Rc::new(App {
+            port: port.port,
+            protocol: port.protocol,
+            metrics: worker.inbound_http(port.port, self.peer.is_some()),
+            limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
+            book: worker.books.of(workload, port, &context.telemetry),
+            workload: Arc::clone(workload),
+        });
+        *cached = Some(Rc::clone(&app));
+        Ok(app)
+    }
+
+    /// The front that it came to; 0 on the mesh listener.
+    pub const fn front(&self) -> u16 {
+        match self.leads_to {
+            LeadsTo::Port(port) => port,
+            LeadsTo::Service(_) => 0,
+        }
+    }
+
+    /// It was taken at this port.
+    pub fn count(&self, worker: &Worker, app: &App) {
+        let context = &worker.context;
+        context.seen.connected(app.port, self.caller().id, self.source, &context.telemetry);
+    }
+
+    /// Something begins that was let in.
+    pub(super) fn begin(&self, port: u16, head: Option<Head>) -> usize {
+        self.flights.borrow_mut().insert(Flight { port, head, cut: Cut::default() })
+    }
+
+    /// It has ended.
+    pub(super) fn finish(&self, flight: usize) {
+        let ended = self.flights.borrow_mut().try_remove(flight);
+        drop(ended);
+    }
+
+    /// Ready when what has begun is not allowed any more.
+    pub(super) fn poll_revoked(&self, flight: usize, context: &Context<'_>) -> Poll<Reason> {
+        self.flights.borrow().get(flight).map_or(Poll::Pending, |flight| flight.cut.poll(context))
+    }
+
+    /// Judges all of it by this configuration; what is missing there is not allowed.
+    fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
+        let find = |number| workload.and_then(|workload| Some((workload, declared(workload, number)?)));
+        if let LeadsTo::Port(number) = self.leads_to {
+            let tls_mode = find(number).map(|(_, port)| port.access.tls_mode);
+            if let Err(refused) = permit::mode(tls_mode, self.peer.is_some()) {
+                self.end.fire(refused.reason());
+            }
+        }
+        for (_, flight) in self.flights.borrow().iter() {
+            let Some((workload, port)) = find(flight.port) else {
+                flight.cut.fire(Reason::NotReady);
+                continue;
+            };
+            let book = worker.books.of(workload, port, &worker.context.telemetry);
+            let judged = match &flight.head {
+                None => permit::judge(port, &self.caller(), None),
+                Some(head) => head.judge(port, &book, &self.caller()),
+            };
+            if let Some(refused) = judged.refused {
+                book.note(worker, self, Judged { shadow: None, ..judged });
+                flight.cut.fire(refused.reason());
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let (admitted, key) = &self.place;
+        admitted.0.borrow_mut().try_remove(*key);
+    }
+}
+
+impl Admitted {
+    /// Judges all connections by this configuration.
+    pub fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
+        let all: Vec<_> = self.0.borrow().iter().filter_map(|(_, connection)| connection.upgrade()).collect();
+        for connection in all {
+            connection.recheck(worker, workload);
+        }
+    }
+}
+
+impl App {
+    /// Its configuration.
+    pub fn config(&self) -> Option<&InboundPort> {
+        declared(&self.workload, self.port)
+    }
+}
+
+impl Head {
+    /// Keeps what can be asked again of a request. Headers are copied where policies look at them.
+    pub fn new(operation: &Operation<'_>, path: &PathAndQuery, host: &HeaderValue, of_headers: bool) -> Self {
+        let more = || Box::new(More { headers: operation.headers.clone(), claims: operation.claims.cloned() });
+        Self {
+            method: operation.method.clone(),
+            path: path.clone(),
+            host: host.clone(),
+            more: (of_headers || operation.claims.is_some()).then(more),
+        }
+    }
+
+    /// What a policy would now look at and was not kept is not known: such a request is not allowed.
+    fn judge<'a>(&self, port: &'a InboundPort, book: &Book, caller: &Caller<'_>) -> Judged<'a> {
+        const UNKNOWN: Judged<'static> = Judged { refused: Some(Refused::Unknown), shadow: None };
+        let none = HeaderMap::new();
+        let (headers, claims) = match &self.more {
+            Some(more) => (&more.headers, more.claims.as_ref()),
+            None if book.looks_at_headers() => return UNKNOWN,
+            None => (&none, None),
+        };
+        let host = match self.host.as_bytes() {
+            // HTTP/1.0 may have none.
+            b"" => Ok(Authority { host: "".into(), port: None }),
+            text => Authority::parse(text),
+        };
+        let Ok(host) = host else { return UNKNOWN };
+        let operation = Operation { method: &self.method, path: self.path.path(), host: &host, headers, claims };
+        permit::judge(port, caller, Some(&operation))
+    }
+}

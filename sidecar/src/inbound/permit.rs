@@ -1,0 +1,202 @@
+//! A permit is the only thing that opens the app's port: given when the mode of the port and its policies let a caller
+//! in, before anything is dialled, and taken back while it is used when they do not any more. Nothing else here knows the
+//! app's address.
+
+use std::{
+    future::poll_fn,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use http::HeaderMap;
+use tokio::net::TcpStream;
+use weft_policy::{
+    authorize::{Caller, Operation, Verdict},
+    claims::Claims,
+    model::{InboundPort, TlsMode},
+};
+
+use super::connection::{App, Connection, Head};
+use crate::{
+    app::worker::Worker,
+    error::{ProxyError, Reason},
+    http::forward::Received,
+    opaque::{self, Side},
+    telemetry::TcpMetrics,
+    upstream::{self, CONNECT, Key},
+};
+
+/// Leave to send one request, or the bytes of one connection, to a port of the app.
+pub struct Permit {
+    connection: Rc<Connection>,
+    flight: usize,
+    port: u16,
+}
+
+/// Why something is not let in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused<'a> {
+    /// There is no configuration to judge by.
+    NotReady,
+    /// The port takes mutual TLS only.
+    Plaintext,
+    /// A policy denies it; `None`: there are policies that allow, and none of them does.
+    Policy(Option<&'a str>),
+    /// What policies look at is not known of it any more.
+    Unknown,
+}
+
+/// What mode and policies say, those on trial included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Judged<'a> {
+    /// Why it is not let in, if it is not.
+    pub refused: Option<Refused<'a>>,
+    /// The policy in dry run that would have refused it.
+    pub shadow: Option<&'a str>,
+}
+
+impl Refused<'_> {
+    /// The reason for metrics and the caller.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::NotReady => Reason::NotReady,
+            Self::Plaintext => Reason::PlaintextDenied,
+            Self::Policy(_) | Self::Unknown => Reason::RbacDenied,
+        }
+    }
+
+    /// What the caller is told: nothing of policies.
+    pub fn error(self) -> ProxyError {
+        let text = match self {
+            Self::NotReady => "the inbound configuration has not arrived yet",
+            Self::Plaintext => "this port takes mutual TLS only",
+            Self::Policy(_) | Self::Unknown => "the caller is not allowed to do this",
+        };
+        ProxyError::unsent(self.reason(), text)
+    }
+}
+
+/// Whether the mode of a port lets this kind of connection in.
+pub const fn mode<'a>(mode: Option<TlsMode>, mtls: bool) -> Result<(), Refused<'a>> {
+    match (mode, mtls) {
+        (None, _) => Err(Refused::NotReady),
+        (Some(TlsMode::Strict), false) => Err(Refused::Plaintext),
+        (Some(_), _) => Ok(()),
+    }
+}
+
+/// Judges a request, or opaque bytes when there is none.
+pub fn judge<'a>(port: &'a InboundPort, caller: &Caller<'_>, operation: Option<&Operation<'_>>) -> Judged<'a> {
+    if let Err(refused) = mode(Some(port.access.tls_mode), caller.id.is_some()) {
+        return Judged { refused: Some(refused), shadow: None };
+    }
+    let authorization = &port.access.authorization;
+    let decision = match operation {
+        Some(operation) => authorization.request(caller, port.port, operation),
+        None => authorization.connection(caller, port.port),
+    };
+    let refused = match decision.verdict {
+        Verdict::Allowed => None,
+        Verdict::Denied { policy } => Some(Refused::Policy(policy)),
+    };
+    Judged { refused, shadow: decision.shadow }
+}
+
+impl Permit {
+    /// For the bytes of an opaque connection.
+    ///
+    /// # Errors
+    /// When they are not let in.
+    pub fn bytes(worker: &Worker, connection: &Rc<Connection>, app: &App) -> Result<Self, ProxyError> {
+        Self::give(worker, connection, app, None)
+    }
+
+    /// For a request, as it is about to be forwarded.
+    ///
+    /// # Errors
+    /// When it is not let in.
+    pub fn request(
+        worker: &Worker,
+        connection: &Rc<Connection>,
+        app: &App,
+        (received, headers, claims): (&Received, &HeaderMap, Option<&Claims>),
+    ) -> Result<Self, ProxyError> {
+        let operation = Operation {
+            method: &received.method,
+            path: received.path.path(),
+            host: &received.authority,
+            headers,
+            claims,
+        };
+        Self::give(worker, connection, app, Some((&operation, received)))
+    }
+
+    fn give(
+        worker: &Worker,
+        connection: &Rc<Connection>,
+        app: &App,
+        request: Option<(&Operation<'_>, &Received)>,
+    ) -> Result<Self, ProxyError> {
+        let Some(port) = app.config() else { return Err(Refused::NotReady.error()) };
+        let judged = judge(port, &connection.caller(), request.map(|(operation, _)| operation));
+        app.book.note(worker, connection, judged);
+        if let Some(refused) = judged.refused {
+            return Err(refused.error());
+        }
+        let head = request.map(|(operation, received)| {
+            Head::new(operation, &received.path, received.host(), app.book.looks_at_headers())
+        });
+        let flight = connection.begin(port.port, head);
+        Ok(Self { connection: Rc::clone(connection), flight, port: port.port })
+    }
+
+    /// The app's connections for requests, in this version of HTTP.
+    pub const fn key(&self, http2: bool) -> Key {
+        Key::Plain { address: self.address(), http2 }
+    }
+
+    /// A connection of the app's for opaque bytes.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn dial(&self) -> Result<TcpStream, ProxyError> {
+        upstream::connect_tcp(self.address(), CONNECT).await
+    }
+
+    /// Copies between the caller and the app until both have ended, or it is not allowed any more, for the reason that is
+    /// given then: both see a failure.
+    pub async fn copy(
+        &self,
+        caller: impl Side,
+        app: TcpStream,
+        metrics: &TcpMetrics,
+    ) -> (Result<(), opaque::Failure>, Option<Reason>) {
+        let mut why = None;
+        let revoked = async { why = Some(self.revoked().await) };
+        let result =
+            opaque::copy_until(caller, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes), revoked)
+                .await;
+        (result, why)
+    }
+
+    const fn address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port)
+    }
+
+    /// Ready when it is not allowed any more.
+    pub fn poll_revoked(&self, context: &Context<'_>) -> Poll<Reason> {
+        self.connection.poll_revoked(self.flight, context)
+    }
+
+    /// Waits until it is not allowed any more.
+    pub async fn revoked(&self) -> Reason {
+        poll_fn(|context| self.poll_revoked(context)).await
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.connection.finish(self.flight);
+    }
+}
