@@ -23,7 +23,7 @@ use crate::source::{Problem, Resources};
 
 use self::{
     instances::Instance,
-    policies::{Inbound, Policies},
+    policies::{Guards, Inbound, Policies},
     services::ServiceView,
 };
 
@@ -68,7 +68,7 @@ pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output
     attached::check(resources, &views, &mut problems);
     problems.extend(policies.problems());
     problems.extend(policies.uncounted(&routings));
-    let inbound = Inbound::of(&policies, &routings);
+    let inbound = (Inbound::of(&policies, &routings), Guards::of(resources));
     let objects = endpoints::by_service(resources);
     let mut output = Output::new();
     for view in views.values() {
@@ -117,7 +117,7 @@ fn workload_config(
     resources: &Resources,
     instance: &Instance,
     views: &[&ServiceView<'_>],
-    limits: &Inbound<'_>,
+    (limits, guards): &(Inbound<'_>, Guards<'_>),
 ) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
@@ -137,8 +137,9 @@ fn workload_config(
         }
     }
     for port in ports.values_mut() {
-        port.access = Some(v1::Access { tls_mode: v1::TlsMode::Permissive.into(), policies: Vec::new() });
-        port.rate_limits = limits.limits(instance, served.get(&port.port).map(Vec::as_slice).unwrap_or_default());
+        let served = served.get(&port.port).map(Vec::as_slice).unwrap_or_default();
+        port.access = Some(guards.access(instance, port.port, served));
+        port.rate_limits = limits.limits(instance, served);
     }
     let services: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
     v1::WorkloadConfig {

@@ -27,7 +27,10 @@ use crate::{
     inbound::{self, Seen},
     listener, probe,
     snapshot::Snapshot,
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        export::{self, Whose},
+    },
 };
 
 /// Runs a sidecar until it has drained.
@@ -84,6 +87,15 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let state = State::new(&args.id(), listeners.upstreams.iter().map(|(upstream, _)| upstream.service.clone()));
     let missing = watch::Sender::new(state.missing());
 
+    let label = |key: &str| args.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let whose = Whose {
+        service: label("app").unwrap_or(&args.name),
+        namespace: &args.namespace,
+        instance: &args.name,
+        version: label("version"),
+    };
+    let (spans, exporting) = export::queue(&telemetry, &whose);
+    tokio::spawn(exporting.run(snapshot.subscribe()));
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -94,6 +106,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         listeners,
         clock,
         limiters: Arc::default(),
+        spans,
         seen: Arc::clone(&arrivals),
         trust: trust.clone(),
     };

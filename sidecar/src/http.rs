@@ -11,6 +11,10 @@ pub mod websocket;
 /// when the request is sent again because a connection broke. Set by the outbound sidecar, stripped by the inbound one,
 /// and by the outbound one when an app sends it.
 pub const CALLER_VERSION: http::HeaderName = http::HeaderName::from_static("x-weft-caller-version");
+/// Mesh-internal request header: the route rule that the request follows, `namespace/route#rule`, for rate limits that are
+/// for a rule. Set by the outbound sidecar, stripped by the inbound one, which believes only a peer with a certificate, and
+/// by the outbound one when an app sends it.
+pub const RULE: http::HeaderName = http::HeaderName::from_static("x-weft-rule");
 /// Mesh-internal response header: the sidecar beside the app answered, and nothing of the request had reached the app.
 /// Set by the inbound sidecar, stripped by the outbound one.
 pub const UNSENT: http::HeaderName = http::HeaderName::from_static("x-weft-unsent");

@@ -6,9 +6,9 @@ pub mod export;
 mod histogram;
 mod otel;
 pub mod span;
-pub mod trace;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::{
     array,

@@ -117,10 +117,15 @@ pub static KINDS: &[Kind] = &[
         ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"])
     },
     Kind {
+        enforced: true,
         columns: columns::AUTHORIZATION,
         ..weft("AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["authz"])
     },
-    Kind { columns: columns::PEER, ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"]) },
+    Kind {
+        enforced: true,
+        columns: columns::PEER,
+        ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"])
+    },
     Kind {
         enforced: true,
         columns: columns::POLICY,

@@ -1,12 +1,13 @@
 //! Policies at what they are attached to, and what is in force for one port or rule. The one place that knows which
 //! setting is the more specific: what is sent and what `explain` says are both made of it.
 
+pub mod access;
 mod backend;
 mod check;
+mod elsewhere;
 mod faults;
 mod inbound;
 mod requests;
-mod rewritten;
 mod rule;
 pub mod telemetry;
 
@@ -28,7 +29,7 @@ use crate::source::{
     },
 };
 
-pub use self::{backend::Backend, inbound::Inbound, requests::Requests, rule::Rule};
+pub use self::{access::Guards, backend::Backend, inbound::Inbound, requests::Requests, rule::Rule};
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -56,22 +56,14 @@ impl Rule {
         self.matches.iter().map(|(_, found)| found)
     }
 
-    /// What becomes of the path of a request to this backend of the rule; `None` when it stays.
-    pub fn path_modifier<'a>(&'a self, backend: &'a v1::WeightedBackend) -> Option<&'a v1::PathModifier> {
-        let mut filters = self.filters.iter().chain(&backend.filters).rev();
-        filters.find_map(|filter| match filter.kind.as_ref()? {
-            v1::filter::Kind::Rewrite(rewrite) => rewrite.path.as_ref(),
-            _ => None,
-        })
+    /// `namespace/route#rule`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}#{}", self.route, self.name)
     }
 
     fn message(&self, requests: Option<v1::RequestPolicy>) -> v1::RouteRule {
-        v1::RouteRule {
-            name: format!("{}#{}", self.route, self.name),
-            backends: self.backends.clone(),
-            requests,
-            filters: self.filters.clone(),
-        }
+        v1::RouteRule { name: self.id(), backends: self.backends.clone(), requests, filters: self.filters.clone() }
     }
 }
 

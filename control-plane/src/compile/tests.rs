@@ -1,6 +1,7 @@
 //! What comes out for given resources and registrations.
 
 mod accepted;
+mod access;
 mod fields;
 mod policies;
 mod telemetry;

@@ -248,6 +248,7 @@ fn route_rule(wire: v1::RouteRule) -> Result<RouteRule, Invalid> {
         backends.push(WeightedBackend { target, weight: backend.weight, filters });
     }
     Ok(RouteRule {
+        tag: http::HeaderValue::from_str(&wire.name).ok(),
         name: wire.name.into(),
         total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
         backends,

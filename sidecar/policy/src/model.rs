@@ -146,6 +146,8 @@ pub enum PathMatch {
 pub struct RouteRule {
     /// `namespace/route#rule`; empty for the rule of a port without routes.
     pub name: Box<str>,
+    /// The name as sidecars tell it to each other.
+    pub tag: Option<http::HeaderValue>,
     /// Where to; empty means 500, unless a filter answers.
     pub backends: Vec<WeightedBackend>,
     /// Sum of the backends' weights.

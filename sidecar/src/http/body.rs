@@ -192,6 +192,12 @@ impl Drop for LoadGuard {
 }
 
 impl Finish {
+    /// The caller gets another answer, for this reason; it is counted where it is made.
+    pub fn discard(&mut self, reason: Reason) {
+        self.metrics = None;
+        self.reason = Some(reason);
+    }
+
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {

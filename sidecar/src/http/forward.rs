@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
 
 use super::{
-    CALLER_VERSION, FIELDS,
+    CALLER_VERSION, FIELDS, RULE,
     body::{Body, Ends, Finish, IDLE, Times},
     is_grpc, websocket,
 };
@@ -214,12 +214,12 @@ impl Received {
             return Ok(switch.join(response, self.version, finish, guard()));
         }
         if response.status() == 101 {
-            finish.metrics = None;
+            finish.discard(Reason::ProtocolError);
             return Err(ProxyError::new(Reason::ProtocolError, "101 without an upgrade request"));
         }
         // To a caller in extended CONNECT every 2xx says that the switch was made (RFC 8441 section 5).
         if self.upgrade.is_some() && self.version == Version::HTTP_2 && response.status().is_success() {
-            finish.metrics = None;
+            finish.discard(Reason::UpgradeRefused);
             let detail = format!("the app answered {} to a WebSocket handshake", response.status());
             return Err(ProxyError::new(Reason::UpgradeRefused, detail));
         }
@@ -229,7 +229,7 @@ impl Received {
             Ok(framing) => framing,
             Err(violation) => {
                 // The caller gets another answer, which is counted where it is made.
-                finish.metrics = None;
+                finish.discard(Reason::ProtocolError);
                 let detail = format!("{}: {}", violation.rule, violation.detail);
                 return Err(ProxyError::new(Reason::ProtocolError, detail));
             }
@@ -298,10 +298,11 @@ impl Switch {
     }
 }
 
-/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own field is not the caller's:
+/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own fields are not the caller's:
 /// what one sidecar takes, the next one takes too.
 fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
-    let fields = headers.len() - usize::from(headers.contains_key(CALLER_VERSION));
+    let own = [CALLER_VERSION, RULE].iter().filter(|name| headers.contains_key(*name)).count();
+    let fields = headers.len() - own;
     if fields <= FIELDS {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 use weft_policy::{
     balance::Nanos,
     model::{InboundLimit, InboundPort, Target},
@@ -35,9 +36,9 @@ type LimitKey = (u16, Box<str>);
 #[derive(Default)]
 pub struct Limiters(Mutex<HashMap<LimitKey, Arc<RateLimiter>>>);
 
-/// A limit that the requests of one connection may meet.
+/// A limit that the requests of one connection may meet, by one way or another; it counts them once.
 pub struct Limit {
-    limit: Arc<InboundLimit>,
+    ways: SmallVec<[Arc<InboundLimit>; 1]>,
     limiter: Arc<RateLimiter>,
     policy: Option<HeaderValue>,
     allowed: metrics::Counter,
@@ -66,16 +67,21 @@ impl Limiters {
         let own = port.rate_limits.iter().filter(|limit| {
             limit.services.is_empty() || limit.services.iter().any(|service| services.contains(service))
         });
-        let limits = own.map(|limit| {
+        let mut limits: Vec<Limit> = Vec::new();
+        for limit in own {
+            if let Some(known) = limits.iter_mut().find(|known| known.limiter.limit() == &limit.limit) {
+                known.ways.push(Arc::clone(limit));
+                continue;
+            }
             let key = (port.port, limit.limit.name.clone());
             let limiter = match held.get(&key) {
                 Some(limiter) if *limiter.limit() == limit.limit => Arc::clone(limiter),
                 _ => Arc::new(RateLimiter::new(&limit.limit, seed)),
             };
             held.insert(key, Arc::clone(&limiter));
-            Limit::new(limit, limiter, telemetry)
-        });
-        limits.collect()
+            limits.push(Limit::new(limit, limiter, telemetry));
+        }
+        limits.into()
     }
 }
 
@@ -91,13 +97,28 @@ impl Limit {
             policy: HeaderValue::from_maybe_shared(Bytes::from(policy)).ok(),
             allowed: counter("allowed"),
             limited: counter("limited"),
-            limit: Arc::clone(limit),
+            ways: SmallVec::from_iter([Arc::clone(limit)]),
             limiter,
         }
     }
 
+    fn name(&self) -> &str {
+        &self.limiter.limit().name
+    }
+
+    /// Whether it is for this request. Who has a certificate says which rule the request follows, also when its path is
+    /// another one now; of others it is known only what the request looks like.
+    fn meets(&self, (mesh, rule): (bool, Option<&HeaderValue>), view: &RequestView<'_>) -> bool {
+        self.ways.iter().any(|way| {
+            if mesh && !way.rules.is_empty() {
+                return rule.is_some_and(|rule| way.rules.iter().any(|known| known.as_bytes() == rule.as_bytes()));
+            }
+            way.matches.is_empty() || way.matches.iter().any(|candidate| candidate.matches(view))
+        })
+    }
+
     fn told(&self, remaining: u32, reset: Duration, retry_after: Option<Duration>) -> Told {
-        let rate = format!("\"{}\";r={remaining};t={}", self.limit.limit.name, seconds(reset));
+        let rate = format!("\"{}\";r={remaining};t={}", self.name(), seconds(reset));
         Told {
             policy: self.policy.clone(),
             rate: HeaderValue::from_maybe_shared(Bytes::from(rate)).ok(),
@@ -107,10 +128,12 @@ impl Limit {
 }
 
 /// Counts a request in all limits that it meets, up to the first that refuses it. What to tell the caller of the limit
-/// with the least left, or of the one that refused it with the error; `None`: it meets no limit.
+/// with the least left, or of the one that refused it with the error; `None`: it meets no limit. `rule` is what the caller
+/// says that it follows.
 pub fn check(
     limits: &[Limit],
     (peer, source): (Option<&PeerIdentity>, IpAddr),
+    rule: Option<&HeaderValue>,
     received: &Received,
     headers: &HeaderMap,
     now: Nanos,
@@ -120,8 +143,7 @@ pub fn check(
     let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers };
     let mut tightest: Option<(&Limit, u32, Duration)> = None;
     for limit in limits {
-        let matches = &limit.limit.matches;
-        if !matches.is_empty() && !matches.iter().any(|candidate| candidate.matches(&view)) {
+        if !limit.meets((peer.is_some(), rule), &view) {
             continue;
         }
         match limit.limiter.check(&caller, now) {
@@ -133,7 +155,7 @@ pub fn check(
             }
             Decision::Limited { retry_after, reset_after } => {
                 limit.limited.increment(1);
-                let detail = format!("over the limit {}", limit.limit.limit.name);
+                let detail = format!("over the limit {}", limit.name());
                 let error = ProxyError::unsent(Reason::RateLimited, detail);
                 return Some((limit.told(0, reset_after, Some(retry_after)), Some(error)));
             }

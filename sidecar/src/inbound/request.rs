@@ -2,9 +2,9 @@
 
 use std::{rc::Rc, time::Instant};
 
-use http::{HeaderName, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, claims::Claims, model::Protocol};
+use weft_policy::{canonical, claims::Claims, model::Protocol, trace::SpanId};
 
 use super::{
     Permit,
@@ -15,7 +15,7 @@ use crate::{
     app::worker::Worker,
     error::{Blame, ProxyError, Reason},
     http::{
-        CALLER_VERSION, UNSENT,
+        CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, IDLE, Leg},
         forward::Received,
         reply,
@@ -45,6 +45,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         }
     };
     let caller = request.headers_mut().remove(CALLER_VERSION);
+    let rule = request.headers_mut().remove(RULE);
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
     // caller's could have nominated is gone.
     canonical::strip_identity(request.headers_mut());
@@ -73,19 +74,23 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    let mut span = traced(worker, connection, &app, &received, request.headers_mut());
+    let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
     // Claims of a verified token: none is looked at yet.
     let claims: Option<Claims> = None;
     let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.as_ref()));
     let permit = match permit {
         Ok(permit) => permit,
-        Err(error) => return failed(&error, &app.metrics, received.grpc),
+        Err(error) => {
+            note(&mut span, &error, received.grpc);
+            return failed(&error, &app.metrics, received.grpc);
+        }
     };
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, &received, request.headers(), worker.clock.now()) {
+        match limit::check(&app.limits, who, rule.as_ref(), &received, request.headers(), worker.clock.now()) {
             Some((fields, Some(error))) => {
+                note(&mut span, &error, received.grpc);
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
@@ -94,15 +99,53 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             None => {}
         }
     }
-    let forwarded = forward(worker, (&app, permit), &mut received, request, (caller_http2, again), started);
+    let seen = (started, &mut span);
+    let forwarded = forward(worker, (&app, permit), &mut received, request, (caller_http2, again), seen);
     let mut response = match forwarded.await {
         Ok(response) => response,
-        Err(error) => failed(&error, &app.metrics, received.grpc),
+        Err(error) => {
+            note(&mut span, &error, received.grpc);
+            failed(&error, &app.metrics, received.grpc)
+        }
     };
     if let Some(told) = told {
         told.write(response.headers_mut());
     }
     response
+}
+
+/// The trace of a request: the app is told of it, and our part begins where it is recorded.
+fn traced(
+    worker: &Worker,
+    connection: &Connection,
+    app: &App,
+    (received, rule): (&Received, Option<&HeaderValue>),
+    headers: &mut HeaderMap,
+) -> Option<Box<OpenSpan>> {
+    let trusted = connection.peer.is_some();
+    let trace = Traced::of(app.telemetry(), headers, trusted, || worker.random())?;
+    worker.count_context(Direction::Inbound, Some(&trace));
+    let id = SpanId::random(worker.random());
+    trace.tell(headers, id);
+    if !trace.sampled {
+        return None;
+    }
+    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.context.spans);
+    span.from_ip(connection.source);
+    span.add(|span| {
+        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.as_str().into());
+        span.service = connection.service();
+        // Believed of callers in the mesh only.
+        span.route = rule.filter(|_| trusted).and_then(|rule| rule.to_str().ok()).map(Into::into);
+    });
+    Some(span)
+}
+
+/// We answer ourselves.
+fn note(span: &mut Option<Box<OpenSpan>>, error: &ProxyError, grpc: bool) {
+    if let Some(span) = span {
+        span.failed(error, grpc);
+    }
 }
 
 async fn forward(
@@ -111,7 +154,7 @@ async fn forward(
     received: &mut Received,
     request: Request<Body>,
     (caller_http2, again): (bool, bool),
-    started: Instant,
+    (started, span): (Instant, &mut Option<Box<OpenSpan>>),
 ) -> Result<Response<Body>, ProxyError> {
     let http2 = match app.protocol {
         Protocol::Grpc | Protocol::Http2 => true,
@@ -142,6 +185,9 @@ async fn forward(
             Err(error) => return Err(error),
         }
     };
+    if let Some(span) = span {
+        span.add(|span| span.answered(response.status().as_u16(), response.headers()));
+    }
     let finish = Finish {
         metrics: Some(app.metrics.clone()),
         started,
@@ -152,6 +198,7 @@ async fn forward(
         permit: None,
         place: None,
         complete: false,
+        span: span.take(),
     };
     let times = received.times(Some(IDLE), None);
     received.answer(response, finish, times, || worker.context.drain.guard())

@@ -2,8 +2,9 @@
 
 use std::{net::IpAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
+use weft_policy::trace::SpanId;
 
 use super::{
     Destination, fault, filters, find, mirror,
@@ -13,9 +14,9 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
-    telemetry::Direction,
+    telemetry::{Direction, span::Kind, trace::Traced},
 };
 
 /// Serves one request; `snapshot` is the newest one.
@@ -38,6 +39,10 @@ pub async fn run(
         }
     };
     request.headers_mut().remove(CALLER_VERSION);
+    request.headers_mut().remove(RULE);
+    let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
+    let traced = telemetry.and_then(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
+    worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
@@ -55,6 +60,7 @@ pub async fn run(
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            unsent(&worker, traced.as_ref(), &received, &error);
             return reply::error(&error, received.grpc, None);
         }
     };
@@ -65,6 +71,7 @@ pub async fn run(
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
+        unsent(&worker, traced.as_ref(), &received, &error);
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
@@ -81,7 +88,7 @@ pub async fn run(
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, plan.deadline(started));
+    let tries = Tries::new(&worker, &plan, started, plan.deadline(started), traced);
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
@@ -98,6 +105,15 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// A span of a request that went nowhere, so that its trace tells why.
+fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
+    if let Some(traced) = traced.filter(|traced| traced.sampled) {
+        let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.context.spans);
+        span.failed(error, received.grpc);
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::{ProxyError, Reason},
     http::forward::Received,
+    snapshot::EndpointState,
 };
 
 /// `1` asks that the trace is recorded whatever the sampling. The own app and callers in the mesh may; it goes no
@@ -40,6 +41,8 @@ pub struct Traced {
 pub struct OpenSpan {
     span: Option<Box<Span>>,
     began: Instant,
+    /// When nobody waits for the answer any more.
+    deadline: Option<Instant>,
     sink: SpanSink,
 }
 
@@ -125,7 +128,7 @@ impl Traced {
             events: Vec::new(),
             events_dropped: 0,
         };
-        Box::new(OpenSpan { span: Some(Box::new(span)), began: Instant::now(), sink: sink.clone() })
+        Box::new(OpenSpan { span: Some(Box::new(span)), began: Instant::now(), deadline: None, sink: sink.clone() })
     }
 }
 
@@ -135,6 +138,28 @@ impl OpenSpan {
         if let Some(span) = &mut self.span {
             change(span);
         }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> Option<SpanId> {
+        self.span.as_ref().map(|span| span.id)
+    }
+
+    /// Where the request goes.
+    pub fn to(&mut self, endpoint: &EndpointState, address: SocketAddr, http2: bool) {
+        self.add(|span| {
+            span.peer = Some(address);
+            span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.as_str().into());
+            if let Call::Http(call) = &mut span.call {
+                call.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+            }
+        });
+    }
+
+    /// Given up at this time.
+    pub const fn until(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     /// The peer, where its port is not known.
@@ -178,6 +203,11 @@ impl Drop for OpenSpan {
     fn drop(&mut self) {
         if let Some(mut span) = self.span.take() {
             span.duration = self.began.elapsed();
+            // Nobody said how it ended: it was not waited for any longer.
+            if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
+                let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
+            }
             self.sink.send(span);
         }
     }

@@ -166,9 +166,11 @@ fn a_policy_says_what_holds_for_each_target() {
     let accepted = ["web: Accepted true Accepted", "web: Programmed true Programmed"];
     let kept = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
     let no_port = ["web: Accepted false TargetNotFound", "web: Programmed false TargetNotFound"];
-    let cases: [(&str, String, &[&str]); 9] = [
+    let cases: [(&str, String, &[&str]); 11] = [
         ("TrafficPolicy", target("web"), &accepted),
-        ("AuthorizationPolicy", target("web"), &kept),
+        ("AuthorizationPolicy", target("web"), &accepted),
+        ("PeerAuthentication", format!("{}, mode: Strict", target("web")), &accepted),
+        ("TelemetryPolicy", format!("{}, accessLog: {{mode: All}}", target("web")), &kept),
         ("RateLimitPolicy", format!("{}, {limits}", target("web")), &accepted),
         ("TrafficPolicy", section("http"), &accepted),
         ("TrafficPolicy", section("htpt"), &no_port),

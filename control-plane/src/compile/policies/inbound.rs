@@ -12,13 +12,21 @@ use crate::{
 
 type Rate = Policy<RateLimitPolicySpec>;
 
-type Routed<'a> = (&'a Rate, Vec<v1::RouteMatch>);
+/// A policy, and the rules through which it is there; none when it is for the port as a whole.
+type Routed<'a> = (&'a Rate, Follows);
+
+/// Which requests follow some rules: by their names, and by what they look like.
+#[derive(Clone, Default, PartialEq)]
+struct Follows {
+    rules: Vec<String>,
+    matches: Vec<v1::RouteMatch>,
+}
 
 /// Rate limits by what they apply to.
 pub struct Inbound<'a> {
     rates: &'a Attached<'a, RateLimitPolicySpec>,
     selecting: Vec<&'a Rate>,
-    /// Backends of the rules that are limited, and the matches that lead there.
+    /// Backends of the rules that are limited, and the rules that lead there.
     routed: HashMap<(String, u32), Vec<Routed<'a>>>,
 }
 
@@ -26,7 +34,7 @@ pub struct Inbound<'a> {
 struct Applied<'a> {
     policy: &'a Rate,
     services: Vec<v1::ServiceRef>,
-    matches: Vec<v1::RouteMatch>,
+    follows: Follows,
 }
 
 impl<'a> Inbound<'a> {
@@ -53,7 +61,8 @@ impl<'a> Inbound<'a> {
             let own = |id: &str| id.split_once('/').is_some_and(|(namespace, _)| namespace == place.namespace);
             for backend in rule.backends().iter().filter(|backend| own(&backend.service)) {
                 let at: &mut Vec<_> = routed.entry((backend.service.clone(), backend.port)).or_default();
-                at.extend(limited.iter().map(|policy| (*policy, matches.clone())));
+                let follows = || Follows { rules: vec![rule.id()], matches: matches.clone() };
+                at.extend(limited.iter().map(|policy| (*policy, follows())));
             }
         }
         Self {
@@ -68,44 +77,48 @@ impl<'a> Inbound<'a> {
     #[must_use]
     pub fn limits(&self, instance: &Instance, served: &[Port<'_>]) -> Vec<v1::InboundLimit> {
         let whole = self.whole(instance);
-        let everything = whole.iter().map(|policy| Applied { policy, services: Vec::new(), matches: Vec::new() });
+        let everything =
+            whole.iter().map(|policy| Applied { policy, services: Vec::new(), follows: Follows::default() });
         let mut found: Vec<Applied<'a>> = everything.collect();
         for port in served {
             let service = v1::ServiceRef { service: format!("{}/{}", port.namespace, port.service), port: port.number };
-            for (policy, matches) in self.at(port) {
+            for (policy, follows) in self.at(port) {
                 if whole.iter().any(|known| std::ptr::eq(*known, policy)) {
                     continue;
                 }
-                let same = |known: &&mut Applied<'a>| std::ptr::eq(known.policy, policy) && known.matches == matches;
+                let same = |known: &&mut Applied<'a>| std::ptr::eq(known.policy, policy) && known.follows == follows;
                 match found.iter_mut().find(same) {
                     Some(known) if known.services.contains(&service) => {}
                     Some(known) => known.services.push(service.clone()),
-                    None => found.push(Applied { policy, services: vec![service.clone()], matches }),
+                    None => found.push(Applied { policy, services: vec![service.clone()], follows }),
                 }
             }
         }
         found.into_iter().flat_map(|applied| messages(applied, served.len())).collect()
     }
 
-    /// Each policy of a service port once, with the matches of all the rules through which it is there; none when it is
-    /// for the port as a whole.
+    /// Each policy of a service port once, with all the rules through which it is there.
     fn at(&self, port: &Port<'_>) -> Vec<Routed<'a>> {
         let mut found: Vec<Routed<'a>> = Vec::new();
         for policy in self.rates.at_port(port) {
             if !found.iter().any(|(known, _)| std::ptr::eq(*known, policy)) {
-                found.push((policy, Vec::new()));
+                found.push((policy, Follows::default()));
             }
         }
         let key = (format!("{}/{}", port.namespace, port.service), port.number);
-        for (policy, matches) in self.routed.get(&key).into_iter().flatten() {
+        for (policy, follows) in self.routed.get(&key).into_iter().flatten() {
             match found.iter_mut().find(|(known, _)| std::ptr::eq(*known, *policy)) {
-                Some((_, known)) if known.is_empty() => {}
+                Some((_, known)) if known.rules.is_empty() => {}
                 // A route that has several parents is there as often.
                 Some((_, known)) => {
-                    let more: Vec<_> = matches.iter().filter(|one| !known.contains(one)).cloned().collect();
-                    known.extend(more);
+                    let rules = follows.rules.iter().filter(|one| !known.rules.contains(one));
+                    let rules: Vec<_> = rules.cloned().collect();
+                    let matches = follows.matches.iter().filter(|one| !known.matches.contains(one));
+                    let matches: Vec<_> = matches.cloned().collect();
+                    known.rules.extend(rules);
+                    known.matches.extend(matches);
                 }
-                None => found.push((policy, matches.clone())),
+                None => found.push((policy, follows.clone())),
             }
         }
         found
@@ -129,13 +142,14 @@ impl<'a> Inbound<'a> {
 /// One for each limit of the policy. When it is for every service that leads here it is for everything: a caller in
 /// plaintext names none.
 fn messages(applied: Applied<'_>, served: usize) -> impl Iterator<Item = v1::InboundLimit> {
-    let Applied { policy, services, matches } = applied;
+    let Applied { policy, services, follows } = applied;
     let services = if services.len() == served { Vec::new() } else { services };
     let id = policy.id();
     policy.value.spec.limits.iter().enumerate().map(move |(index, limit)| v1::InboundLimit {
         limit: Some(message(format!("{id}#{index}"), limit)),
         services: services.clone(),
-        matches: matches.clone(),
+        matches: follows.matches.clone(),
+        rules: follows.rules.clone(),
     })
 }
 

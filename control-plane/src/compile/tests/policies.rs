@@ -211,15 +211,17 @@ fn a_fault_that_nobody_could_tell_the_end_of_is_left_out() {
     assert_eq!(service.ports[0].routing.clone().unwrap().rules[0].requests, None);
 }
 
-/// The limits of the only inbound port of a workload of both services: name, services, paths of matches.
-fn limits(policies: &str) -> Vec<(String, Vec<String>, usize)> {
+/// The limits of the only inbound port of a workload of both services: name, services, and the names of rules, of which
+/// there is a match each.
+fn limits(policies: &str) -> Vec<(String, Vec<String>, Vec<String>)> {
     let instance = registered("web-1", &[("app", "web")], &[(80, "http", v1::Protocol::Http)]);
     let (output, problems) = compile(&load(&format!("{WEB}{policies}")), &[instance]);
     assert_eq!(problems, []);
     let config: v1::WorkloadConfig = get(&output, ResourceType::WorkloadConfig, "default/web-1");
     let limits = config.ports[0].rate_limits.iter().map(|limit| {
         let services = limit.services.iter().map(|service| format!("{}:{}", service.service, service.port));
-        (limit.limit.clone().unwrap().name, services.collect(), limit.matches.len())
+        assert_eq!(limit.matches.len(), limit.rules.len());
+        (limit.limit.clone().unwrap().name, services.collect(), limit.rules.clone())
     });
     limits.collect()
 }
@@ -231,8 +233,10 @@ fn a_rate_limit_arrives_at_the_workloads_behind_its_targets() {
     let name = || "default/p#0".to_owned();
     let web = || vec!["default/web:80".to_owned()];
     let other = || vec!["default/other:8080".to_owned()];
-    let everything = || vec![(name(), none(), 0)];
-    let of_web = || vec![(name(), web(), 0)];
+    let everything = || vec![(name(), none(), none())];
+    let of_web = || vec![(name(), web(), none())];
+    let one = || vec!["default/r#items".to_owned()];
+    let both = || vec!["default/r#items".to_owned(), "default/r#1".to_owned()];
     let rule = format!("{HTTP_ROUTE}, sectionName: items");
     for (targets, expected) in [
         (vec![], everything()),
@@ -243,12 +247,12 @@ fn a_rate_limit_arrives_at_the_workloads_behind_its_targets() {
         // Every service that leads here: a caller in plaintext counts too.
         (vec!["kind: Service, name: web", "kind: Service, name: other"], everything()),
         // One for both rules, and for a rule that is named beside its route: a request counts once.
-        (vec![HTTP_ROUTE], vec![(name(), web(), 2)]),
-        (vec![HTTP_ROUTE, &rule], vec![(name(), web(), 2)]),
+        (vec![HTTP_ROUTE], vec![(name(), web(), both())]),
+        (vec![HTTP_ROUTE, &rule], vec![(name(), web(), both())]),
         // The route leads to the service, which is limited as a whole.
         (vec![HTTP_ROUTE, "kind: Service, name: web"], of_web()),
-        (vec![HTTP_ROUTE, "kind: Service, name: other"], vec![(name(), other(), 0), (name(), web(), 2)]),
-        (vec![&rule], vec![(name(), web(), 1)]),
+        (vec![HTTP_ROUTE, "kind: Service, name: other"], vec![(name(), other(), none()), (name(), web(), both())]),
+        (vec![&rule], vec![(name(), web(), one())]),
         (vec!["kind: Namespace, name: default", "kind: Service, name: web"], everything()),
     ] {
         assert_eq!(limits(&rate(&targets)), expected, "{targets:?}");
@@ -271,33 +275,15 @@ spec:
 ";
     let target = HTTP_ROUTE.replace("name: r", "name: mine");
     let rate = policy("RateLimitPolicy", "p", None, &[&target], "limits: [{requests: 5}]");
-    assert_eq!(limits(&format!("{consumer}{}", rate.replace("name: p", "name: p, namespace: shop"))), []);
-}
-
-#[test]
-fn a_rate_limit_of_a_rule_whose_new_path_it_could_never_match_says_so() {
-    let rate =
-        policy("RateLimitPolicy", "p", None, &["kind: Service, name: other", HTTP_ROUTE], "limits: [{requests: 5}]");
-    for (path, told) in [
-        ("type: ReplacePrefixMatch, replacePrefixMatch: /v2", true),
-        ("type: ReplacePrefixMatch, replacePrefixMatch: /itemsets", true),
-        ("type: ReplacePrefixMatch, replacePrefixMatch: /items/v2", false),
-        // What follows the prefix may be /items again.
-        ("type: ReplacePrefixMatch, replacePrefixMatch: /", false),
-        ("type: ReplaceFullPath, replaceFullPath: /v2", true),
-        ("type: ReplaceFullPath, replaceFullPath: /items/1", false),
-        // The other rule of the route, which is limited too.
-        ("type: ReplaceFullPath, replaceFullPath: /rest", false),
-    ] {
-        let filters = format!("{{name: items, filters: [{{type: URLRewrite, urlRewrite: {{path: {{{path}}}}}}}],");
-        let text = format!("{}{rate}", WEB.replace("{name: items,", &filters));
-        let (_, problems) = compile(&load(&text), &[]);
-        assert_eq!(problems.len(), usize::from(told), "{path}: {problems:?}");
-        for problem in problems {
-            assert_eq!((problem.reason, problem.path.as_str()), (Reason::UnsupportedValue, "spec.targetRefs[1]"));
-            assert!(problem.message.starts_with("rule items of HTTPRoute default/r rewrites the path"), "{problem}");
-        }
-    }
+    let text = format!("{WEB}{consumer}{}", rate.replace("name: p", "name: p, namespace: shop"));
+    let instance = registered("web-1", &[("app", "web")], &[(80, "http", v1::Protocol::Http)]);
+    let (output, problems) = compile(&load(&text), &[instance]);
+    let config: v1::WorkloadConfig = get(&output, ResourceType::WorkloadConfig, "default/web-1");
+    assert_eq!(config.ports[0].rate_limits, []);
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert_eq!((problem.reason, problem.path.as_str()), (Reason::UnsupportedValue, "spec.targetRefs[0]"));
+    let told = "rule 0 of HTTPRoute shop/mine leads to Service default/web in another namespace";
+    assert!(problem.message.starts_with(told), "{problem}");
 }
 
 #[test]

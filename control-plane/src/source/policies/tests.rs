@@ -103,3 +103,51 @@ fn a_rate_limit_says_which_field_is_wrong() {
         problem("RateLimitPolicy", "targetRefs: [{kind: Namespace, name: a, sectionName: b}], limits: [{requests: 1}]");
     assert_eq!(found, "spec.targetRefs[0].sectionName: a Namespace has no sections");
 }
+
+#[test]
+fn an_authorization_policy_says_which_field_is_wrong() {
+    for (rule, expected) in [
+        ("from: []", "from: is an empty list"),
+        ("from: [{}]", "from[0]: says nothing of who calls"),
+        ("to: [{}]", "to[0]: says nothing of what is called"),
+        ("from: [{identities: []}]", "from[0].identities: is an empty list"),
+        ("from: [{notNamespaces: []}]", "from[0].notNamespaces: is an empty list"),
+        ("from: [{namespaces: ['a.b']}]", "from[0].namespaces[0]: \"a.b\" is not a DNS label"),
+        ("from: [{serviceAccounts: ['*']}]", "from[0].serviceAccounts[0]: \"*\" is not a name"),
+        (
+            "from: [{identities: [web]}]",
+            "from[0].identities[0]: \"web\" is no SPIFFE id: scheme must be exactly \"spiffe://\"",
+        ),
+        (
+            "from: [{notIdentities: ['spiffe://td*']}]",
+            "from[0].notIdentities[0]: \"spiffe://td*\" is no beginning of SPIFFE ids: the * comes after spiffe://<trust domain>/",
+        ),
+        (
+            "from: [{notNetworks: [10.1.0.0/8]}]",
+            "from[0].notNetworks[0]: \"10.1.0.0/8\" has bits beyond /8: use 10.0.0.0/8",
+        ),
+        ("to: [{notPorts: [0]}]", "to[0].notPorts[0]: 0 is not a port"),
+        ("to: [{notMethods: [get]}]", "to[0].notMethods[0]: \"get\" is not a method"),
+        ("to: [{paths: [admin]}]", "to[0].paths[0]: \"admin\" does not begin with a slash"),
+        ("to: [{notPaths: ['/%61']}]", "to[0].notPaths[0]: \"/%61\" is not in canonical form: write it as /a"),
+        ("to: [{hosts: ['a:80']}]", "to[0].hosts[0]: \"a:80\" has a port, which is not looked at: leave it out"),
+        ("to: [{headers: {}}]", "to[0].headers: is empty"),
+        ("to: [{headers: {a: []}}]", "to[0].headers.a: is an empty list"),
+        ("to: [{notHeaders: {Host: [a]}}]", "to[0].notHeaders.Host: \"Host\" is what hosts are for"),
+        (
+            "to: [{headers: {connection: [a]}}]",
+            "to[0].headers.connection: \"connection\" is taken away before rules look at headers",
+        ),
+        ("claims: {sub: []}", "claims.sub: is an empty list"),
+        ("notClaims: {}", "notClaims: is empty"),
+    ] {
+        let found = problem("AuthorizationPolicy", &format!("rules: [{{{rule}}}]"));
+        assert_eq!(found, format!("spec.rules[0].{expected}"));
+    }
+    assert_eq!(
+        problem("AuthorizationPolicy", "action: Deny"),
+        "spec.rules: a Deny policy without rules denies nothing"
+    );
+    let many = format!("rules: [{{to: [{{methods: [{}]}}]}}]", vec!["GET"; 4097].join(", "));
+    assert_eq!(problem("AuthorizationPolicy", &many), "spec.rules: 4097 values in all are too many");
+}

@@ -1,4 +1,6 @@
-//! The semantics of the engine, one by one.
+//! The semantics one by one; `reference` compares with an independent reading of them.
+
+mod reference;
 
 use http::HeaderName;
 

@@ -228,6 +228,7 @@ pub fn inbound_limit(wire: v1::InboundLimit) -> Result<Arc<InboundLimit>, Invali
         limit: at("limit", rate_limit(wire.limit.unwrap_or_default()))?,
         services,
         matches: matches.collect::<Result<_, _>>()?,
+        rules: wire.rules.into_iter().map(Into::into).collect(),
     }))
 }
 

@@ -340,6 +340,8 @@ pub struct InboundLimit {
     pub limit: RateLimit,
     /// Only requests sent to one of these; empty: all.
     pub services: Vec<Target>,
-    /// Only requests that match one of these; empty: all.
+    /// Only requests that match one of these, when their caller names no rule because it speaks plaintext; empty: all.
     pub matches: Vec<RouteMatch>,
+    /// Only requests that follow one of these rules, `namespace/route#rule`, by the word of a sidecar; empty: all.
+    pub rules: Vec<Box<str>>,
 }

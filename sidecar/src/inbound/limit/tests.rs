@@ -6,7 +6,7 @@ use crate::outbound::tests::net::{ALL, App, Net, Spoken, local, target};
 fn limit(name: &str, requests: u32) -> InboundLimit {
     let limit =
         RateLimit { name: name.into(), requests, per: Duration::from_secs(3600), burst: requests, key: RateKey::Total };
-    InboundLimit { limit, services: vec![], matches: vec![] }
+    InboundLimit { limit, services: vec![], matches: vec![], rules: vec![] }
 }
 
 fn port(limits: Vec<InboundLimit>) -> InboundPort {
@@ -92,8 +92,41 @@ fn a_limit_of_a_service_is_for_calls_to_it() {
     let port = port(vec![InboundLimit { services: vec![other.clone()], ..limit("a", 1) }, limit("b", 1)]);
     let names = |services: &[Target]| {
         let limits = limiters.of(&port, services, &Telemetry::default(), 1);
-        limits.iter().map(|limit| limit.limit.limit.name.to_string()).collect::<Vec<_>>()
+        limits.iter().map(|limit| limit.name().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&[target("web")]), ["b"]);
     assert_eq!(names(&[other]), ["a", "b"]);
+}
+
+#[test]
+fn a_limit_that_is_there_for_two_services_counts_a_request_once() {
+    let limiters = Limiters::default();
+    let other = Target { service: ObjectName::new("shop", "other"), port: 80 };
+    let of = |service: Target| InboundLimit { services: vec![service], ..limit("a", 1) };
+    let port = port(vec![of(other.clone()), of(target("web")), limit("b", 1)]);
+    let limits = limiters.of(&port, &[target("web"), other], &Telemetry::default(), 1);
+    let names: Vec<_> = limits.iter().map(|limit| (limit.name(), limit.ways.len())).collect();
+    assert_eq!(names, [("a", 2), ("b", 1)]);
+}
+
+#[test]
+fn a_caller_with_a_certificate_says_which_rule_a_request_follows_and_others_are_matched() {
+    let path = PathMatch::Prefix("/dear".into());
+    let matches = vec![RouteMatch { rule: 0, path, method: None, headers: vec![], query: vec![] }];
+    let dear = InboundLimit { matches, rules: vec!["shop/web#dear".into()], ..limit("dear", 1) };
+    let limits = of(&Limiters::default(), &port(vec![dear]));
+    let (method, headers) = (http::Method::GET, HeaderMap::new());
+    let (ours, others) = (HeaderValue::from_static("shop/web#dear"), HeaderValue::from_static("shop/web#other"));
+    for (mesh, rule, path, expected) in [
+        (true, Some(&ours), "/dear", true),
+        (true, Some(&ours), "/rewritten", true),
+        (true, Some(&others), "/dear", false),
+        (true, None, "/dear", false),
+        (false, None, "/dear", true),
+        (false, Some(&others), "/dear", true),
+        (false, Some(&ours), "/rewritten", false),
+    ] {
+        let view = RequestView { method: &method, path, query: None, headers: &headers };
+        assert_eq!(limits[0].meets((mesh, rule), &view), expected, "{mesh} {rule:?} {path}");
+    }
 }

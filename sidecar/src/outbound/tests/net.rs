@@ -311,6 +311,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<W
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
+        spans: crate::telemetry::export::SpanSink::none(&telemetry),
         limiters: Arc::default(),
         seen: Arc::default(),
         trust: weft_svid::TrustStore::default(),
