@@ -67,7 +67,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Show where the requests for a service may go
     Endpoints(EndpointsArgs),
-    /// Show the certificates of the sidecars
+    /// Show the certificates of the sidecars; rotate and revoke them
     Certs(CertsArgs),
     /// Show what one sidecar holds, type by type
     Config(ConfigArgs),

@@ -1,9 +1,14 @@
-//! `weft certs` and `weft config`: the certificates of the sidecars, and what one of them holds.
+//! `weft certs` and `weft config`: the certificates of the sidecars and the authority behind them, and what one sidecar
+//! holds.
+
+mod ca;
+mod revoke;
+mod rotate;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 use weft_control_plane::source::did_you_mean;
 
@@ -19,6 +24,9 @@ use crate::{
 /// Flags of `weft certs`.
 #[derive(Args, Clone, Debug)]
 pub struct CertsArgs {
+    /// What to do [default: list the certificates of the connected sidecars]
+    #[command(subcommand)]
+    pub command: Option<CertsCommand>,
     /// Workloads of this namespace only
     #[arg(long, short, value_name = "NS")]
     pub namespace: Option<String>,
@@ -30,6 +38,21 @@ pub struct CertsArgs {
     pub output: Output,
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// What can be done with certificates beside listing them.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Show the certificate authority: roots, issuer, rotation, revocations; exit code 3 when it needs something
+    Ca(ca::CaArgs),
+    /// Show what the authority did: certificates issued and refused, rotations, revocations
+    Audit(ca::AuditArgs),
+    /// Change the issuing certificate or the root while everything goes on
+    Rotate(rotate::RotateArgs),
+    /// Let a certificate, or all of an identity so far, be trusted no more
+    Revoke(revoke::RevokeArgs),
+    /// Withdraw a revocation
+    Unrevoke(revoke::UnrevokeArgs),
 }
 
 /// Flags of `weft config`.
@@ -48,8 +71,20 @@ pub struct ConfigArgs {
     pub server: ServerArgs,
 }
 
-/// Prints the certificates: exit code 3 when one has ended or is about to.
+/// Does what the command says; without one, lists.
 pub async fn run(args: CertsArgs) -> anyhow::Result<ExitCode> {
+    match args.command.clone() {
+        None => list(args).await,
+        Some(CertsCommand::Ca(args)) => ca::run(args).await,
+        Some(CertsCommand::Audit(args)) => ca::audit(args).await,
+        Some(CertsCommand::Rotate(args)) => rotate::run(args).await,
+        Some(CertsCommand::Revoke(args)) => revoke::run(args).await,
+        Some(CertsCommand::Unrevoke(args)) => revoke::withdraw(args).await,
+    }
+}
+
+/// Prints the certificates: exit code 3 when one has ended or is about to.
+async fn list(args: CertsArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
     let (mut proxies, mut value) = Proxies::ask(&server).await?;
     if let Some(namespace) = &args.namespace {

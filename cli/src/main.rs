@@ -74,7 +74,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 async fn served(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Apply(args) => Box::pin(apply::run(args)).await,
-        Command::Certs(args) => certs::run(args).await,
+        Command::Certs(args) => Box::pin(certs::run(args)).await,
         Command::Check(args) => Box::pin(check::run(args)).await,
         Command::Config(args) => certs::config(args).await,
         Command::ControlPlane(args) => Box::pin(embedded::control_plane(args)).await,

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod admit;
 pub mod body;
+mod ca;
 mod columns;
 mod defaults;
 mod discovery;
@@ -42,7 +43,7 @@ use tokio::sync::{Semaphore, watch as channel};
 use self::{access::Access, objects::Pages};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
-    ca::enrolment::Enrolment,
+    ca::{Ca, enrolment::Enrolment},
     push::{Reflected, View, proxies::Proxies},
     source::{Files, Problem, stored::Current},
     store::Store,
@@ -70,6 +71,8 @@ pub struct ApiState {
     pub pushed: Pushed,
     /// Who is let in.
     pub access: Access,
+    /// The certificate authority; `None` in tests of the store.
+    pub ca: Option<Arc<Ca>>,
     /// Spans of the last while, where they are kept.
     pub traces: Option<Traces>,
     /// How workloads get certificates; none in tests.
@@ -111,6 +114,7 @@ impl ApiState {
             proxies,
             pushed,
             access,
+            ca: None,
             traces: None,
             enrolment: None,
             writes: at_once(MAX_WRITES),
@@ -160,6 +164,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/rollback", post(history::rollback))
         .route("/weft/v1/tokens", get(access::handlers::list).post(access::handlers::create))
         .route("/weft/v1/tokens/{id}", delete(access::handlers::revoke))
+        .route("/weft/v1/ca", get(ca::state))
+        .route("/weft/v1/ca/rotation", post(ca::rotate))
+        .route("/weft/v1/ca/revocations", get(ca::revocations).post(ca::revoke))
+        .route("/weft/v1/ca/revocations/{id}", delete(ca::withdraw))
+        .route("/weft/v1/ca/audit", get(ca::audit))
         .route(access::review::WHO, post(access::review::who))
         .route(access::review::CAN, post(access::review::can))
         .fallback(|request: Request| async move { ApiError::no_path(request.uri().path()) })

@@ -10,20 +10,22 @@ use std::{
     io::{self, IsTerminal as _},
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
+use tonic::service::{Interceptor, interceptor::InterceptedService};
 
 use self::{compiling::Compiling, conditions::Statuses};
 use crate::{
     api::{self, ApiState, Pushed},
     ca::{
         Ca,
-        audit::Audit,
         enrolment::{Enrolment, joins::Joins, review::Reviewer},
-        service::IdentityService,
+        external::Files,
+        service::{IdentityService, PeerInfo},
+        upkeep::MAINTENANCE,
     },
     config::ControlPlaneArgs,
     push::{
@@ -38,6 +40,8 @@ use crate::{
 
 /// Streams have this long to end when the control plane stops.
 const STOP: Duration = Duration::from_secs(5);
+/// What the authority needs is told again after this.
+const WARNED: Duration = Duration::from_secs(86_400);
 
 /// Runs the control plane until SIGTERM or SIGINT.
 ///
@@ -53,13 +57,15 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     operators::check(&args)?;
     let data_dir = args.data_dir();
     crate::ca::private_dir(&data_dir)?;
-    let ca = Arc::new(Ca::open(&data_dir, &args.trust_domain, args.svid_lifetime)?);
+    // First: it lets no second process at the directory.
+    let store = Store::open(&data_dir)?;
+    let ca = Arc::new(authority(&args, &data_dir)?);
+    tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
-    let store = Store::open(&data_dir)?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
@@ -80,6 +86,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         resources_ended: false,
         source,
         registered: registry.watch(),
+        trust: ca.watch(),
         ca: Arc::clone(&ca),
         view,
         reflected,
@@ -99,19 +106,22 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         registry.clone(),
         proxies.clone(),
         args.xds_admission_rate,
+        ca.revocations(),
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
     let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
+    state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
     let router = api::router(state);
+    let guard = Guard(Arc::clone(&ca));
     let mut ending = stopping.subscribe();
     let mut grpc = tokio::spawn(
         server::transport()
-            .add_service(discovery.service())
-            .add_service(identity.server())
+            .add_service(InterceptedService::new(discovery.service(), guard.clone()))
+            .add_service(InterceptedService::new(identity.server(), guard))
             .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
                 let _ = ending.wait_for(|stopping| *stopping).await;
             }),
@@ -129,12 +139,61 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     }
 }
 
+/// The authority, embedded or from files.
+fn authority(args: &ControlPlaneArgs, data_dir: &Path) -> Result<Ca> {
+    let (domain, lifetime) = (&args.trust_domain, args.svid_lifetime);
+    match (&args.ca_cert, &args.ca_key, &args.ca_roots) {
+        (Some(certificate), Some(key), Some(roots)) => {
+            let files = Files::new(certificate.clone(), key.clone(), roots.clone());
+            Ca::open_external(data_dir, domain, lifetime, files)
+        }
+        _ => Ca::open(data_dir, domain, lifetime),
+    }
+}
+
+/// Does what the authority has to do by itself, and tells once a day what an operator has to.
+async fn maintain(ca: Arc<Ca>) {
+    let mut told: Option<SystemTime> = None;
+    loop {
+        let (now, looking) = (SystemTime::now(), Arc::clone(&ca));
+        // It waits for the disk.
+        if tokio::task::spawn_blocking(move || looking.maintain(now)).await.is_err() {
+            tracing::error!("the authority's upkeep ended; it is started again");
+        }
+        if told.is_none_or(|told| now.duration_since(told).map_or(true, |since| since > WARNED))
+            && let Some(warning) = ca.warning(now)
+        {
+            tracing::warn!(warning, "the certificate authority needs something");
+            told = Some(now);
+        }
+        tokio::time::sleep(MAINTENANCE).await;
+    }
+}
+
+/// Lets nobody call with a certificate that was revoked after the connection began.
+#[derive(Clone)]
+struct Guard(Arc<Ca>);
+
+impl Interceptor for Guard {
+    fn call(&mut self, request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        let info = request.extensions().get();
+        let Some(PeerInfo { identity: Some(peer), presented: Some(presented), address, .. }) = info else {
+            return Ok(request);
+        };
+        if self.0.is_revoked(&peer.id, presented) {
+            incoming::refuse_revoked(&self.0, peer.id.as_str(), presented, *address);
+            return Err(tonic::Status::permission_denied("the certificate is revoked: a new one needs a token"));
+        }
+        Ok(request)
+    }
+}
+
 /// Who gets certificates, and by what.
 fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds_port: u16) -> Result<IdentityService> {
-    let token = if args.dev { Some(Arc::new(ca.dev_token(data_dir, xds_port)?)) } else { None };
+    let token = if args.dev { Some(Arc::new(ca.dev_token(xds_port)?)) } else { None };
     let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
     let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
-    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, Audit::open(&data_dir.join("audit.log"))?);
+    let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, ca.audit().clone());
     Ok(IdentityService { ca: Arc::clone(ca), token, enrolment, reviewer })
 }
 

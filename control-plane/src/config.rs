@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
+use crate::ca::LIFETIMES;
+
 /// Pushes configuration, discovery and trust to the sidecars.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ControlPlaneArgs {
@@ -55,9 +57,19 @@ pub struct ControlPlaneArgs {
     /// Trust domain of every identity
     #[arg(long, value_name = "NAME", default_value = "weft.local")]
     pub trust_domain: String,
-    /// Life of the sidecars' certificates, such as 24h or 10s
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    /// Life of the sidecars' certificates, 10s to 90d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
     pub svid_lifetime: Duration,
+    /// Issuing certificate, PEM, followed by what lies between it and a root; read again when it changes [default: the
+    /// authority in the data directory]
+    #[arg(long, value_name = "FILE", requires_all = ["ca_key", "ca_roots"])]
+    pub ca_cert: Option<PathBuf>,
+    /// Its key, PEM, mode 0600 or stricter
+    #[arg(long, value_name = "FILE", requires_all = ["ca_cert", "ca_roots"])]
+    pub ca_key: Option<PathBuf>,
+    /// The roots that the mesh trusts, PEM; to change them without a break, first add the new one
+    #[arg(long, value_name = "FILE", requires_all = ["ca_cert", "ca_key"])]
+    pub ca_roots: Option<PathBuf>,
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
@@ -93,9 +105,24 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "out of range".into())
 }
 
+/// Of certificates: shorter ones cannot be renewed in time, and longer ones are too long in the wrong hands.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let life = duration(text)?;
+    if LIFETIMES.contains(&life) { Ok(life) } else { Err("must be 10s to 90d".into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_live_for_ten_seconds_to_ninety_days() {
+        assert_eq!(lifetime("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(lifetime("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        for bad in ["9999ms", "91d", "2161h", "10"] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_a_unit() {

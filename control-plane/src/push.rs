@@ -172,6 +172,8 @@ impl Content<'_> {
 /// Publishes views to all streams.
 pub type ViewSender = watch::Sender<Arc<View>>;
 
-fn version(bytes: &[u8]) -> String {
+/// The version of a resource with this content.
+#[must_use]
+pub fn version(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

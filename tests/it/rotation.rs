@@ -78,7 +78,7 @@ fn charge(tunnel: &mut BufReader<TcpStream>) -> bool {
 fn requests_outlive_certificates_and_streams_and_tunnels_end_with_theirs() {
     let (app, tick) = streamer();
     let mesh = TestMesh::builder("rotation")
-        .svid_lifetime("6s")
+        .svid_lifetime("10s")
         .workload(Workload::beside("streamer", app, "http"))
         .workload(Workload::demo("ledger", "tcp"))
         .calls("streamer")

@@ -40,7 +40,7 @@ pub const LIMITED: &str = "/limited";
 const MAX_DIRECTORIES: usize = 100;
 
 /// Short enough that a certificate rotates in the shortest run.
-const SVID_LIFETIME: &str = "8s";
+const SVID_LIFETIME: &str = "10s";
 
 /// (name, version, replica, protocol, upstreams).
 const PLAN: [(&str, &str, &str, &str, &[&str]); INSTANCES] = [

@@ -129,6 +129,10 @@ pub async fn metrics(State(state): State<ApiState>) -> String {
          # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
     );
     text.push_str(&state.access.metrics());
-    text.push_str(&state.enrolment.as_ref().map(|enrolment| enrolment.audit().metrics()).unwrap_or_default());
+    match (&state.ca, &state.enrolment) {
+        (Some(ca), _) => text.push_str(&ca.metrics()),
+        (None, Some(enrolment)) => text.push_str(&enrolment.audit().metrics()),
+        (None, None) => {}
+    }
     text
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 use tokio::{sync::watch, time::Instant};
-use weft_proto::{ResourceType, v1::TrustBundle};
+use weft_proto::ResourceType;
 
 use super::conditions::Found;
 use crate::{
-    ca::Ca,
+    ca::{Active, Ca},
     compile::{
         Compiled,
         again::{Compiler, only_slices},
@@ -33,8 +33,10 @@ pub struct Compiling {
     pub source: Option<Arc<Source>>,
     /// The registrations as they change.
     pub registered: watch::Receiver<registry::All>,
-    /// Its roots are pushed too.
+    /// Its trust bundle is pushed too.
     pub ca: Arc<Ca>,
+    /// When that changes.
+    pub trust: watch::Receiver<Arc<Active>>,
     /// What the streams push.
     pub view: watch::Sender<Arc<View>>,
     /// Which event of the store what is pushed reflects, also when that changed nothing.
@@ -48,14 +50,8 @@ pub struct Compiling {
 impl Compiling {
     /// Runs for as long as there are registrations to come.
     pub async fn run(mut self) {
-        let bundle = TrustBundle {
-            trust_domain: self.ca.trust_domain().into(),
-            roots: self.ca.roots().into_iter().map(Into::into).collect(),
-            ..TrustBundle::default()
-        };
-        let bundle = Compiled::from(bundle.encode_to_vec());
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
-        let mut compiler = Compiler::new((key, bundle));
+        let mut compiler = Compiler::new((key, Compiled::from(self.ca.bundle().encode_to_vec())));
         let mut debounce = Debounce::default();
         loop {
             self.publish(&mut compiler);
@@ -69,8 +65,10 @@ impl Compiling {
     fn publish(&mut self, compiler: &mut Compiler) {
         let Current { resources, revision } = self.resources.borrow_and_update().clone();
         let registered = Arc::clone(&self.registered.borrow_and_update());
+        self.trust.mark_unchanged();
+        let trust = compiler.set_always(Compiled::from(self.ca.bundle().encode_to_vec()));
         // Statuses are events too, and nothing is made of them.
-        if !compiler.holds(&resources, &registered) {
+        if trust || !compiler.holds(&resources, &registered) {
             self.compiled(compiler, &resources, &registered, revision);
         }
         // After the view: nobody is told of an event that is not in what the streams see.
@@ -120,6 +118,8 @@ impl Changes for Compiling {
                     Err(_) => self.resources_ended = true,
                 },
                 changed = self.registered.changed() => return changed.is_ok(),
+                // It goes with the process.
+                Ok(()) = self.trust.changed() => return true,
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Result;
@@ -15,14 +15,18 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::Instant,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use weft_svid::{ClientAuth, TrustStore};
+use weft_svid::ClientAuth;
 
-use crate::ca::{Ca, Presented, enrolment::attested::Attested, service::PeerInfo};
+use crate::ca::{
+    Active, Ca, Presented,
+    audit::{Credential, Refused},
+    enrolment::attested::Attested,
+    service::PeerInfo,
+};
 
 /// Life of the control plane's own certificate; it is made anew at half of it.
 const OWN_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -52,7 +56,7 @@ pub fn incoming(listener: TcpListener, ca: Arc<Ca>, connections: usize) -> Incom
 struct Accepting {
     listener: TcpListener,
     ca: Arc<Ca>,
-    acceptor: Option<(Instant, TlsAcceptor)>,
+    acceptor: Option<Acceptor>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
     sender: mpsc::Sender<io::Result<PeerStream<Box<TlsStream<TcpStream>>>>>,
@@ -81,11 +85,11 @@ impl Accepting {
                 tracing::warn!(full, "connection limit of the discovery port (--xds-max-connections)");
             }
             let (Some(permit), Some(acceptor)) = (permit, self.acceptor()) else { continue };
-            let sender = self.sender.clone();
+            let (sender, ca) = (self.sender.clone(), Arc::clone(&self.ca));
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE, accept(acceptor, stream, address, permit)).await {
+                match tokio::time::timeout(HANDSHAKE, accept(&ca, acceptor, stream, address, permit)).await {
                     Ok(Ok(stream)) => _ = sender.send(Ok(stream)).await,
-                    Ok(Err(error)) => tracing::warn!(%address, %error, "TLS session refused"),
+                    Ok(Err(error)) => refused(&ca, address, &error),
                     Err(_) => tracing::warn!(%address, "no TLS session in time"),
                 }
                 drop(handshake);
@@ -93,26 +97,37 @@ impl Accepting {
         }
     }
 
-    /// With a certificate that is fresh.
+    /// With a certificate that is fresh, and of the authority as it is now.
     fn acceptor(&mut self) -> Option<TlsAcceptor> {
-        if self.acceptor.as_ref().is_none_or(|(made, _)| made.elapsed() >= OWN_LIFE / 2) {
-            match tls(&self.ca) {
-                Ok(new) => self.acceptor = Some((Instant::now(), new)),
+        let now = SystemTime::now();
+        let active = self.ca.active();
+        if self.acceptor.as_ref().is_none_or(|own| now >= own.renew || !Arc::ptr_eq(&own.active, &active)) {
+            match tls(&self.ca, active, now) {
+                Ok(new) => self.acceptor = Some(new),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "no certificate for the discovery port"),
             }
         }
-        self.acceptor.as_ref().map(|(_, acceptor)| acceptor.clone())
+        self.acceptor.as_ref().map(|own| own.acceptor.clone())
     }
 }
 
-fn tls(ca: &Ca) -> Result<TlsAcceptor> {
-    let trust = TrustStore::default();
-    trust.set(ca.trust_domain(), &ca.roots(), &[])?;
-    let config = weft_svid::server_config(&ca.own_svid(OWN_LIFE)?, &trust, ClientAuth::Optional, &[b"h2"])?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// With a certificate of the control plane's own.
+struct Acceptor {
+    acceptor: TlsAcceptor,
+    /// By the wall clock, as certificates have it: it goes on while a machine sleeps.
+    renew: SystemTime,
+    active: Arc<Active>,
+}
+
+fn tls(ca: &Ca, active: Arc<Active>, now: SystemTime) -> Result<Acceptor> {
+    let svid = ca.own_svid(OWN_LIFE)?;
+    let renew = now + svid.identity.not_after.duration_since(now).unwrap_or_default() / 2;
+    let config = weft_svid::server_config(&svid, ca.trust(), ClientAuth::Optional, &[b"h2"])?;
+    Ok(Acceptor { acceptor: TlsAcceptor::from(Arc::new(config)), renew, active })
 }
 
 async fn accept(
+    ca: &Ca,
     acceptor: TlsAcceptor,
     stream: TcpStream,
     address: SocketAddr,
@@ -124,10 +139,31 @@ async fn accept(
     if let Some(chain) = io.get_ref().1.peer_certificates() {
         info.identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
         let read = Presented::of(chain).ok_or_else(|| io::Error::other("a certificate that cannot be read"))?;
+        if let Some(identity) = info.identity.as_ref().filter(|of| ca.is_revoked(&of.id, &read)) {
+            refuse_revoked(ca, identity.id.as_str(), &read, address);
+            return Err(io::Error::other("the certificate is revoked"));
+        }
         info.presented = Some(Arc::new(read));
         info.attested = chain.first().map(Attested::of).transpose().map_err(io::Error::other)?.unwrap_or_default();
     }
     Ok(PeerStream { io, info, _permit: Some(permit) })
+}
+
+/// Tells that there is no session, and of a bad certificate so in the authority's record.
+fn refused(ca: &Ca, address: SocketAddr, error: &io::Error) {
+    tracing::warn!(%address, %error, "TLS session refused");
+    if let Some(reason) = weft_svid::reason_of_io(error) {
+        let (by, from) = (Credential::Certificate, Some(address));
+        let reason = reason.as_str();
+        ca.audit().refused(&Refused { reason, identity: "", by, from, detail: "TLS session on the discovery port" });
+    }
+}
+
+/// Tells that somebody came with a certificate that is revoked.
+pub fn refuse_revoked(ca: &Ca, identity: &str, presented: &Presented, from: SocketAddr) {
+    let detail = format!("serial {}", presented.serial());
+    let (by, from) = (Credential::Certificate, Some(from));
+    ca.audit().refused(&Refused { reason: "revoked", identity, by, from, detail: &detail });
 }
 
 /// A session with what is known of the peer.

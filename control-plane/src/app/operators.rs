@@ -39,7 +39,7 @@ pub fn access(
     ca: &Arc<Ca>,
     listening: SocketAddr,
 ) -> Result<(Access, Option<Https>)> {
-    let root = ca.write_root(data_dir)?;
+    let root = ca.write_root()?;
     if args.dev {
         return Ok((Access::dev(), None));
     }

@@ -228,7 +228,7 @@ impl IdentityService {
         let wish = message.lifetime.and_then(|lifetime| Duration::try_from(lifetime).ok());
         let wish = wish.map(|lifetime| lifetime.max(MIN_LIFE));
         let leaf = self.ca.issue(&message.csr, id, attested, wish).map_err(|error| csr(format!("{error:#}")))?;
-        Ok(vec![leaf])
+        Ok(leaf.chain)
     }
 }
 

@@ -32,6 +32,18 @@ impl Compiler {
         Self { always, last: None }
     }
 
+    /// Replaces the content of the resource that is in every output; false when it is the same.
+    pub fn set_always(&mut self, content: Compiled) -> bool {
+        let changed = self.always.1 != content;
+        if changed {
+            if let Some(last) = &mut self.last {
+                last.output.insert(self.always.0.clone(), content.clone());
+            }
+            self.always.1 = content;
+        }
+        changed
+    }
+
     /// Whether these are what was compiled last.
     #[must_use]
     pub fn holds(&self, resources: &Arc<Resources>, registered: &Arc<Vec<Arc<Registered>>>) -> bool {

@@ -14,13 +14,15 @@ use weft_proto::{
 use weft_svid::PeerIdentity;
 
 use super::{Reflected, stream::TypeStatus};
-use crate::compile::conditions::Refused;
+use crate::{ca::Presented, compile::conditions::Refused};
 
 /// What is known of a connected sidecar.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     /// Identity that it proved when it connected.
     pub peer: PeerIdentity,
+    /// What its certificate said then.
+    pub presented: Option<Arc<Presented>>,
     /// Where it connects from.
     pub address: String,
     /// Since when.
@@ -166,6 +168,7 @@ mod tests {
         let id = SpiffeId::workload("weft.local", "shop", "catalog").expect("valid");
         Proxy {
             peer: PeerIdentity { id, not_after: at(1000) },
+            presented: None,
             address: address.into(),
             connected: Instant::now(),
             registration: Registration { name: name.into(), namespace: "shop".into(), epoch_ms, ..Default::default() },

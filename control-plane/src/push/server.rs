@@ -34,7 +34,7 @@ use super::{
     stream::StreamState,
 };
 use crate::{
-    ca::{enrolment::attested::Attested, service::PeerInfo},
+    ca::{Presented, Revocations, enrolment::attested::Attested, service::PeerInfo},
     registry::{Lease, Registry},
 };
 
@@ -49,6 +49,8 @@ const BROKEN: Duration = Duration::from_secs(3);
 const LAST_WORD: Duration = Duration::from_secs(5);
 /// Streams on one connection; a sidecar uses one.
 const STREAMS: u32 = 8;
+/// What a peer is told whose certificate is revoked.
+const REVOKED: &str = "the certificate is revoked: a new one needs a token";
 /// PING after this much silence, and how long its answer may take: together a dead peer is noticed within 20 s (rule 11).
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
@@ -70,18 +72,21 @@ pub struct Discovery {
     /// Streams that make a response at the same moment. Bounded so that a change for everybody does not keep requests,
     /// handshakes and the API waiting behind all the streams; nobody holds a turn while its peer is slow.
     turns: Arc<Semaphore>,
+    revocations: watch::Receiver<Arc<Revocations>>,
     stopping: watch::Receiver<bool>,
     streams: AtomicU64,
 }
 
 impl Discovery {
-    /// Pushes `view`, lets `rate` new streams per second in and ends all of them when `stopping` becomes true.
+    /// Pushes `view`, lets `rate` new streams per second in, and ends all of them when `stopping` becomes true, those of
+    /// a certificate when `revocations` cover it.
     #[must_use]
     pub fn new(
         view: watch::Receiver<Arc<View>>,
         registry: Registry,
         proxies: Proxies,
         rate: NonZeroU32,
+        revocations: watch::Receiver<Arc<Revocations>>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let turns = 2 * std::thread::available_parallelism().map_or(1, usize::from);
@@ -91,6 +96,7 @@ impl Discovery {
             proxies,
             admission: Admission::new(rate),
             turns: Arc::new(Semaphore::new(turns)),
+            revocations,
             stopping,
             streams: AtomicU64::new(1),
         }
@@ -112,9 +118,9 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let info = request.extensions().get::<PeerInfo>().cloned();
-        let (peer, attested, address) = match info {
-            Some(PeerInfo { identity: Some(identity), attested, address, .. }) => {
-                (identity, attested, address.to_string())
+        let (peer, presented, attested, address) = match info {
+            Some(PeerInfo { identity: Some(identity), presented, attested, address }) => {
+                (identity, presented, attested, address.to_string())
             }
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
@@ -129,8 +135,10 @@ impl AggregatedDiscoveryService for Discovery {
             registry: self.registry.clone(),
             proxies: self.proxies.clone(),
             turns: Arc::clone(&self.turns),
+            revocations: self.revocations.clone(),
             stopping: self.stopping.clone(),
             peer,
+            presented,
             attested,
             address,
             lease: None,
@@ -152,8 +160,10 @@ struct Connected {
     registry: Registry,
     proxies: Proxies,
     turns: Arc<Semaphore>,
+    revocations: watch::Receiver<Arc<Revocations>>,
     stopping: watch::Receiver<bool>,
     peer: PeerIdentity,
+    presented: Option<Arc<Presented>>,
     attested: Attested,
     address: String,
     lease: Option<Lease>,
@@ -174,6 +184,13 @@ type Slot = mpsc::OwnedPermit<Result<DeltaDiscoveryResponse, Status>>;
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // Without a sender it never is.
     if stopping.wait_for(|stopping| *stopping).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Returns when something may be revoked that was not.
+async fn changed(revocations: &mut watch::Receiver<Arc<Revocations>>) {
+    if revocations.changed().await.is_err() {
         std::future::pending().await
     }
 }
@@ -219,6 +236,9 @@ impl Connected {
         // At most one push is pending, whatever has changed (rule 9); requests are read while it waits for its slot.
         let mut pending = false;
         loop {
+            if self.is_revoked() {
+                return End::Status(Status::permission_denied(REVOKED));
+            }
             tokio::select! {
                 request = requests.next() => match request {
                     Some(Ok(request)) => {
@@ -245,6 +265,7 @@ impl Connected {
                     let Ok(slot) = slot else { return End::Broken };
                     pending = self.push(slot).await;
                 }
+                () = changed(&mut self.revocations) => {}
                 () = stopped(&mut self.stopping) => {
                     return End::Status(Status::unavailable("the control plane is stopping: connect again"));
                 }
@@ -252,6 +273,13 @@ impl Connected {
             }
             self.report();
         }
+    }
+
+    /// Whether the certificate is revoked with which it came, or the one that it says it has now.
+    fn is_revoked(&self) -> bool {
+        let end = i64::try_from(self.registration.certificate_end_ms / 1000).ok();
+        let covered = |presented: &Arc<Presented>| self.revocations.borrow().cover(&self.peer.id, presented, end);
+        self.presented.as_ref().is_some_and(covered)
     }
 
     /// Sends what is due by the newest view; false when nothing is.
@@ -310,6 +338,7 @@ impl Connected {
         }
         let proxy = Proxy {
             peer: self.peer.clone(),
+            presented: self.presented.clone(),
             address: self.address.clone(),
             connected: self.connected,
             registration: self.registration.clone(),

@@ -1,6 +1,7 @@
 //! Tests of the control plane as a program: over its sockets, with a real client library, killed at any moment, with a
 //! full disk and with whatever is sent.
 
+mod authority;
 mod control_plane;
 mod full_disk;
 mod history;

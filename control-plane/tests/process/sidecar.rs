@@ -42,16 +42,33 @@ pub struct Identity {
 pub struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
+    registration: Registration,
 }
 
 /// Gets a certificate for this service account.
 pub async fn enrol(xds: SocketAddr, runtime: &Path, account: &str) -> Result<Identity> {
     let text = std::fs::read_to_string(runtime.join(format!("weft/dev-{}.token", xds.port())))?;
+    enrol_with(xds, &text, account).await
+}
+
+/// The same with the text of a token file, which may be an old one.
+pub async fn enrol_with(xds: SocketAddr, text: &str, account: &str) -> Result<Identity> {
     let token = text.lines().next().context("a token")?;
     let roots = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| Ok(der?.to_vec()));
     let roots = roots.collect::<Result<Vec<_>>>()?;
     let trust = TrustStore::default();
     trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots, &[])?;
+    let channel = connect(xds, weft_svid::client_config(None, &trust, &[b"h2"])?).await?;
+    sign(xds, channel, trust, account, Some(token)).await
+}
+
+async fn sign(
+    xds: SocketAddr,
+    channel: Channel,
+    trust: TrustStore,
+    account: &str,
+    token: Option<&str>,
+) -> Result<Identity> {
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
     let mut request = tonic::Request::new(SignCertificateRequest {
@@ -60,8 +77,9 @@ pub async fn enrol(xds: SocketAddr, runtime: &Path, account: &str) -> Result<Ide
         service_account: account.into(),
         lifetime: None,
     });
-    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
-    let channel = connect(xds, weft_svid::client_config(None, &trust, &[b"h2"])?).await?;
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    }
     let answer = timeout(LIMIT, IdentityClient::new(channel).sign_certificate(request)).await??.into_inner();
     let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     Ok(Identity { xds, svid: Svid::new(chain, Zeroizing::new(key.serialize_der()))?, trust })
@@ -81,6 +99,52 @@ async fn connect(xds: SocketAddr, config: rustls::ClientConfig) -> Result<Channe
 }
 
 impl Identity {
+    /// Another certificate, by this one.
+    pub async fn renew(&self, account: &str) -> Result<Self> {
+        let channel = connect(self.xds, weft_svid::client_config(Some(&self.svid), &self.trust, &[b"h2"])?).await?;
+        sign(self.xds, channel, self.trust.clone(), account, None).await
+    }
+
+    /// The certificate, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.svid.chain
+    }
+
+    /// When the certificate begins, in seconds since the Unix epoch.
+    pub fn begins(&self) -> u64 {
+        self.svid.not_before.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
+    }
+
+    /// The roots that it trusts from now on.
+    pub fn trust(&self, bundle: &v1::TrustBundle) -> Result<()> {
+        let roots: Vec<_> = bundle.roots.iter().map(|root| root.to_vec()).collect();
+        Ok(self.trust.set(&bundle.trust_domain, &roots, &[])?)
+    }
+
+    /// Registers a workload of this name, and follows the trust bundle.
+    pub async fn follow(&self, name: &str) -> Result<Stream> {
+        let channel = connect(self.xds, weft_svid::client_config(Some(&self.svid), &self.trust, &[b"h2"])?).await?;
+        let registration = Registration {
+            name: name.into(),
+            namespace: NAMESPACE.into(),
+            address: "127.0.0.1".into(),
+            epoch_ms: 1,
+            ..Registration::default()
+        };
+        let first = DeltaDiscoveryRequest {
+            node: Some(Node { id: format!("{NAMESPACE}/{name}"), ..Node::default() }),
+            registration: Some(registration.clone()),
+            type_url: ResourceType::TrustBundle.type_url().into(),
+            resource_names_subscribe: vec!["*".into()],
+            ..DeltaDiscoveryRequest::default()
+        };
+        let (requests, receiver) = mpsc::channel(8);
+        requests.send(first).await?;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let responses = timeout(LIMIT, client.delta_aggregated_resources(ReceiverStream::new(receiver))).await??;
+        Ok(Stream { requests, responses: responses.into_inner(), registration })
+    }
+
     /// Registers a workload of this name and address, and follows the endpoints of a service.
     pub async fn open(&self, name: &str, address: &str, service: &str) -> Result<Stream> {
         let channel = connect(self.xds, weft_svid::client_config(Some(&self.svid), &self.trust, &[b"h2"])?).await?;
@@ -97,7 +161,7 @@ impl Identity {
         };
         let first = DeltaDiscoveryRequest {
             node: Some(Node { id: format!("{NAMESPACE}/{name}"), ..Node::default() }),
-            registration: Some(registration),
+            registration: Some(registration.clone()),
             type_url: KIND.type_url().into(),
             resource_names_subscribe: vec![format!("{NAMESPACE}/{service}/0")],
             ..DeltaDiscoveryRequest::default()
@@ -106,11 +170,60 @@ impl Identity {
         requests.send(first).await?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = timeout(LIMIT, client.delta_aggregated_resources(ReceiverStream::new(receiver))).await??;
-        Ok(Stream { requests, responses: responses.into_inner() })
+        Ok(Stream { requests, responses: responses.into_inner(), registration })
     }
 }
 
 impl Stream {
+    /// The next trust bundle, and the nonce by which it is acknowledged.
+    pub async fn bundle(&mut self) -> Result<(v1::TrustBundle, String)> {
+        let response = timeout(LIMIT, self.responses.message()).await?.map_err(anyhow::Error::from)?;
+        let response = response.context("the stream ended")?;
+        let any = response.resources[0].resource.clone().context("a resource")?;
+        Ok((v1::TrustBundle::decode(any.value.as_ref())?, response.nonce))
+    }
+
+    /// Takes a trust bundle: trusted and acknowledged.
+    pub async fn take(&mut self, identity: &Identity) -> Result<v1::TrustBundle> {
+        let (bundle, nonce) = self.bundle().await?;
+        identity.trust(&bundle)?;
+        self.acknowledge(nonce).await?;
+        Ok(bundle)
+    }
+
+    /// Acknowledges a trust bundle.
+    pub async fn acknowledge(&mut self, nonce: String) -> Result<()> {
+        let type_url = ResourceType::TrustBundle.type_url().into();
+        let ack = DeltaDiscoveryRequest { type_url, response_nonce: nonce, ..DeltaDiscoveryRequest::default() };
+        Ok(self.requests.send(ack).await?)
+    }
+
+    /// Says that this is the certificate from now on.
+    pub async fn renewed(&mut self, identity: &Identity) -> Result<()> {
+        let end = identity.svid.identity.not_after.duration_since(std::time::UNIX_EPOCH)?;
+        self.registration.certificate_end_ms = u64::try_from(end.as_millis())?;
+        let news = DeltaDiscoveryRequest {
+            registration: Some(self.registration.clone()),
+            type_url: ResourceType::TrustBundle.type_url().into(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        Ok(self.requests.send(news).await?)
+    }
+
+    /// Waits for the end of the stream, and gives what it is told.
+    pub async fn ended(&mut self) -> Result<tonic::Status> {
+        let end = async {
+            loop {
+                match self.responses.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return tonic::Status::ok(""),
+                    Err(status) => return status,
+                }
+            }
+        };
+        Ok(timeout(LIMIT, end).await?)
+    }
+
     /// Takes pushes until the service has endpoints with exactly these addresses, in order.
     pub async fn endpoints(&mut self, addresses: &[&str]) -> Result<()> {
         let pushed = async {

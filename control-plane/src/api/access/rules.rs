@@ -147,6 +147,8 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
         super::review::WHO | super::review::CAN => return Ok(()),
         "/weft/v1/tokens" if caller.role != Role::Admin => return Err(Forbidden::Role),
         _ if path.starts_with("/weft/v1/tokens/") && caller.role != Role::Admin => return Err(Forbidden::Role),
+        "/weft/v1/ca" if caller.role != Role::Admin => return Err(Forbidden::Role),
+        _ if path.starts_with("/weft/v1/ca/") && caller.role != Role::Admin => return Err(Forbidden::Role),
         // The handler looks at the namespace: it is in the body.
         "/weft/v1/rollback" => return if caller.role == Role::Viewer { Err(Forbidden::Role) } else { Ok(()) },
         _ => {}
@@ -278,6 +280,11 @@ mod tests {
             ("GET /weft/v1/tokens", "rryrr"),
             ("POST /weft/v1/tokens", "rryrr"),
             ("DELETE /weft/v1/tokens/x", "rryrr"),
+            ("GET /weft/v1/ca", "rryrr"),
+            ("GET /weft/v1/ca/audit", "rryrr"),
+            ("POST /weft/v1/ca/rotation", "rryrr"),
+            ("POST /weft/v1/ca/revocations", "rryrr"),
+            ("DELETE /weft/v1/ca/revocations/x", "rryrr"),
             ("POST /weft/v1/whatever", "rryrr"),
             ("GET /weft/v1/whatever", "yyynn"),
             ("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "yyyyy"),

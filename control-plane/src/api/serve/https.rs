@@ -18,7 +18,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::ca::Ca;
+use crate::ca::{Active, Ca};
 
 /// Life of a certificate of our own.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -50,6 +50,8 @@ pub struct Https {
     /// When it was made, or when its files were changed.
     made: Vec<SystemTime>,
     looked: SystemTime,
+    /// The authority that signed it, if it is ours.
+    active: Option<Arc<Active>>,
 }
 
 impl Https {
@@ -58,15 +60,16 @@ impl Https {
     /// # Errors
     /// When there is none.
     pub fn new(source: Source, now: SystemTime) -> Result<Self> {
-        let made = source.made(now)?;
+        let (made, active) = (source.made(now)?, source.active());
         let acceptor = source.acceptor()?;
-        Ok(Self { source, acceptor, made, looked: now })
+        Ok(Self { source, acceptor, made, looked: now, active })
     }
 
     /// The certificate for the next connection: renewed when it is time, the old one when that fails.
     pub fn acceptor(&mut self, now: SystemTime) -> TlsAcceptor {
         // The wall clock, as certificates have it: it goes on while a machine sleeps, and it may go back.
-        if now.duration_since(self.looked).is_ok_and(|since| since < LOOK) {
+        let early = now.duration_since(self.looked).is_ok_and(|since| since < LOOK);
+        if early && same(self.active.as_ref(), self.source.active().as_ref()) {
             return self.acceptor.clone();
         }
         self.looked = now;
@@ -84,22 +87,36 @@ impl Https {
     }
 
     fn renewed(&mut self, now: SystemTime) -> Result<bool> {
-        let made = self.source.made(now)?;
+        let (made, active) = (self.source.made(now)?, self.source.active());
         let due = match &self.source {
             Source::Files { .. } => made != self.made,
             Source::Own { .. } => {
-                self.made.iter().any(|made| now.duration_since(*made).map_or(true, |age| age >= LIFE / 2))
+                !same(self.active.as_ref(), active.as_ref())
+                    || self.made.iter().any(|made| now.duration_since(*made).map_or(true, |age| age >= LIFE / 2))
             }
         };
         if due {
             self.acceptor = self.source.acceptor()?;
-            self.made = made;
+            (self.made, self.active) = (made, active);
         }
         Ok(due)
     }
 }
 
+/// Whether nothing has changed about who issues.
+fn same(old: Option<&Arc<Active>>, new: Option<&Arc<Active>>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
 impl Source {
+    fn active(&self) -> Option<Arc<Active>> {
+        if let Self::Own { ca, .. } = self { Some(ca.active()) } else { None }
+    }
+
     fn made(&self, now: SystemTime) -> Result<Vec<SystemTime>> {
         let Self::Files { certificate, key } = self else { return Ok(vec![now]) };
         let modified = |file: &PathBuf| -> Result<SystemTime> {
@@ -123,8 +140,8 @@ impl Source {
                 (chain, key)
             }
             Self::Own { ca, names } => {
-                let (certificate, key) = ca.https(names, LIFE)?;
-                (vec![certificate], PrivatePkcs8KeyDer::from(key.to_vec()).into())
+                let (chain, key) = ca.https(names, LIFE)?;
+                (chain, PrivatePkcs8KeyDer::from(key.to_vec()).into())
             }
         };
         let provider = Arc::new(aws_lc_rs::default_provider());

@@ -68,6 +68,7 @@ fn proxy(namespace: &str, name: &str, services: &[&str], reflected: Reflected) -
     let (name, namespace) = (name.to_owned(), namespace.to_owned());
     Proxy {
         peer: PeerIdentity { id, not_after: SystemTime::now() },
+        presented: None,
         address: String::new(),
         connected: Instant::now(),
         registration: Registration { name, namespace, healthy: true, ..Default::default() },

@@ -90,11 +90,13 @@ fn refusing(name: &str, reason: &str) -> Proxy {
         sent_revision: 1,
         acked_revision: 0,
         error: String::new(),
+        holds: None,
         refused,
     };
     let id = SpiffeId::workload("weft.local", "shop", "cart").expect("valid");
     Proxy {
         peer: PeerIdentity { id, not_after: std::time::UNIX_EPOCH },
+        presented: None,
         address: String::new(),
         connected: std::time::Instant::now(),
         registration: Registration::default(),
@@ -291,6 +293,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         resources_ended: false,
         source: None,
         registered: registry.watch(),
+        trust: ca.watch(),
         ca: Arc::new(ca),
         view,
         reflected,

@@ -26,6 +26,7 @@ fn stored(texts: &[String]) -> Resources {
         all.peer_authentications.extend(loaded.peer_authentications);
         all.rate_limit_policies.extend(loaded.rate_limit_policies);
         all.fault_injections.extend(loaded.fault_injections);
+        all.telemetry_policies.extend(loaded.telemetry_policies);
         all.mesh_configs.extend(loaded.mesh_configs);
     }
     all

@@ -43,8 +43,16 @@ impl Server {
     fn new(rate: u32) -> Self {
         let (view, stopping) = (watch::Sender::new(Arc::new(View::default())), watch::Sender::new(false));
         let (registry, proxies) = (Registry::default(), Proxies::default());
+        let revocations = watch::Sender::new(Arc::new(Revocations::default()));
         let rate = NonZeroU32::new(rate).expect("positive");
-        let discovery = Discovery::new(view.subscribe(), registry.clone(), proxies.clone(), rate, stopping.subscribe());
+        let discovery = Discovery::new(
+            view.subscribe(),
+            registry.clone(),
+            proxies.clone(),
+            rate,
+            revocations.subscribe(),
+            stopping.subscribe(),
+        );
         let (incoming, receiver) = mpsc::channel(8);
         let server = transport().add_service(discovery.service()).serve_with_incoming(ReceiverStream::new(receiver));
         tokio::spawn(server);

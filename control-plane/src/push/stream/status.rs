@@ -24,6 +24,8 @@ pub struct TypeStatus {
     pub acked_revision: u64,
     /// The last NACK, until what it refused has changed and was accepted, or is no longer wanted.
     pub error: String,
+    /// The version that it holds, of a type of which there is one resource: the trust bundle.
+    pub holds: Option<String>,
     /// What is refused at the moment, field by field; the first [`SHOWN`].
     pub refused: Vec<Rejection>,
 }
@@ -69,6 +71,7 @@ impl TypeState {
             sent_revision: self.sent_revision,
             acked_revision: self.acked_revision,
             error: self.error.clone(),
+            holds: self.held.values().next().filter(|_| kind == ResourceType::TrustBundle).cloned(),
             refused: self.refused.values().take(SHOWN).cloned().collect(),
         }
     }
