@@ -1,13 +1,13 @@
 //! One request from the app: the straight line from head to answer, with its retries.
 
-use std::{net::IpAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use weft_policy::trace::SpanId;
 
 use super::{
-    Destination, fault, filters, find, mirror,
+    Caller, fault, filters, find, mirror,
     plan::{plan, service_name},
     tries::{Tries, within},
 };
@@ -23,8 +23,7 @@ use crate::{
 pub async fn run(
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
-    destination: Destination,
-    source: IpAddr,
+    caller: Rc<Caller>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
@@ -44,12 +43,12 @@ pub async fn run(
     let traced = telemetry.and_then(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
     worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
-    let planned = match service_name(&worker, &snapshot, &destination, &received) {
+    let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &mut received, &mut request),
+            Some(service) => plan(&worker, &snapshot, service, &caller, &mut received, &mut request),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, (&destination, source), &mut received, &mut request)
+                plan(&worker, &snapshot, &service, &caller, &mut received, &mut request)
             }),
         },
         Err(error) => Err(error),
@@ -88,7 +87,7 @@ pub async fn run(
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, plan.deadline(started), traced);
+    let tries = Tries::new(&worker, &plan, started, traced.as_ref());
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
@@ -120,7 +119,7 @@ fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: 
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -48,7 +48,6 @@ pub struct Tries<'a> {
     worker: &'a Rc<Worker>,
     plan: &'a Plan,
     started: Instant,
-    deadline: Option<tokio::time::Instant>,
     /// Endpoints that failed this request.
     failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
@@ -59,7 +58,7 @@ pub struct Tries<'a> {
     /// Its place among the retries in flight.
     place: Option<Permit>,
     /// The trace that each try is told of.
-    traced: Option<Traced>,
+    traced: Option<&'a Traced>,
     /// Tries so far.
     number: Cell<u32>,
 }
@@ -89,18 +88,11 @@ enum Next {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(
-        worker: &'a Rc<Worker>,
-        plan: &'a Plan,
-        started: Instant,
-        deadline: Option<tokio::time::Instant>,
-        traced: Option<Traced>,
-    ) -> Self {
+    pub fn new(worker: &'a Rc<Worker>, plan: &'a Plan, started: Instant, traced: Option<&'a Traced>) -> Self {
         Self {
             worker,
             plan,
             started,
-            deadline,
             failed: SmallVec::new(),
             mtls: false,
             repeatable: false,
@@ -223,8 +215,12 @@ impl<'a> Tries<'a> {
         }
     }
 
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.plan.deadline(self.started)
+    }
+
     fn left(&self) -> Option<Duration> {
-        Some(self.deadline?.saturating_duration_since(tokio::time::Instant::now()))
+        Some(self.deadline()?.saturating_duration_since(tokio::time::Instant::now()))
     }
 
     fn answer(
@@ -238,7 +234,7 @@ impl<'a> Tries<'a> {
         finish.permit = permit;
         finish.span = span;
         finish.place = self.place.take();
-        let times = received.times(self.plan.rule.requests.stream_idle, self.deadline);
+        let times = received.times(self.plan.rule.requests.stream_idle, self.deadline());
         let guard = || self.worker.context.drain.guard();
         received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
     }
