@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use weft_control_plane::{
+    beside,
     compile::compile,
     source::{Origin, Problem, Resources},
 };
@@ -95,6 +96,7 @@ fn analyze(sources: &[Source], trust_domain: &str) -> (Vec<Finding>, usize) {
     let items: Vec<Item> = values.into_iter().filter_map(|value| item(&all, value)).collect();
     let (_, mut warnings) = compile(&all, &[]);
     warnings.extend(conflicts::find(&items));
+    warnings.extend(beside::shared(&all));
     // Both look at the references of routes: one report of a place is enough.
     let mut seen = BTreeMap::new();
     warnings.retain(|problem| seen.insert((problem.file.clone(), problem.line, problem.column), ()).is_none());

@@ -147,6 +147,16 @@ pub struct RunArgs {
     /// Token file for the first certificate
     #[arg(long, env = "WEFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
+    /// Directory of this instance alone, where its name, addresses, configuration and certificate are kept, so that it
+    /// comes back as the same one, also without the control plane [default: nothing is kept]
+    #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// 32 bytes (raw, hexadecimal or base64) with which the files in --state-dir are sealed
+    #[arg(long, value_name = "FILE", env = "WEFT_STATE_KEY_FILE", requires = "state_dir")]
+    pub state_key: Option<PathBuf>,
+    /// Kept configuration that was last right longer ago is not used [default: 7d]
+    #[arg(long, value_name = "TIME", requires = "state_dir")]
+    pub state_max_age: Option<String>,
     /// The app and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

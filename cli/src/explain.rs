@@ -118,6 +118,17 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     for limit in list(answer, "rateLimits") {
         limits.row([text(limit, "origin"), text(limit, "value")]);
     }
+    let mut access = Table::new(&["WORKLOAD", "PORT", "MODE", "CALLER", "VERDICT", "BECAUSE"]);
+    let mut policies = Table::new(&["", "POLICY", "ACTION", "DRY-RUN", "PORT"]);
+    for entry in list(answer, "access") {
+        let columns = ["workload", "port", "mode", "caller", "verdict", "because"];
+        access.row(columns.map(|name| text(entry, name)));
+        let at = format!("{}:{}", text(entry, "workload"), text(entry, "port"));
+        for policy in list(entry, "policies") {
+            let mark = if policy["matches"] == true { style::paint(GOOD, "✓") } else { "-".to_owned() };
+            policies.row([mark, text(policy, "name"), text(policy, "action"), text(policy, "dryRun"), at.clone()]);
+        }
+    }
     let tables = [
         ("Why", why),
         ("Backends", backends),
@@ -125,6 +136,8 @@ fn render(answer: &Value, width: Option<usize>) -> String {
         ("Settings in which the backends differ", differing),
         ("Faults", faults),
         ("Rate limits", limits),
+        ("Access", access),
+        ("Policies that decide on access", policies),
     ];
     for (name, table) in tables {
         if !table.is_empty() {

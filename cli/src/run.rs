@@ -17,8 +17,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+use self::instance::Instance;
 use crate::args::RunArgs;
 
+mod instance;
 mod sidecar;
 
 /// The sidecar's lame-duck time and drain deadline, and a second for the rest.
@@ -29,15 +31,19 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// Runs the pair.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let instance = format!("{}-{}", args.name, suffix());
-    let flags = sidecar_flags(&args, &instance, None);
+    let kept = args.state_dir.as_deref().and_then(|dir| instance::load(dir, &args));
+    let name = kept.as_ref().map_or_else(|| format!("{}-{}", args.name, suffix()), |kept| kept.name.clone());
+    let flags = sidecar_flags(&args, &name, kept.as_ref().and_then(Instance::free));
     let started = tokio::select! {
         started = sidecar::start(&flags) => started?,
         signal = signals.next() => return Ok(ExitCode::from(128 + signal_number(signal))),
     };
     let sidecar::Started { mut child, listening } = started;
     // A sidecar that is started again must be where the app expects it.
-    let flags = sidecar_flags(&args, &instance, Some(&listening));
+    let flags = sidecar_flags(&args, &name, Some(&listening));
+    if let Some(dir) = &args.state_dir {
+        instance::save(dir, &Instance { name, listening: listening.clone() });
+    }
     let mut app = match start_app(&args, &listening) {
         Ok(app) => app,
         Err(error) => {
@@ -104,7 +110,7 @@ fn environment(args: &RunArgs, listening: &sidecar::Listening) -> Vec<(String, S
     variables
 }
 
-/// The sidecar's command line; `listening` pins the addresses of an earlier start.
+/// The sidecar's command line; `listening` pins the addresses of an earlier start, except those that are given.
 fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Listening>) -> Vec<OsString> {
     let mut flags: Vec<OsString> = vec!["sidecar".into(), "--announce".into()];
     let mut flag = |name: &str, value: OsString| flags.extend([name.into(), value]);
@@ -118,7 +124,9 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
     let given = [args.outbound_listen, args.mesh_listen, args.admin_listen];
     let pinned = listening.map(|l| [&l.outbound, &l.mesh, &l.admin]);
     for (index, name) in ["--outbound-listen", "--mesh-listen", "--admin-listen"].into_iter().enumerate() {
-        let address = pinned.map(|p| p[index].clone()).or_else(|| given[index].map(|a| a.to_string()));
+        // Port 0 means any: one that was found before is as good, and the app knows it.
+        let fixed = given[index].filter(|address| address.port() != 0).map(|address| address.to_string());
+        let address = fixed.or_else(|| pinned.map(|p| p[index].clone())).or(given[index].map(|a| a.to_string()));
         if let Some(address) = address {
             flag(name, address.into());
         }
@@ -131,6 +139,15 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
     }
     if let Some(token) = &args.token {
         flag("--token", token.into());
+    }
+    if let Some(dir) = &args.state_dir {
+        flag("--state-dir", dir.into());
+    }
+    if let Some(key) = &args.state_key {
+        flag("--state-key", key.into());
+    }
+    if let Some(age) = &args.state_max_age {
+        flag("--state-max-age", age.into());
     }
     flags
 }
@@ -239,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_sidecar_keeps_its_addresses() {
+    fn a_restarted_sidecar_keeps_its_addresses_and_those_that_are_given_win() {
         let flags = sidecar_flags(&args(), "web-abcde", Some(&listening())).join(&OsString::from(" "));
         let flags = flags.to_str().unwrap();
-        assert!(flags.contains("--outbound-listen 127.0.0.1:2 --mesh-listen 127.0.0.1:3 --admin-listen 127.0.0.1:1"));
+        assert!(flags.contains("--outbound-listen 127.0.0.1:2 --mesh-listen 127.0.0.1:3 --admin-listen 127.0.0.1:7"));
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //! and selectors that meet nothing. No reason to refuse it, because the other half may be on its way. Pure; for the
 //! warnings of the API and for `weft analyze`.
 
+mod databases;
+
 use serde_json::Value;
+
+pub use self::databases::shared;
 
 use crate::source::{Origin, Problem, did_you_mean};
 

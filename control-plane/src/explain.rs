@@ -1,6 +1,7 @@
 //! Which rule a request would follow and why, computed from what is pushed with the code that the sidecar runs; where
 //! each setting comes from, with the code that made it.
 
+mod access;
 mod effective;
 
 use std::time::SystemTime;
@@ -30,6 +31,8 @@ pub struct Question {
     pub url: Uri,
     /// Namespace of the caller: what a host name without one means, and whose routes count.
     pub namespace: String,
+    /// `namespace/name` of the workload that asks, if it is one of the mesh.
+    pub from: Option<String>,
     /// Header fields.
     pub headers: HeaderMap,
     /// When: what has ended by then does not apply.
@@ -71,7 +74,7 @@ pub enum ExplainError {
 }
 
 /// Answers the question as JSON: the service and port, the rule that wins, why each match lost or won, the shares of
-/// the backends, and what is in force for the request: settings with their origins, faults and rate limits. `resources`
+/// the backends, and what is in force for the request: settings with their origins, faults, rate limits, and who is let in. `resources`
 /// are what the view was made of; when they are newer for a moment, the origins are too. `sees` tells whose services may be asked about, and be named in hints.
 ///
 /// # Errors

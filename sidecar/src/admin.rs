@@ -1,7 +1,7 @@
 //! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only, nothing that changes
 //! anything.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -10,15 +10,15 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{drain::Drain, snapshot::Snapshot, telemetry::Telemetry};
+use crate::{drain::Drain, readiness::Status, snapshot::Snapshot, telemetry::Telemetry};
 
 /// What the admin listener shows.
 #[derive(Clone)]
 pub struct Admin {
     /// Metrics.
     pub telemetry: Telemetry,
-    /// What is still missing for readiness; empty: ready.
-    pub missing: watch::Receiver<Vec<String>>,
+    /// What is still missing for readiness.
+    pub readiness: watch::Receiver<Status>,
     /// Whether we are stopping.
     pub drain: Drain,
     /// What is held.
@@ -59,8 +59,8 @@ impl Admin {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
         }
         match request.uri().path() {
-            "/live" => text(StatusCode::OK, "live\n".into()),
-            "/ready" => self.ready(),
+            "/live" | "/livez" => text(StatusCode::OK, "live\n".into()),
+            "/ready" | "/readyz" => self.ready(),
             "/metrics" => {
                 let mut response = text(StatusCode::OK, self.telemetry.render());
                 let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
@@ -68,7 +68,7 @@ impl Admin {
                 response
             }
             "/config_dump" => text(StatusCode::OK, self.dump()),
-            path => text(StatusCode::NOT_FOUND, format!("{path}: try /live /ready /metrics /config_dump\n")),
+            path => text(StatusCode::NOT_FOUND, format!("{path}: try /livez /readyz /metrics /config_dump\n")),
         }
     }
 
@@ -76,11 +76,9 @@ impl Admin {
         if self.drain.is_draining() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
         }
-        let missing = self.missing.borrow();
-        if missing.is_empty() {
-            return text(StatusCode::OK, "ready\n".into());
-        }
-        text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", missing.join(", ")))
+        let readiness = self.readiness.borrow();
+        let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        text(status, readiness.describe(SystemTime::now()))
     }
 
     fn dump(&self) -> String {
@@ -108,7 +106,12 @@ impl Admin {
             })
             .collect();
         let workload = snapshot.workload.as_ref().map(|workload| format!("{workload:?}"));
-        format!("{:#}\n", serde_json::json!({ "workload": workload, "services": services, "clusters": clusters }))
+        let saved = self.readiness.borrow().saved();
+        let age = saved.map(|saved| SystemTime::now().duration_since(saved).unwrap_or_default().as_secs());
+        let source = serde_json::json!({ "fromDisk": age.is_some(), "ageSeconds": age });
+        let dump =
+            serde_json::json!({ "source": source, "workload": workload, "services": services, "clusters": clusters });
+        format!("{dump:#}\n")
     }
 }
 

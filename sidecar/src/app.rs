@@ -1,5 +1,6 @@
 //! The composition root of the sidecar: binds, builds, starts, and stops in order.
 
+mod restored;
 pub mod worker;
 
 use std::{
@@ -11,25 +12,31 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::sync::watch;
+use socket2::Socket;
+use tokio::{sync::watch, task::JoinHandle};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
-use self::worker::{Clock, Listeners, WorkerContext};
+use self::{
+    restored::Restored,
+    worker::{Clock, Listeners, WorkerContext},
+};
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
-    discovery::{self, Backoff, Builder, Discovery, LEAVE, state::State},
+    discovery::{self, Backoff, Builder, Discovery, LEAVE},
     drain::{Drain, Phase},
     harden,
-    identity::Enrolment,
+    identity::{Enrolment, life::WallClock, renewal::Renewal},
     inbound::{self, Seen},
     listener, probe,
+    readiness::{self, Readiness, Status},
     snapshot::Snapshot,
+    state::keep,
     telemetry::{
         Telemetry,
-        export::{self, Whose},
+        export::{self, SpanSink, Whose},
     },
 };
 
@@ -51,6 +58,129 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
+    let (listeners, reserved) = bind(&args)?;
+    let admin = tokio::net::TcpListener::bind(args.admin_listen)
+        .await
+        .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
+    announce(&args, &listeners, admin.local_addr()?);
+
+    let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
+    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
+    let (demand, demands) = discovery::demand();
+    let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
+    let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
+    let registration = watch::Sender::new(registration(&args, listeners.mesh));
+    let enrolment = Enrolment {
+        xds: args.xds_address().into(),
+        namespace: args.namespace.clone(),
+        account: args.account().into(),
+        token: args.token.clone(),
+        trust: TrustStore::default(),
+    };
+    let trust = enrolment.trust.clone();
+    let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
+
+    let (spans, exporting) = spans(&args, &telemetry, snapshot.subscribe());
+    let context = WorkerContext {
+        config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
+        snapshot: snapshot.subscribe(),
+        demand,
+        identity: identity.subscribe(),
+        telemetry: telemetry.clone(),
+        drain: drain.clone(),
+        listeners,
+        clock,
+        limiters: Arc::default(),
+        spans,
+        seen: Arc::clone(&arrivals),
+        trust: trust.clone(),
+    };
+    let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let workers = worker::spawn(count, &context)?;
+    drop(reserved);
+
+    let seen = Admin {
+        telemetry: telemetry.clone(),
+        readiness: readiness.subscribe(),
+        drain: drain.clone(),
+        snapshot: snapshot.subscribe(),
+    };
+    tokio::spawn(seen.run(admin));
+    let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
+    let (saver, keeper) = saver.unzip();
+    let wishes = watch::Sender::default();
+    let renewal = Renewal {
+        signer: Arc::new(enrolment),
+        trust: trust.clone(),
+        clock: WallClock::default(),
+        wishes: wishes.subscribe(),
+        publish: identity,
+        discovery: svid.clone(),
+        registration: registration.clone(),
+        readiness: readiness.clone(),
+        telemetry: telemetry.clone(),
+        store,
+    };
+    let discovery = Discovery {
+        xds: args.xds_address().into(),
+        namespace: args.namespace.clone(),
+        svid: svid.subscribe(),
+        trust,
+        registration: registration.subscribe(),
+        demand: demands,
+        publish: snapshot,
+        readiness: readiness.clone(),
+        wishes,
+        from_disk,
+        saver,
+        telemetry: telemetry.clone(),
+        state,
+        builder: Builder::new(telemetry.clone(), args.locality(), clock),
+        drain: drain.clone(),
+        backoff: Backoff::default(),
+    };
+    tokio::spawn(announce_ready(args.announce, readiness.subscribe(), telemetry));
+    tokio::spawn(readiness::tell(readiness));
+    let keeper = keeper.map(|keeper| tokio::spawn(keeper.run()));
+    tokio::spawn(renewal.run(stored));
+    let discovery = tokio::spawn(discovery.run());
+    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
+    tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
+
+    stop(&args, &drain, &registration).await?;
+    // The control plane hears that this sidecar leaves before the process does.
+    let _ = tokio::time::timeout(LEAVE * 2, discovery).await;
+    if let Some(keeper) = keeper {
+        let _ = tokio::time::timeout(LEAVE, keeper).await;
+    }
+    for worker in workers {
+        let _ = worker.join();
+    }
+    // The queue of spans is closed with the last of those who fill it; what it holds still goes out.
+    drop(context);
+    let _ = tokio::time::timeout(LEAVE, exporting).await;
+    Ok(())
+}
+
+/// Where the workers leave spans, and the task that exports them under the workload's name.
+fn spans(
+    args: &SidecarArgs,
+    telemetry: &Telemetry,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> (SpanSink, JoinHandle<()>) {
+    let label = |key: &str| args.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let whose = Whose {
+        service: label("app").unwrap_or(&args.name),
+        namespace: &args.namespace,
+        instance: &args.name,
+        version: label("version"),
+    };
+    let (sink, exporting) = export::queue(telemetry, &whose);
+    (sink, tokio::spawn(exporting.run(snapshot)))
+}
+
+/// Finds the addresses on which the workers will listen. They are kept by sockets that go once the workers have theirs.
+fn bind(args: &SidecarArgs) -> Result<(Listeners, Vec<Socket>)> {
     let mut reserved = Vec::new();
     let mut reserve = |what: &str, address: SocketAddr| -> Result<SocketAddr> {
         let (socket, address) = listener::reserve(address).with_context(|| format!("{what} {address}"))?;
@@ -73,90 +203,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         upstreams,
         inbound,
     };
-    let admin = tokio::net::TcpListener::bind(args.admin_listen)
-        .await
-        .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    announce(&args, &listeners, admin.local_addr()?);
-
-    let (telemetry, drain, trust) = (Telemetry::default(), Drain::default(), TrustStore::default());
-    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
-    let (demand, demands) = discovery::demand();
-    let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
-    let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
-    let registration = watch::Sender::new(registration(&args, listeners.mesh));
-    let state = State::new(&args.id(), listeners.upstreams.iter().map(|(upstream, _)| upstream.service.clone()));
-    let missing = watch::Sender::new(state.missing());
-
-    let label = |key: &str| args.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-    let whose = Whose {
-        service: label("app").unwrap_or(&args.name),
-        namespace: &args.namespace,
-        instance: &args.name,
-        version: label("version"),
-    };
-    let (spans, exporting) = export::queue(&telemetry, &whose);
-    tokio::spawn(exporting.run(snapshot.subscribe()));
-    let context = WorkerContext {
-        config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
-        snapshot: snapshot.subscribe(),
-        demand,
-        identity: identity.subscribe(),
-        telemetry: telemetry.clone(),
-        drain: drain.clone(),
-        listeners,
-        clock,
-        limiters: Arc::default(),
-        spans,
-        seen: Arc::clone(&arrivals),
-        trust: trust.clone(),
-    };
-    let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let workers = worker::spawn(count, &context)?;
-    drop(reserved);
-
-    let seen = Admin {
-        telemetry: telemetry.clone(),
-        missing: missing.subscribe(),
-        drain: drain.clone(),
-        snapshot: snapshot.subscribe(),
-    };
-    tokio::spawn(seen.run(admin));
-    let enrolment = Enrolment {
-        xds: args.xds_address().into(),
-        namespace: args.namespace.clone(),
-        account: args.account().into(),
-        token: args.token.clone(),
-        trust: trust.clone(),
-    };
-    let discovery = Discovery {
-        xds: args.xds_address().into(),
-        namespace: args.namespace.clone(),
-        svid: svid.subscribe(),
-        trust,
-        registration: registration.subscribe(),
-        demand: demands,
-        publish: snapshot,
-        missing,
-        telemetry: telemetry.clone(),
-        state,
-        builder: Builder::new(telemetry.clone(), args.locality(), clock),
-        drain: drain.clone(),
-        backoff: Backoff::default(),
-    };
-    tokio::spawn(announce_ready(args.announce, discovery.missing.subscribe(), telemetry.clone()));
-    let registered = registration.clone();
-    tokio::spawn(enrolment.run(identity, svid, move |result| report(&telemetry, &registered, result)));
-    let discovery = tokio::spawn(discovery.run());
-    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
-    tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
-
-    stop(&args, &drain, &registration).await?;
-    // The control plane hears that this sidecar leaves before the process does.
-    let _ = tokio::time::timeout(LEAVE * 2, discovery).await;
-    for worker in workers {
-        let _ = worker.join();
-    }
-    Ok(())
+    Ok((listeners, reserved))
 }
 
 /// Waits for a signal, then drains; a second signal means now.
@@ -209,25 +256,6 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
     }
 }
 
-fn report(
-    telemetry: &Telemetry,
-    registration: &watch::Sender<Registration>,
-    result: std::result::Result<SystemTime, &anyhow::Error>,
-) {
-    match result {
-        Ok(not_after) => {
-            let end = not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let millis = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
-            registration.send_modify(|registration| registration.certificate_end_ms = millis);
-            let end = end.as_secs_f64();
-            telemetry.gauge("weft_cert_expiry_seconds", "End of the certificate, Unix time", &[]).set(end);
-            telemetry.counter("weft_cert_rotations_total", "Certificates obtained", &[]).increment(1);
-            tracing::info!(?not_after, "certificate obtained");
-        }
-        Err(error) => tracing::warn!(error = format!("{error:#}"), "no new certificate; trying again"),
-    }
-}
-
 fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
     tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
     if args.announce {
@@ -243,12 +271,18 @@ fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
     }
 }
 
-async fn announce_ready(announce: bool, mut missing: watch::Receiver<Vec<String>>, telemetry: Telemetry) {
-    if missing.wait_for(Vec::is_empty).await.is_ok() {
-        telemetry.gauge("weft_ready", "1 once everything for the first request is there", &[]).set(1.0);
+async fn announce_ready(announce: bool, mut status: watch::Receiver<Status>, telemetry: Telemetry) {
+    let gauge = telemetry.gauge("weft_ready", "1 while everything for requests is there", &[]);
+    let mut first = true;
+    while status.wait_for(Status::is_ready).await.is_ok() {
+        gauge.set(1.0);
         tracing::info!("ready");
-        if announce {
+        if announce && first {
             say(&serde_json::json!({ "event": "ready" }));
+        }
+        first = false;
+        if status.wait_for(|status| !status.is_ready()).await.is_ok() {
+            gauge.set(0.0);
         }
     }
 }
@@ -257,24 +291,4 @@ fn say(event: &serde_json::Value) {
     let mut out = io::stdout().lock();
     // Nobody listening any more is no reason to stop.
     let _ = writeln!(out, "{event}").and_then(|()| out.flush());
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn rule_12_the_registration_says_when_each_new_certificate_ends() {
-        let (telemetry, registration) = (Telemetry::default(), watch::Sender::new(Registration::default()));
-        let mut news = registration.subscribe();
-        for seconds in [100, 200] {
-            report(&telemetry, &registration, Ok(UNIX_EPOCH + Duration::from_secs(seconds)));
-            assert!(news.has_changed().expect("open"));
-            assert_eq!(news.borrow_and_update().certificate_end_ms, seconds * 1000);
-        }
-        report(&telemetry, &registration, Err(&anyhow::anyhow!("refused")));
-        assert!(!news.has_changed().expect("open"), "the old one is kept");
-    }
 }

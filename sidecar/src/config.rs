@@ -55,6 +55,16 @@ pub struct SidecarArgs {
     /// Enrolment token [default: the development token of a control plane on this machine]
     #[arg(long, value_name = "FILE", env = "WEFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
+    /// Directory of this sidecar alone, where configuration and certificate are kept so that it can start without the
+    /// control plane and without a new token [default: nothing is kept]
+    #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// 32 bytes (raw, hexadecimal or base64) with which the files in --state-dir are sealed
+    #[arg(long, value_name = "FILE", env = "WEFT_STATE_KEY_FILE", requires = "state_dir")]
+    pub state_key: Option<PathBuf>,
+    /// Kept configuration that was last right longer ago is not used: 90s, 45m, 12h or 7d
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = age)]
+    pub state_max_age: Duration,
     /// Worker threads [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
@@ -215,6 +225,21 @@ fn locality(text: &str) -> Result<Locality, String> {
     Ok(Locality { region: region.into(), zone: zone.into() })
 }
 
+/// A number with one of the units s, m, h and d; not 0.
+fn age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?}: expected a number and a unit, such as 90s, 45m, 12h or 7d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().ok().filter(|&number| number > 0).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(u64::from(number) * unit))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number =
         text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "expected seconds, such as 25".to_owned())?;
@@ -251,6 +276,15 @@ mod tests {
         assert_eq!(parsed("/eu-1"), pair("", "eu-1"));
         assert_eq!(parsed(""), pair("", ""));
         assert!(parsed("eu/eu-1/rack").is_err());
+    }
+
+    #[test]
+    fn an_age_has_a_unit() {
+        assert_eq!(age("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for wrong in ["", "7", "d", "0d", "-1d", "7w", "7\u{e9}"] {
+            assert!(age(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -42,8 +42,10 @@ use self::state::State;
 use crate::{
     app::worker::Clock,
     drain::Drain,
-    identity,
+    identity::{self, renewal::Wishes},
+    readiness::Readiness,
     snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
+    state::keep::Saver,
     telemetry::{CircuitMetrics, Direction, Telemetry},
 };
 
@@ -53,6 +55,8 @@ const ON_DEMAND: usize = 1024;
 const OUTBOX: usize = 64;
 /// A session that the control plane closes earlier than this is no hand-over to another one.
 const SHORT: Duration = Duration::from_secs(10);
+/// A control plane that has not sent anything new within this time has nothing new.
+const SETTLED: Duration = Duration::from_secs(2);
 /// The control plane has this long to hear that the sidecar leaves.
 pub const LEAVE: Duration = Duration::from_secs(1);
 
@@ -91,8 +95,15 @@ pub struct Discovery {
     pub demand: mpsc::Receiver<ObjectName>,
     /// Where snapshots go.
     pub publish: SnapshotSender,
-    /// What readiness still waits for.
-    pub missing: watch::Sender<Vec<String>>,
+    /// Told what is missing, and whether the control plane is there.
+    pub readiness: Readiness,
+    /// Which certificates the control plane wants renewed, for `identity`.
+    pub wishes: watch::Sender<Wishes>,
+    /// When the configuration that the state was restored from was last right; `None`: it is from the control plane, or
+    /// there is none.
+    pub from_disk: Option<SystemTime>,
+    /// Keeps what is held; `None`: there is no state directory.
+    pub saver: Option<Saver>,
     /// Metrics.
     pub telemetry: Telemetry,
     /// What is held.
@@ -117,17 +128,24 @@ enum Ended {
 }
 
 impl Discovery {
-    /// Connects, follows and reconnects until the sidecar stops.
+    /// Connects, follows and reconnects until the sidecar stops. What was restored is served at once.
     pub async fn run(mut self) {
         let drain = self.drain.clone();
+        self.publish();
         loop {
             let start = Instant::now();
             let ended = match self.connect().await {
                 Ok(channel) => self.follow(channel).await,
                 Err(error) => Ended::Failed(error),
             };
+            if matches!(ended, Ended::Stopped) {
+                // What has changed since the last time is written before the process ends.
+                self.save();
+            }
             let Some(wait) = self.wait_after(&ended, start.elapsed(), rand::random()) else { return };
+            self.save();
             if let Ended::Failed(error) = &ended {
+                self.readiness.away(&format!("{error:#}"));
                 tracing::warn!(error = format!("{error:#}"), ?wait, "discovery stream ended; what is held stays");
             }
             tokio::select! {
@@ -150,7 +168,7 @@ impl Discovery {
     async fn connect(&mut self) -> anyhow::Result<Channel> {
         let svid = self.svid.wait_for(Option::is_some).await.ok().and_then(|svid| svid.clone());
         let svid = svid.context("no certificate")?;
-        identity::channel(&self.xds, Some(&svid), &self.trust, svid.identity.id.trust_domain()).await
+        Ok(identity::channel(&self.xds, Some(&svid), &self.trust, svid.identity.id.trust_domain()).await?)
     }
 
     /// One session: the whole subscription first, then responses, new wishes and news of the workload as they come.
@@ -170,6 +188,9 @@ impl Discovery {
             Ok(response) => response.into_inner(),
             Err(status) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
         };
+        self.readiness.reached();
+        let settled = tokio::time::sleep(SETTLED);
+        tokio::pin!(settled);
         // Responses are read also while requests wait: two peers that both only write would wait for ever.
         let mut outbox = VecDeque::new();
         let mut wanted = Vec::new();
@@ -182,6 +203,7 @@ impl Discovery {
                 response = stream.next() => match response {
                     Some(Ok(response)) => {
                         self.backoff.reset();
+                        self.confirmed();
                         outbox.extend(self.on_response(response));
                     }
                     Some(Err(status)) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
@@ -190,6 +212,12 @@ impl Discovery {
                 1.. = self.demand.recv_many(&mut wanted, OUTBOX), if outbox.len() < OUTBOX => {
                     let room = ON_DEMAND.saturating_sub(self.state.subscribed());
                     outbox.extend(self.state.want(wanted.drain(..).take(room)));
+                    self.changed();
+                }
+                () = &mut settled, if self.from_disk.is_some() => self.confirmed(),
+                () = save_due(self.saver.as_ref()), if self.from_disk.is_none() => {
+                    self.changed();
+                    self.save();
                 }
                 Ok(()) = self.registration.changed() => outbox.push_back(self.news()),
                 () = drain.stopped() => break,
@@ -222,6 +250,7 @@ impl Discovery {
     /// for first, so that the control plane does not remove anything before it has sent that (rule 7).
     fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let answer = self.state.apply(response);
+        self.changed();
         self.count(&answer);
         let mut requests = self.state.follow_references();
         requests.push(answer);
@@ -242,8 +271,13 @@ impl Discovery {
     fn publish(&mut self) {
         for (domain, bundle) in self.state.take_trust_changes() {
             match bundle {
-                None => self.trust.withdraw(&domain),
+                None => {
+                    self.trust.withdraw(&domain);
+                    self.wishes.send_if_modified(|wishes| wishes.remove(&domain).is_some());
+                }
                 Some(bundle) => {
+                    let wish = bundle.renew_issued_before;
+                    self.wishes.send_if_modified(|wishes| wishes.insert(domain.clone(), wish) != Some(wish));
                     if let Err(error) = self.trust.set(&domain, &bundle.roots, &bundle.revocations) {
                         tracing::warn!(domain, %error, "trust bundle refused");
                     }
@@ -252,7 +286,47 @@ impl Discovery {
         }
         let snapshot = self.builder.build(&mut self.state, &self.namespace);
         self.publish.send_replace(Arc::new(snapshot));
-        self.missing.send_replace(self.state.missing());
+        self.readiness.configuration(self.state.missing());
+        self.show_source();
+    }
+
+    /// The control plane is there: what it does not send now is as it should be.
+    fn confirmed(&mut self) {
+        if self.from_disk.take().is_some() {
+            tracing::info!("the control plane is back: the configuration is its own again");
+            self.show_source();
+        }
+    }
+
+    fn show_source(&self) {
+        self.readiness.from_disk(self.from_disk);
+        let help = "1 while the configuration is the one from the state directory";
+        let value = if self.from_disk.is_some() { 1.0 } else { 0.0 };
+        self.telemetry.gauge("weft_config_from_disk", help, &[]).set(value);
+    }
+
+    fn changed(&mut self) {
+        if let Some(saver) = &mut self.saver {
+            saver.changed();
+        }
+    }
+
+    /// Has what is held kept, if it has changed since the last time and came from the control plane.
+    fn save(&mut self) {
+        let svid = self.svid.borrow().clone();
+        if let (Some(saver), Some(svid)) = (&mut self.saver, svid)
+            && saver.is_dirty()
+        {
+            saver.offer(self.state.stored(&svid.identity.id), SystemTime::now());
+        }
+    }
+}
+
+/// Returns when the state is to be saved; never without a state directory.
+async fn save_due(saver: Option<&Saver>) {
+    match saver {
+        Some(saver) => saver.due().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,12 @@
-//! The sidecar's certificate: enrolment with a token, renewal with the current certificate, and the TLS
-//! configurations that the workers use. A failed renewal keeps the old one and tries again.
+//! The sidecar's certificate: who signs it and with what proof (here), when it is renewed (`renewal`, `life`), and the
+//! TLS configurations that the workers use. `failure` names what goes wrong, `channel` reaches the control plane.
+
+mod channel;
+mod failure;
+pub mod life;
+pub mod renewal;
+#[cfg(test)]
+pub mod testing;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,19 +15,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{net::TcpStream, sync::watch};
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio::sync::watch;
+use tonic::metadata::MetadataValue;
 use weft_policy::SpiffeId;
-use weft_proto::identity::{SignCertificateRequest, identity_client::IdentityClient};
+use weft_proto::identity::{SignCertificateRequest, SignCertificateResponse, identity_client::IdentityClient};
 use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use self::renewal::{Proof, Signed, Signer};
+pub use self::{
+    channel::{channel, endpoint},
+    failure::{Failure, FailureReason},
+};
 use crate::tunnel;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// A mesh connection takes no new streams after this time, give or take a tenth, so that load spreads and identities
 /// are checked again.
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
@@ -112,189 +121,110 @@ impl Enrolment {
         Ok(base.join(format!("dev-{port}.token")))
     }
 
-    /// Gets a certificate: with `current` if there is one, else with the token.
-    async fn sign(&self, current: Option<&Svid>) -> Result<(Svid, String)> {
-        let (token, domain) = match current {
-            Some(current) => (None, current.identity.id.trust_domain().to_owned()),
-            None => {
-                let path = self.token_path()?;
-                let token = load_token(&path)
-                    .context("no enrolment token; start the control plane with --dev, or give --token FILE")?;
-                let domain = root_domain(&token.roots)?;
-                self.trust.set_roots(&domain, &token.roots)?;
-                (Some(token), domain)
-            }
-        };
-        let channel = channel(&self.xds, current, &self.trust, &domain).await?;
+    fn load_token(&self) -> Result<(Token, String)> {
+        let token = load_token(&self.token_path()?).context("no enrolment token")?;
+        let domain = root_domain(&token.roots)?;
+        Ok((token, domain))
+    }
+
+    /// The trust domain that the token at hand names; `None`: there is no token that can be read.
+    #[must_use]
+    pub fn trust_domain(&self) -> Option<String> {
+        self.load_token().ok().map(|(_, domain)| domain)
+    }
+
+    /// A request for a new key, and that key.
+    fn request(&self) -> Result<(SignCertificateRequest, Zeroizing<Vec<u8>>)> {
         let mut key = rcgen::KeyPair::generate()?;
-        let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+        let csr = rcgen::CertificateParams::default().serialize_request(&key);
         let private = Zeroizing::new(key.serialize_der());
         key.zeroize();
-        let mut request = tonic::Request::new(SignCertificateRequest {
-            csr: csr.der().to_vec().into(),
+        let request = SignCertificateRequest {
+            csr: csr?.der().to_vec().into(),
             namespace: self.namespace.clone(),
             service_account: self.account.clone(),
             lifetime: None,
-        });
-        if let Some(token) = token {
-            let bearer = Zeroizing::new(format!("Bearer {}", *token.secret));
-            request.metadata_mut().insert("authorization", bearer.parse().context("token")?);
-        }
-        let answer = IdentityClient::new(channel)
-            .sign_certificate(request)
-            .await
-            .map_err(|status| anyhow::anyhow!("the control plane refused a certificate: {}", status.message()))?;
-        let answer = answer.into_inner();
+        };
+        Ok((request, private))
+    }
+
+    /// Checks that the answer is what was asked for.
+    fn signed(&self, answer: SignCertificateResponse, domain: &str, key: Zeroizing<Vec<u8>>) -> Result<Signed> {
         let chain = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let svid = Svid::new(chain, private)?;
-        let expected = SpiffeId::workload(&answer.trust_domain, &self.namespace, &self.account);
+        let svid = Svid::new(chain, key)?;
+        let expected = SpiffeId::workload(domain, &self.namespace, &self.account);
         if Some(&svid.identity.id) != expected.as_ref() {
             bail!("the control plane issued {} and not the identity that was asked for", svid.identity.id);
         }
-        let roots: Vec<Vec<u8>> = answer.roots.iter().map(|root| root.to_vec()).collect();
-        // Afterwards trust comes from bundles alone: an answer could be older than the newest.
-        if current.is_none() {
-            self.trust.set_roots(&answer.trust_domain, &roots)?;
-        }
-        Ok((svid, answer.trust_domain))
+        Ok(Signed { svid, roots: answer.roots.iter().map(|root| root.to_vec()).collect() })
     }
+}
 
-    /// Enrols, then renews for ever; every certificate is published with the SVID for discovery's own use.
-    /// `report` is told of each outcome.
-    pub async fn run(
-        self,
-        publish: watch::Sender<Option<Arc<MeshIdentity>>>,
-        discovery: watch::Sender<Option<Arc<Svid>>>,
-        report: impl Fn(std::result::Result<SystemTime, &anyhow::Error>),
-    ) {
-        let mut current: Option<Arc<Svid>> = None;
-        let (mut generation, mut failures) = (0_u64, 0_u32);
-        loop {
-            let expired = current.as_ref().is_some_and(|svid| svid.identity.not_after <= SystemTime::now());
-            let result = self.sign(current.as_deref().filter(|_| !expired)).await;
-            match result.and_then(|(svid, _)| self.identity(&svid, generation + 1).map(|identity| (svid, identity))) {
-                Ok((svid, identity)) => {
-                    (generation, failures) = (generation + 1, 0);
-                    let (not_after, from) = (svid.identity.not_after, SystemTime::now());
-                    report(Ok(not_after));
-                    let svid = Arc::new(svid);
-                    current = Some(Arc::clone(&svid));
-                    publish.send_replace(Some(Arc::new(identity)));
-                    discovery.send_replace(Some(svid));
-                    // A random point in 50 to 70 % of what is left.
-                    let life = not_after.duration_since(from).unwrap_or_default();
-                    wait_until(from + life.mul_f64(0.5 + 0.2 * rand::random::<f64>())).await;
-                }
-                Err(error) => {
-                    failures += 1;
-                    report(Err(&error));
-                    let left = current
-                        .as_ref()
-                        .and_then(|svid| svid.identity.not_after.duration_since(SystemTime::now()).ok())
-                        .unwrap_or(Duration::MAX);
-                    tokio::time::sleep(retry_after(failures, left, rand::random())).await;
-                }
+impl Signer for Enrolment {
+    async fn sign(&self, proof: Proof) -> Result<Signed, Failure> {
+        // A token's roots are trusted for this one connection: what is held stays until the answer is there.
+        let (channel, bearer, domain) = match &proof {
+            Proof::Certificate(svid) => {
+                let domain = svid.identity.id.trust_domain().to_owned();
+                (channel(&self.xds, Some(svid), &self.trust, &domain).await?, None, domain)
             }
+            Proof::Token => {
+                let (token, domain) = self.load_token().map_err(|error| Failure::new(FailureReason::NoToken, error))?;
+                let trust = TrustStore::default();
+                trust.set_roots(&domain, &token.roots).map_err(anyhow::Error::from)?;
+                let bearer = Zeroizing::new(format!("Bearer {}", *token.secret));
+                (channel(&self.xds, None, &trust, &domain).await?, Some(bearer), domain)
+            }
+        };
+        let first = bearer.is_some();
+        let (message, key) = self.request()?;
+        let mut request = tonic::Request::new(message);
+        if let Some(bearer) = bearer {
+            let mut value: MetadataValue<_> = bearer.parse().context("token")?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
         }
+        let answer = IdentityClient::new(channel).sign_certificate(request).await.map_err(|status| {
+            // What broke the connection is said by what caused the error, and what the control plane says by its message.
+            let text = match std::error::Error::source(&status) {
+                Some(_) => crate::upstream::chain(&status),
+                None => status.message().to_owned(),
+            };
+            let error = anyhow::anyhow!("the control plane at {} refused a certificate: {text}", self.xds);
+            Failure::new(FailureReason::of_status(&status), error)
+        })?;
+        let failed = |error| Failure::new(FailureReason::Answer, error);
+        let signed = self.signed(answer.into_inner(), &domain, key).map_err(failed)?;
+        // Afterwards trust comes from bundles alone: an answer could be older than the newest.
+        if first {
+            self.trust.set_roots(&domain, &signed.roots).map_err(|error| failed(error.into()))?;
+        }
+        Ok(signed)
     }
 
-    fn identity(&self, svid: &Svid, generation: u64) -> Result<MeshIdentity> {
-        Ok(MeshIdentity {
+    fn has_token(&self) -> bool {
+        self.token_path().is_ok_and(|path| path.exists())
+    }
+}
+
+impl MeshIdentity {
+    /// The configurations that the workers use with this certificate.
+    ///
+    /// # Errors
+    /// When rustls does not take it.
+    pub fn new(svid: &Svid, trust: &TrustStore, generation: u64) -> Result<Self> {
+        Ok(Self {
             id: svid.identity.id.clone(),
-            client: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[b"h2"])?),
-            tunnel: Arc::new(weft_svid::client_config(Some(svid), &self.trust, &[tunnel::ALPN])?),
-            server: Arc::new(weft_svid::server_config(
-                svid,
-                &self.trust,
-                ClientAuth::Required,
-                &[b"h2", tunnel::ALPN],
-            )?),
+            client: Arc::new(weft_svid::client_config(Some(svid), trust, &[b"h2"])?),
+            tunnel: Arc::new(weft_svid::client_config(Some(svid), trust, &[tunnel::ALPN])?),
+            server: Arc::new(weft_svid::server_config(svid, trust, ClientAuth::Required, &[b"h2", tunnel::ALPN])?),
             not_after: svid.identity.not_after,
             generation,
         })
     }
 }
 
-/// How long to wait after a failure: doubling to 10 s with jitter, and never more than a quarter of what is `left` of the
-/// certificate, so that a control plane that comes back in its last moments still finds somebody who asks.
-fn retry_after(failures: u32, left: Duration, random: f64) -> Duration {
-    const FIRST: Duration = Duration::from_millis(100);
-    let doubled = FIRST.saturating_mul(1 << failures.min(7)).min(Duration::from_secs(10));
-    doubled.min((left / 4).max(FIRST)).mul_f64(0.5 + 0.5 * random)
-}
-
-/// Waits by the wall clock, looked at every few seconds: the monotonic one stops while a laptop sleeps.
-async fn wait_until(due: SystemTime) {
-    while let Ok(left) = due.duration_since(SystemTime::now()) {
-        tokio::time::sleep(left.min(Duration::from_secs(5)).max(Duration::from_millis(1))).await;
-    }
-}
-
 /// The trust domain of a root: its URI SAN without a path.
 fn root_domain(roots: &[Vec<u8>]) -> Result<String> {
     weft_svid::root_trust_domain(roots).context("the token's root certificate names no trust domain")
-}
-
-/// A TLS channel to the control plane, whose identity is checked before anything is sent.
-///
-/// # Errors
-/// When it cannot be reached or is somebody else.
-pub async fn channel(xds: &str, svid: Option<&Svid>, trust: &TrustStore, trust_domain: &str) -> Result<Channel> {
-    let config = Arc::new(weft_svid::client_config(svid, trust, &[b"h2"])?);
-    let expected = weft_svid::control_plane_id(trust_domain).context("trust domain")?;
-    let address = xds.to_owned();
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let (config, expected, address) = (Arc::clone(&config), expected.clone(), address.clone());
-        async move { dial(&address, config, &expected).await }
-    });
-    endpoint(xds)?
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| anyhow::anyhow!("control plane at {xds}: {}", crate::upstream::chain(&error)))
-}
-
-/// The HTTP/2 settings of a connection to the control plane: a dead one is noticed within 20 s (rule 11).
-///
-/// # Errors
-/// When the address is none.
-pub fn endpoint(xds: &str) -> Result<Endpoint> {
-    Ok(Endpoint::from_shared(format!("http://{xds}"))
-        .with_context(|| format!("--xds {xds:?}"))?
-        .connect_timeout(TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true))
-}
-
-async fn dial(
-    address: &str,
-    config: Arc<rustls::ClientConfig>,
-    expected: &SpiffeId,
-) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let io = TcpStream::connect(address).await?;
-    io.set_nodelay(true)?;
-    let name = ServerName::try_from("control-plane.weft-system.weft").map_err(std::io::Error::other)?;
-    let stream = TlsConnector::from(config).connect(name, io).await?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer = weft_svid::peer_identity(chain).map_err(std::io::Error::other)?;
-    if peer.id != *expected {
-        return Err(std::io::Error::other(format!("expected {expected}, got {}", peer.id)));
-    }
-    Ok(TokioIo::new(stream))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_back_off_and_come_closer_as_the_certificate_ends() {
-        let hour = Duration::from_secs(3600);
-        assert_eq!(retry_after(1, hour, 1.0), Duration::from_millis(200));
-        assert_eq!(retry_after(40, hour, 1.0), Duration::from_secs(10));
-        assert_eq!(retry_after(40, hour, 0.0), Duration::from_secs(5));
-        // Of a certificate with two seconds left: four tries at least, and never a storm.
-        assert_eq!(retry_after(40, Duration::from_secs(2), 1.0), Duration::from_millis(500));
-        assert_eq!(retry_after(40, Duration::ZERO, 1.0), Duration::from_millis(100));
-    }
 }

@@ -228,6 +228,10 @@ async fn handshake(
         Ok(Err(error)) => return Err((refusal(&error), error.to_string())),
         Ok(Ok(stream)) => stream,
     };
+    // A wrong protocol is refused by rustls; none at all is no sidecar's either.
+    if stream.get_ref().1.alpn_protocol().is_none() {
+        return Err(("no_alpn", "the peer offers no application protocol (ALPN); a sidecar offers h2".into()));
+    }
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     match weft_svid::peer_identity(certificates) {
         Ok(peer) => Ok((stream, peer, own.id.clone())),

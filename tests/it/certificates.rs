@@ -24,7 +24,7 @@ use crate::{
 const CLIENT: &str = "spiffe://weft.local/ns/default/sa/client";
 
 /// A chain and its key.
-type Credential = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub type Credential = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
 /// Believes everybody: the test looks at what the other side believes.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// The mesh's own authority, whose key a test may take from the control plane's directory.
-fn mesh_authority(mesh: &TestMesh) -> Issuer<'static, KeyPair> {
+pub fn mesh_authority(mesh: &TestMesh) -> Issuer<'static, KeyPair> {
     let read = |file: &str| std::fs::read_to_string(mesh.dir.join("data").join(file)).expect("the authority's file");
     let key = KeyPair::from_pem(&read("ca.key")).expect("its key");
     Issuer::from_ca_cert_pem(&read("ca.crt"), key).expect("its certificate")
@@ -82,7 +82,7 @@ fn other_authority() -> Issuer<'static, KeyPair> {
 }
 
 /// An SVID for `id` that ends this far from now.
-fn svid(issuer: &Issuer<'static, KeyPair>, id: &str, left: time::Duration) -> Credential {
+pub fn svid(issuer: &Issuer<'static, KeyPair>, id: &str, left: time::Duration) -> Credential {
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(id.try_into().expect("ASCII"))];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

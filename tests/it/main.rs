@@ -3,10 +3,13 @@
 //! is left out and says so ([`needs`]).
 
 mod apps;
+mod authorization;
 mod basics;
 mod bulk;
 mod certificates;
+mod cold_start;
 mod demo;
+mod foreign;
 mod http2;
 mod mesh;
 mod messages;

@@ -25,8 +25,11 @@ pub struct TestMesh {
     pub dir: PathBuf,
     /// The operator API.
     pub api: SocketAddr,
-    xds: SocketAddr,
+    /// The discovery port.
+    pub xds: SocketAddr,
     client: Option<Client>,
+    /// Processes that call under names of their own.
+    callers: Vec<Process>,
     workloads: BTreeMap<String, Running>,
     flags: Vec<String>,
     control_plane: Option<Process>,
@@ -206,7 +209,8 @@ impl Builder {
         }
         let (xds, api) = (free(), free());
         let (flags, workloads) = (self.flags, BTreeMap::new());
-        let mut mesh = TestMesh { dir, api, xds, client: None, workloads, flags, control_plane: None };
+        let mut mesh =
+            TestMesh { dir, api, xds, client: None, callers: Vec::new(), workloads, flags, control_plane: None };
         mesh.control_plane = Some(mesh.spawn_control_plane());
         eventually("the control plane", || ok(get(api, "localhost", "/healthz")));
         let mut endpoints = self.outside;
@@ -234,6 +238,17 @@ impl TestMesh {
     /// The client's local port of a declared upstream.
     pub fn local(&self, service: &str) -> SocketAddr {
         *self.client().locals.get(service).unwrap_or_else(|| panic!("{service} is not declared by calls()"))
+    }
+
+    /// Another client, whose service account has this name: its local port of a service.
+    pub fn caller(&mut self, name: &str, service: &str) -> SocketAddr {
+        let (local, admin) = (free(), free());
+        let mut command = Command::new(WEFT);
+        command.args(["sidecar", "--name", name, "--xds", &self.xds.to_string()]);
+        command.args(["--admin-listen", &admin.to_string(), "--upstream", &format!("{service}={}", local.port())]);
+        self.callers.push(start(command, &self.dir, name));
+        eventually(&format!("the sidecar of {name}"), || ok(get(admin, "localhost", "/ready")));
+        local
     }
 
     /// Where the client calls by Host.
@@ -312,6 +327,22 @@ impl TestMesh {
             let status = process.wait();
             assert!(status.success(), "{status}: {}", process.output());
         }
+    }
+
+    /// Where sidecars reach the control plane.
+    pub fn xds(&self) -> SocketAddr {
+        self.xds
+    }
+
+    /// Kills the control plane as a crash does, and waits for its end.
+    pub fn kill_control_plane(&mut self) {
+        self.control_plane = None;
+    }
+
+    /// Starts the control plane again, with the same data.
+    pub fn start_control_plane(&mut self) {
+        self.control_plane = Some(self.spawn_control_plane());
+        eventually("the control plane", || ok(get(self.api, "localhost", "/healthz")));
     }
 
     /// Starts the control plane, which is to refuse; what it says.

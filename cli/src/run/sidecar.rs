@@ -3,7 +3,7 @@
 use std::{ffi::OsString, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -13,7 +13,7 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the sidecar listens.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Listening {
     /// The admin server.
     pub admin: String,

@@ -41,6 +41,7 @@ fn question(query: &str) -> Result<Question, String> {
         method: Method::GET,
         url: Uri::default(),
         namespace: "default".to_owned(),
+        from: None,
         headers: HeaderMap::new(),
         now: SystemTime::now(),
     };
@@ -49,7 +50,10 @@ fn question(query: &str) -> Result<Question, String> {
         match &*name {
             "method" => question.method = value.parse().map_err(|_| wrong("is no HTTP method"))?,
             "url" => question.url = value.parse().map_err(|error| wrong(&format!("is no URL: {error}")))?,
-            "from" => question.namespace = value.split('/').next().unwrap_or_default().to_owned(),
+            "from" => {
+                question.namespace = value.split('/').next().unwrap_or_default().to_owned();
+                question.from = value.contains('/').then(|| value.to_string());
+            }
             "header" => {
                 let (key, text) = value.split_once(':').ok_or_else(|| wrong("expected NAME:VALUE"))?;
                 let key = HeaderName::try_from(key.trim()).map_err(|_| wrong("is no header name"))?;

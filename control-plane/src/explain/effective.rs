@@ -12,7 +12,7 @@ use weft_policy::{
 };
 use weft_proto::{ResourceType, v1};
 
-use super::{Question, endpoints};
+use super::{Question, access, endpoints};
 use crate::{
     compile::policies::{Policies, Port, Row, Rule, text},
     push::View,
@@ -30,7 +30,7 @@ pub struct Effective<'a> {
 }
 
 impl Effective<'_> {
-    /// Adds `effective`, `faults` and `rateLimits`. A setting in which the backends differ is at each backend.
+    /// Adds `effective`, `faults`, `rateLimits` and `access`. A setting in which the backends differ is at each backend.
     pub fn put(&self, rule: &RouteRule, answer: &mut Value) {
         let policies = Policies::of(self.resources);
         let named = Rule::named(&rule.name, self.port.protocol == Protocol::Grpc, self.resources);
@@ -70,6 +70,7 @@ impl Effective<'_> {
         };
         answer["faults"] = rule.requests.faults.iter().filter(applies).map(fault).collect();
         answer["rateLimits"] = self.rate_limits(rule);
+        answer["access"] = access::access(self, rule);
     }
 
     /// Policies name ports by name too.

@@ -52,7 +52,7 @@ fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> 
     }
     let url = url.parse().expect("a URL");
     let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
-    let question = Question { method: Method::GET, url, namespace: "default".into(), headers: map, now };
+    let question = Question { method: Method::GET, url, namespace: "default".into(), from: None, headers: map, now };
     explain(&view, &resources, &question, &|namespace| namespace != "bank")
 }
 
@@ -226,6 +226,7 @@ spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Id
         method: Method::GET,
         url: url.parse().expect("a URL"),
         namespace: "default".into(),
+        from: None,
         headers: HeaderMap::new(),
         now: SystemTime::UNIX_EPOCH,
     };
@@ -260,6 +261,7 @@ spec:
             method: Method::GET,
             url,
             namespace: namespace.into(),
+            from: None,
             headers: HeaderMap::new(),
             now: SystemTime::UNIX_EPOCH,
         };
@@ -269,4 +271,45 @@ spec:
     assert_eq!((&answer["route"], &answer["status"]), (&"far/mine".into(), &301.into()));
     assert_eq!(answer["because"], "the rule redirects");
     assert_eq!((&ask("default")["route"], &ask("third")["route"]), (&"default/beta".into(), &"default/beta".into()));
+}
+
+#[test]
+fn whether_the_other_end_lets_the_caller_in_is_told_with_the_policy() {
+    let text = include_str!("../../../examples/resources/orders-db.yaml");
+    let (resources, problems) = Resources::from_text("orders-db.yaml", text);
+    assert_eq!(problems, []);
+    let registered = |name: &str, port: u32| {
+        let ports = vec![v1::WorkloadPort { port, protocol: v1::Protocol::Tcp.into(), ..Default::default() }];
+        let registration = v1::Registration {
+            name: name.into(),
+            namespace: "default".into(),
+            labels: [("app".into(), name.into())].into(),
+            address: "127.0.0.1".into(),
+            mesh_address: "127.0.0.1:15008".into(),
+            ports,
+            healthy: true,
+            ..v1::Registration::default()
+        };
+        let spiffe_id = format!("spiffe://weft.local/ns/default/sa/{name}");
+        std::sync::Arc::new(crate::compile::Registered { registration, spiffe_id })
+    };
+    let all = [registered("orders-db", 5432), registered("orders", 80), registered("payments", 80)];
+    let view = View::default().next(&compile(&resources, &all).0, 0);
+    let told = |from: Option<&str>| {
+        let question = Question {
+            method: Method::GET,
+            url: "http://orders-db:5432/".parse().expect("a URL"),
+            namespace: "default".into(),
+            from: from.map(|name| format!("default/{name}")),
+            headers: HeaderMap::new(),
+            now: SystemTime::UNIX_EPOCH,
+        };
+        let access = explain(&view, &resources, &question, &|_| true).expect("an answer")["access"][0].clone();
+        assert_eq!((&access["workload"], &access["mode"]), (&"default/orders-db".into(), &"Strict".into()));
+        (access["verdict"].clone(), access["because"].clone())
+    };
+    let expected = |verdict: &str, because: &str| (verdict.into(), because.into());
+    assert_eq!(told(Some("orders")), expected("allowed", "AuthorizationPolicy default/orders-db allows it"));
+    assert_eq!(told(Some("payments")), expected("denied", "no AuthorizationPolicy that allows matches"));
+    assert_eq!(told(None), expected("denied", "the port takes mutual TLS only"));
 }

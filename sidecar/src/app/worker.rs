@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -77,9 +77,12 @@ pub struct Listeners {
     pub inbound: Vec<(SocketAddr, u16)>,
 }
 
-/// Monotonic time since the process began, equal on all threads.
+/// Monotonic time since the process began, equal on all threads. It takes no room: it is in every body.
 #[derive(Clone, Copy)]
-pub struct Clock(Instant);
+pub struct Clock(());
+
+/// Zero of the clock.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One worker: shared by all its connections.
 pub struct Worker {
@@ -108,13 +111,14 @@ impl Clock {
     /// Starts at zero.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        LazyLock::force(&START);
+        Self(())
     }
 
     /// Now.
     #[must_use]
     pub fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos(u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
 

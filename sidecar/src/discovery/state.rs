@@ -1,5 +1,7 @@
 //! What the sidecar holds of each type, as a state machine without I/O: responses in, ACKs and NACKs out.
 
+mod stored;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -17,6 +19,8 @@ use weft_proto::{
 };
 use weft_svid::TrustStore;
 
+use self::stored::Originals;
+
 /// What is held, wanted and in use.
 pub struct State {
     id: String,
@@ -31,6 +35,7 @@ pub struct State {
     declared: BTreeSet<ObjectName>,
     absent: HashSet<ObjectName>,
     bundle_seen: bool,
+    originals: Originals,
 }
 
 impl State {
@@ -51,6 +56,7 @@ impl State {
             declared,
             absent: HashSet::new(),
             bundle_seen: false,
+            originals: Originals::default(),
         }
     }
 
@@ -153,6 +159,7 @@ impl State {
                 });
             if ready {
                 self.in_use.insert(name.clone(), Arc::clone(service));
+                self.originals.used(name);
             }
         }
         self.leave_unreferenced();
@@ -168,6 +175,7 @@ impl State {
         let kept: HashSet<ObjectName> = referenced.collect();
         self.in_use.retain(|name, _| self.services.contains_key(name) || kept.contains(name));
         self.complete.retain(|name, _| self.slices.contains_key(name) || kept.contains(name));
+        self.originals.leave(|name| self.in_use.contains_key(name), |name| self.complete.contains_key(name));
     }
 
     /// Applies a response: each resource by itself, removals last. Returns the ACK or NACK.
@@ -218,6 +226,7 @@ impl State {
     }
 
     fn accept(&mut self, kind: ResourceType, resource: &Resource) -> Result<(), Invalid> {
+        let mut slice_of = None;
         let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
         match kind {
             ResourceType::TrustBundle => {
@@ -252,8 +261,12 @@ impl State {
                 }
                 let service = slice.service.clone();
                 self.slices.entry(service.clone()).or_default().insert(slice.index, slice);
-                self.complete_set(&service);
+                slice_of = Some(service);
             }
+        }
+        self.originals.accepted(kind, resource);
+        if let Some(service) = slice_of {
+            self.complete_set(&service);
         }
         self.versions.entry(kind).or_default().insert(resource.name.clone(), resource.version.clone());
         Ok(())
@@ -263,6 +276,7 @@ impl State {
         if let Some(versions) = self.versions.get_mut(&kind) {
             versions.remove(name);
         }
+        self.originals.removed(kind, name);
         match kind {
             // Whoever is not trusted any more must not get in, whatever else breaks.
             ResourceType::TrustBundle => self.trust_changes.push((name.to_owned(), None)),
@@ -295,6 +309,7 @@ impl State {
         if (0..count).all(|index| slices.contains_key(&index)) {
             let all = slices.range(..count).flat_map(|(_, slice)| slice.endpoints.iter().cloned()).collect();
             self.complete.insert(service.clone(), all);
+            self.originals.completed(service, count);
         }
     }
 }

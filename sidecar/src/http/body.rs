@@ -164,8 +164,8 @@ pub enum Leg {
 pub struct LoadGuard {
     endpoint: Arc<EndpointState>,
     clock: Clock,
-    /// Nanoseconds; 0: the response head has not come.
-    latency: u64,
+    /// Microseconds; 0: the response head has not come. Small, since it is in every body.
+    latency: u32,
     failed: bool,
 }
 
@@ -179,14 +179,14 @@ impl LoadGuard {
 
     /// The try ended, after this time to the response head; a failure keeps requests away for a moment.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
-        self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.latency = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX).max(1);
         self.failed = failed;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
+        let latency = (self.latency > 0).then(|| Duration::from_micros(self.latency.into()));
         self.endpoint.load.end(self.clock.now(), latency, self.failed);
     }
 }

@@ -55,5 +55,6 @@ async fn whoever_waits_wakes_when_it_is_cut_and_the_first_reason_stays() {
         cut.fire(2);
         waiter.await.expect("no panic")
     };
-    assert_eq!(local.run_until(fire).await, 1);
+    let limited = tokio::time::timeout(Duration::from_secs(20), local.run_until(fire));
+    assert_eq!(limited.await.expect("it wakes"), 1);
 }

@@ -128,6 +128,7 @@ mod tests {
     fn the_future_of_a_request_stays_small() {
         let size = size_of_future(run);
         assert!(size <= 4200, "{size} bytes");
-        assert!(size_of::<Body>() <= 176 && size_of::<Received>() <= 200);
+        let (body, received) = (size_of::<Body>(), size_of::<Received>());
+        assert!(body <= 176 && received <= 200, "{body} and {received} bytes");
     }
 }

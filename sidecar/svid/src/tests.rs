@@ -11,6 +11,8 @@ use rustls::{
 
 use super::*;
 
+mod forge;
+mod matrix;
 mod trust;
 
 const ID: &str = "spiffe://weft.local/ns/shop/sa/catalog";
@@ -87,6 +89,10 @@ fn trust(authority: &Authority) -> TrustStore {
 fn handshake(client: &Svid, server: &Svid, trust: &TrustStore) -> Result<(), rustls::Error> {
     let client = client_config(Some(client), trust, &[b"h2"]).expect("a configuration");
     let server = server_config(server, trust, ClientAuth::Required, &[b"h2"]).expect("a configuration");
+    converse(client, server)
+}
+
+fn converse(client: ClientConfig, server: ServerConfig) -> Result<(), rustls::Error> {
     let name = ServerName::try_from("p80.a.b.weft").expect("a name");
     let mut client = ClientConnection::new(Arc::new(client), name).expect("a connection");
     let mut server = ServerConnection::new(Arc::new(server)).expect("a connection");

@@ -14,8 +14,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use tokio::sync::{mpsc, watch};
-use weft_sidecar::identity::Enrolment;
+use tokio::sync::mpsc;
+use weft_sidecar::identity::{
+    Enrolment,
+    renewal::{Proof, Signer as _},
+};
 use weft_svid::{Svid, TrustStore};
 
 use self::{
@@ -183,15 +186,9 @@ async fn enrol(plane: &Plane, trust: &TrustStore, number: usize) -> Result<Arc<S
         token: Some(plane.token()),
         trust: trust.clone(),
     };
-    let publish = watch::Sender::new(None);
-    let mut svid = publish.subscribe();
-    tokio::spawn(enrolment.run(watch::Sender::new(None), publish, |result| {
-        if let Err(error) = result {
-            eprintln!("enrolment: {error:#}");
-        }
-    }));
-    let svid = tokio::time::timeout(PATIENCE, svid.wait_for(Option::is_some)).await.context("enrolment")??.clone();
-    svid.context("no certificate")
+    // It outlives the bench.
+    let signed = tokio::time::timeout(PATIENCE, enrolment.sign(Proof::Token)).await.context("enrolment")??;
+    Ok(Arc::new(signed.svid))
 }
 
 fn raise_descriptors(clients: usize) -> Result<()> {

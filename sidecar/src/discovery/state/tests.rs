@@ -1,5 +1,7 @@
 //! The rules of DESIGN section 4 that are the client's, by number.
 
+mod stored;
+
 use super::*;
 
 fn name(text: &str) -> ObjectName {
