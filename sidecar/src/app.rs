@@ -38,6 +38,7 @@ use crate::{
         Telemetry,
         export::{self, SpanSink, Whose},
     },
+    token::PendingKey,
 };
 
 /// Runs a sidecar until it has drained.
@@ -75,6 +76,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
         namespace: args.namespace.clone(),
         account: args.account().into(),
         token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
         trust: TrustStore::default(),
     };
     let trust = enrolment.trust.clone();
