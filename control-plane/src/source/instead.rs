@@ -51,6 +51,7 @@ pub struct Rest {
 enum Guard {
     Authorization,
     Peer,
+    Tokens,
     Mesh,
 }
 
@@ -76,6 +77,7 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
     let guard = match kind {
         "AuthorizationPolicy" => Guard::Authorization,
         "PeerAuthentication" => Guard::Peer,
+        "RequestAuthentication" => Guard::Tokens,
         "MeshConfig" => Guard::Mesh,
         _ => return None,
     };
@@ -96,6 +98,10 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
             let under = format!("{name}.peer-authentication");
             policy(&origin, (kind, &name, namespace.as_deref()), &under, spec, Refused::Plaintext)
         }
+        Guard::Tokens => {
+            let under = format!("{name}.request-authentication");
+            policy(&origin, (kind, &name, namespace.as_deref()), &under, spec, Refused::Everyone)
+        }
         Guard::Mesh if spec["peerMode"].is_null() || permissive(&spec["peerMode"]) || name != "default" => None,
         Guard::Mesh => strict_mesh(&origin),
     }
@@ -104,7 +110,7 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
 /// For a file of which nothing can be read: it may say anything. A text that names none of the kinds says nothing of who
 /// is let in.
 pub fn of_unreadable(file: &Arc<str>, text: Option<&str>) -> Option<StandIn> {
-    let names = ["AuthorizationPolicy", "PeerAuthentication", "peerMode"];
+    let names = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "peerMode"];
     if text.is_some_and(|text| !names.iter().any(|name| text.contains(name))) {
         return None;
     }

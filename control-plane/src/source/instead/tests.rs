@@ -89,7 +89,7 @@ fn what_could_not_have_denied_anything_has_no_stand_in() {
 }
 
 #[test]
-fn a_peer_authentication_leaves_a_policy_that_refuses_plaintext_and_a_mesh_config_its_mode() {
+fn other_kinds_leave_a_policy_that_refuses_plaintext_or_everyone_or_the_mode_of_the_mesh() {
     let text =
         object("PeerAuthentication", "name: p, namespace: shop", "mode: Strictt, selector: {matchLabels: {a: b}}");
     assert_eq!(only(&text), ("shop/p.peer-authentication".to_owned(), "b".to_owned()));
@@ -104,6 +104,8 @@ fn a_peer_authentication_leaves_a_policy_that_refuses_plaintext_and_a_mesh_confi
           what it applies to (correct what is wrong with it, or remove it)"
         ]
     );
+    let text = object("RequestAuthentication", "name: p, namespace: shop", "jwt: []");
+    assert_eq!(only(&text).0, "shop/p.request-authentication");
     let (resources, _) = at_first(&object("MeshConfig", "name: default", "peerMode: Strict, traffic: 5"));
     let mode = resources.mesh_configs["default"].value.spec.peer_mode;
     assert_eq!(mode, Some(crate::source::policies::security::PeerMode::Strict));
