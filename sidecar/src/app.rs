@@ -35,6 +35,7 @@ use crate::{
     snapshot::Snapshot,
     state::keep,
     telemetry::Telemetry,
+    token::PendingKey,
 };
 
 /// Runs a sidecar until it has drained.
@@ -72,6 +73,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
         namespace: args.namespace.clone(),
         account: args.account().into(),
         token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
         trust: TrustStore::default(),
     };
     let trust = enrolment.trust.clone();

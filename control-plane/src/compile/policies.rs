@@ -7,6 +7,7 @@ mod check;
 mod elsewhere;
 mod faults;
 mod inbound;
+mod jwt;
 mod requests;
 mod rule;
 
@@ -28,7 +29,9 @@ use crate::source::{
     },
 };
 
-pub use self::{access::Guards, backend::Backend, inbound::Inbound, requests::Requests, rule::Rule};
+pub use self::{
+    access::Guards, backend::Backend, inbound::Inbound, jwt::Authentications, requests::Requests, rule::Rule,
+};
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,6 +3,7 @@
 
 mod access;
 mod filter;
+mod jwt;
 mod policy;
 mod trust;
 
@@ -21,6 +22,7 @@ pub use self::{
         HostMatch, IdentityMatch, Network, PathPattern, Segment, TextMatch, TlsMode, rule_header,
     },
     filter::{Allowed, Cors, Filters, HeaderModifier, Mirror, Origin, PathModifier, Redirect, Rewrite, Scheme},
+    jwt::{InboundAuthentication, Issuer, Key, KeyMaterial, RequestAuthentication, SignatureAlgorithm},
     policy::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
@@ -250,6 +252,8 @@ pub struct InboundPort {
     pub rate_limits: Vec<Arc<InboundLimit>>,
     /// Who is let in, whichever service was called.
     pub access: Access,
+    /// Tokens of the requests; a request must satisfy all that apply to it.
+    pub request_authentications: Vec<InboundAuthentication>,
 }
 
 impl ObjectName {

@@ -22,7 +22,7 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound::{self, Admitted, Books, Limiters, Seen},
+    inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
     listener,
     live::Sessions,
     outbound::{self, Mirrors},
@@ -86,6 +86,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Inbound connections.
     pub admitted: Rc<Admitted>,
+    /// Parsed keys and verified tokens.
+    pub authenticators: Authenticators,
     /// Counters of refusals.
     pub books: Books,
     /// Live sessions of mutual TLS.
@@ -123,6 +125,7 @@ impl Worker {
             pools: Rc::new(pools),
             sessions,
             admitted: Rc::default(),
+            authenticators: Authenticators::default(),
             books: Books::default(),
             clock: context.clock,
             mirrors: Mirrors::default(),

@@ -1,15 +1,18 @@
 //! One request to the app.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Instant, SystemTime},
+};
 
 use http::{HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, claims::Claims, model::Protocol};
+use weft_policy::{canonical, model::Protocol};
 
 use super::{
     Permit,
     connection::{App, Connection},
-    limit,
+    jwt, limit,
 };
 use crate::{
     app::worker::Worker,
@@ -56,7 +59,10 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
         // Who is refused may come often; what policies refuse has a log of its own.
-        if !matches!(error.reason, Reason::RateLimited | Reason::RbacDenied) {
+        if !matches!(
+            error.reason,
+            Reason::RateLimited | Reason::RbacDenied | Reason::TokenMissing | Reason::TokenInvalid
+        ) {
             tracing::info!(%error, "inbound request failed");
         }
         let mut response = reply::error(error, grpc, None);
@@ -70,9 +76,19 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    // Claims of a verified token: none is looked at yet.
-    let claims: Option<Claims> = None;
-    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.as_ref()));
+    let mut claims = None;
+    if !app.authenticators.is_empty() {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match jwt::check(&app.authenticators, request.headers_mut(), now) {
+            Ok(found) => claims = found,
+            Err(refusal) => {
+                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                refusal.write(response.headers_mut());
+                return response;
+            }
+        }
+    }
+    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.clone()));
     let permit = match permit {
         Ok(permit) => permit,
         Err(error) => return failed(&error, &app.metrics, received.grpc),
@@ -80,7 +96,8 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, rule.as_ref(), &received, request.headers(), worker.clock.now()) {
+        let (claims, now) = (claims.as_deref(), worker.clock.now());
+        match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());

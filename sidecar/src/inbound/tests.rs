@@ -45,6 +45,7 @@ fn an_app_port_is_found_by_service_port_only() {
             protocol: Protocol::Tcp,
             services: vec![target("shop/ledger", 5432)],
             rate_limits: vec![],
+            request_authentications: vec![],
             access: Access { tls_mode: TlsMode::Permissive, authorization: Authorization::default() },
         }],
     };

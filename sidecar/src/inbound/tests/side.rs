@@ -135,7 +135,14 @@ impl Side {
             not_after: own.identity.not_after,
             generation: 1,
         };
-        let port = InboundPort { port: app, protocol, services: vec![target("web")], rate_limits: vec![], access };
+        let port = InboundPort {
+            port: app,
+            protocol,
+            services: vec![target("web")],
+            rate_limits: vec![],
+            access,
+            request_authentications: vec![],
+        };
         let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
         let (mesh, front) = (listener().await, listener().await);
         let addresses = (mesh.local_addr().expect("bound"), front.local_addr().expect("bound"));

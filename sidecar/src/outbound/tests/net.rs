@@ -190,7 +190,14 @@ impl Net {
         let telemetry = Telemetry::default();
         let protocol = if spoken == Spoken::Http1 { Protocol::Http } else { Protocol::Http2 };
         let access = Access::without_policies(TlsMode::Permissive);
-        let port = InboundPort { port: app.port(), protocol, services: vec![target("web")], rate_limits, access };
+        let port = InboundPort {
+            port: app.port(),
+            protocol,
+            services: vec![target("web")],
+            rate_limits,
+            access,
+            request_authentications: vec![],
+        };
         let workload = WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port] };
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
