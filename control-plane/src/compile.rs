@@ -92,7 +92,7 @@ pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets:
     }
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(instance, of, &inbound);
+        let message = workload_config(resources, instance, of, &inbound);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
     (output, problems)
@@ -125,6 +125,7 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
 
 /// The inbound side: each port of the app, and the ports of its services that lead to it.
 fn workload_config(
+    resources: &Resources,
     instance: &Instance,
     views: &[&ServiceView<'_>],
     (limits, guards, authentications): &(Inbound<'_>, Guards<'_>, Authentications<'_>),
@@ -152,7 +153,12 @@ fn workload_config(
         port.rate_limits = limits.limits(instance, served);
         port.request_authentications = authentications.at(instance, port.protocol, served);
     }
-    v1::WorkloadConfig { id: instance.id.clone(), ports: ports.into_values().collect() }
+    let services: Vec<&str> = views.iter().map(|view| view.id.as_str()).collect();
+    v1::WorkloadConfig {
+        id: instance.id.clone(),
+        ports: ports.into_values().collect(),
+        telemetry: Some(policies::telemetry::settings(resources, instance, &services)),
+    }
 }
 
 #[cfg(test)]

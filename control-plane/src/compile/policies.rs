@@ -10,6 +10,7 @@ mod inbound;
 mod jwt;
 mod requests;
 mod rule;
+pub mod telemetry;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -5,6 +5,7 @@ mod access;
 mod filter;
 pub mod jwt;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -21,6 +22,7 @@ use weft_proto::v1;
 pub use self::{
     access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
     filter::{Place, filters},
+    telemetry::{MAX_HEADERS, otlp_endpoint},
     trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
 };
 
@@ -346,7 +348,7 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             request_authentications: authentications.collect::<Result<_, _>>()?,
         });
     }
-    Ok(WorkloadConfig { id, ports })
+    Ok(WorkloadConfig { id, ports, telemetry: telemetry::telemetry(wire.telemetry)? })
 }
 
 #[cfg(test)]

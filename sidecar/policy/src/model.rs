@@ -5,6 +5,7 @@ mod access;
 mod filter;
 mod jwt;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -27,6 +28,7 @@ pub use self::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    telemetry::{AccessLogFormat, AccessLogMode, Telemetry},
     trust::{Revocation, TrustBundle},
 };
 use crate::{SpiffeId, pattern::Pattern};
@@ -237,6 +239,8 @@ pub struct WorkloadConfig {
     pub id: ObjectName,
     /// Unique by `port`.
     pub ports: Vec<InboundPort>,
+    /// What is recorded of its traffic.
+    pub telemetry: Telemetry,
 }
 
 /// One port of the app.

@@ -15,7 +15,7 @@ use weft_policy::{
     authorize::{Caller, Operation},
     canonical::Authority,
     claims::Claims,
-    model::{InboundPort, Protocol, Target, WorkloadConfig},
+    model::{InboundPort, Protocol, Target, Telemetry, WorkloadConfig},
 };
 use weft_svid::PeerIdentity;
 
@@ -166,6 +166,14 @@ impl Connection {
         Ok(app)
     }
 
+    /// The service port that the caller named.
+    pub fn service(&self) -> Option<Target> {
+        match &self.leads_to {
+            LeadsTo::Port(_) => None,
+            LeadsTo::Service(target) => target.clone(),
+        }
+    }
+
     /// The front that it came to; 0 on the mesh listener.
     pub const fn front(&self) -> u16 {
         match self.leads_to {
@@ -241,6 +249,11 @@ impl Admitted {
 }
 
 impl App {
+    /// What is recorded of its traffic.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.workload.telemetry
+    }
+
     /// Its configuration.
     pub fn config(&self) -> Option<&InboundPort> {
         declared(&self.workload, self.port)
