@@ -164,3 +164,22 @@ async fn keys_that_cannot_be_fetched_refuse_tokens_and_the_status_says_why() {
         if observed.programmed().0 { Ok(()) } else { Err(format!("{:?}", observed.programmed())) }
     });
 }
+
+const ADMINS: &str = "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: admins}\nspec:\n  \
+                      targetRefs: [{kind: Service, name: web}]\n  rules: [{claims: {realm.roles: [admin]}}]\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_decides_who_is_let_in_and_a_header_does_not() {
+    let observed = mesh("jwt-claims").await;
+    let issuer = Issuer::new();
+    observed.apply(&format!("{}---\n{ADMINS}", policy("jwks: '@'").replace('@', &issuer.jwks())));
+    let with = |roles: &str| issuer.bearer(600, &format!(r#","realm":{{"roles":[{roles}]}}"#));
+    for caller in ALL {
+        let denied = if caller == Caller::Grpc { "answer grpc-status: 7" } else { "status 403" };
+        for (roles, expected) in [(r#""a","admin""#, "seen 1"), (r#""a","admins""#, denied), ("", denied)] {
+            let lines = observed.call(caller, "web", "GET /a", &[&with(roles), "x-roles: admin"]).await;
+            assert!(lines.iter().any(|line| line == expected), "{caller:?} {roles}: {lines:#?}");
+        }
+        refused(caller, &observed.call(caller, "web", "GET /a", &[]).await, "Bearer realm=\"weft\"");
+    }
+}
