@@ -14,7 +14,7 @@ use serde_json::Value;
 use weft_control_plane::{
     beside,
     compile::compile,
-    source::{Origin, Problem, Resources},
+    source::{Origin, Problem, Reason, Resources},
 };
 
 use crate::{
@@ -95,6 +95,8 @@ fn analyze(sources: &[Source], trust_domain: &str) -> (Vec<Finding>, usize) {
     }
     let items: Vec<Item> = values.into_iter().filter_map(|value| item(&all, value)).collect();
     let (_, mut warnings) = compile(&all, &[]);
+    // Nothing is fetched here.
+    warnings.retain(|problem| problem.reason != Reason::KeysMissing);
     warnings.extend(conflicts::find(&items));
     warnings.extend(beside::shared(&all));
     // Both look at the references of routes: one report of a place is enough.

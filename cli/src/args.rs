@@ -73,7 +73,7 @@ pub enum Command {
     Config(ConfigArgs),
     /// Look for what is wrong with the mesh, or with this machine before there is one
     Check(CheckArgs),
-    /// Tokens with which operators use the API
+    /// Tokens of operators, and those with which workloads get their first certificate
     Token(TokenArgs),
     /// Print a completion script
     Completions {
@@ -144,9 +144,12 @@ pub struct RunArgs {
     /// Address of the control plane [default: 127.0.0.1:15012]
     #[arg(long, env = "WEFT_XDS")]
     pub xds: Option<String>,
-    /// Token file for the first certificate
+    /// Token file for the first certificate: weft token create --service-account, or a Kubernetes token
     #[arg(long, env = "WEFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
+    /// Roots by which the control plane is known, PEM [default: those in the token file]
+    #[arg(long, value_name = "FILE", env = "WEFT_ROOTS")]
+    pub roots: Option<PathBuf>,
     /// Directory of this instance alone, where its name, addresses, configuration and certificate are kept, so that it
     /// comes back as the same one, also without the control plane [default: nothing is kept]
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]

@@ -140,6 +140,9 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
     if let Some(token) = &args.token {
         flag("--token", token.into());
     }
+    if let Some(roots) = &args.roots {
+        flag("--roots", roots.into());
+    }
     if let Some(dir) = &args.state_dir {
         flag("--state-dir", dir.into());
     }

@@ -1,12 +1,17 @@
 //! The commands against the control plane's own API, in this process, over a store in memory.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use weft_control_plane::{
     api::{ApiState, access::Access, router},
+    ca::{
+        Ca,
+        audit::Audit,
+        enrolment::{Enrolment, joins::Joins},
+    },
     push::Reflected,
     store::{HistoryFilter, Key, Store},
 };
@@ -31,6 +36,8 @@ struct Api {
     directory: PathBuf,
     /// What a compiler would have come to.
     reflected: watch::Sender<Reflected>,
+    /// Where join tokens are.
+    enrolment: Enrolment,
 }
 
 impl Api {
@@ -41,11 +48,14 @@ impl Api {
         let mut state = ApiState::of(store.clone(), Access::dev());
         let reflected = watch::Sender::new(Reflected::default());
         state.pushed.reflected = reflected.subscribe();
-        let routes = router(state);
-        tokio::spawn(async move { axum::serve(listener, routes).await });
         let directory = std::env::temp_dir().join(format!("weft-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        Self { store, url, directory, reflected }
+        let ca = Arc::new(Ca::open(&directory, "weft.local", Duration::from_secs(60)).unwrap());
+        let enrolment = Enrolment::new(ca, Joins::memory().unwrap(), Audit::in_memory());
+        state.enrolment = Some(enrolment.clone());
+        let routes = router(state);
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { store, url, directory, reflected, enrolment }
     }
 
     fn write(&self, name: &str, text: &str) -> String {
@@ -186,4 +196,28 @@ async fn the_mesh_is_asked_about_while_no_sidecar_is_connected() {
     assert_eq!(api.weft(&apply("0s")).await, 1, "nothing has compiled it");
     api.reflected.send_replace(Reflected { view: 0, store: api.store.revision() });
     assert_eq!(api.weft(&apply("20s")).await, 0, "what was written before and is unchanged is waited for as well");
+}
+
+#[tokio::test]
+async fn a_join_token_comes_with_the_roots_in_a_private_file_and_ends_when_it_is_revoked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let api = Api::start("join").await;
+    let file = api.directory.join("web.token");
+    let out = file.to_str().unwrap();
+    let create = ["token", "create", "--service-account", "web", "-n", "shop", "--label", "app=web", "--out", out];
+    assert_eq!(api.weft(&create).await, 0);
+    assert_eq!(api.weft(&create).await, 1, "a file that is there is not written over");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("weft1j.") && text.contains("\n-----BEGIN CERTIFICATE-----"), "{text}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = api.enrolment.joins().verify(text.lines().next().unwrap()).unwrap();
+    assert_eq!((token.namespace.as_str(), token.service_account.as_str()), ("shop", "web"));
+    assert_eq!(token.attested.labels["app"], "web");
+    assert_eq!(api.weft(&["token", "list"]).await, 0);
+    assert_eq!(api.weft(&["token", "revoke", &token.id]).await, 0);
+    let all = api.enrolment.joins().list().unwrap();
+    assert!(all.iter().any(|other| other.id == token.id && other.revoked.is_some()));
+    assert_eq!(api.weft(&["token", "revoke", "0000000000000000"]).await, 1);
+    assert_eq!(api.weft(&["token", "create", "--service-account", "web", "--ttl", "25h"]).await, 1);
+    assert_eq!(api.weft(&["token", "create", "--service-account", "control-plane", "-n", "weft-system"]).await, 1);
 }

@@ -28,6 +28,7 @@ use crate::{
         upkeep::MAINTENANCE,
     },
     config::ControlPlaneArgs,
+    jwks,
     push::{
         Reflected, View,
         proxies::Proxies,
@@ -81,7 +82,11 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         tracing::warn!(error = format!("{error:#}"), "the defaults are not visible");
     }
     let resources = crate::source::stored::follow(files, store.state());
+    let client = jwks::Client::new(&args.allow_jwks_host, args.jwks_ca.as_ref())?;
+    let kept = jwks::Kept::new(data_dir.join("jwks"));
+    let fetching = jwks::Fetching::new(resources.clone(), client, kept, jwks::Times::default());
     let compiling = Compiling {
+        sets: fetching.sets(),
         resources: resources.clone(),
         resources_ended: false,
         source,
@@ -97,6 +102,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let statuses = Statuses::new(store.clone(), compiling.found.subscribe(), proxies.clone());
     tokio::spawn(statuses.run());
     tokio::spawn(compiling.run());
+    tokio::spawn(fetching.run());
 
     // Nobody is served before the first compile: an empty view would look like an empty mesh.
     reading.clone().wait_for(|view| view.revision > 0).await.context("first compile")?;

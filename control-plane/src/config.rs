@@ -60,6 +60,13 @@ pub struct ControlPlaneArgs {
     /// Life of the sidecars' certificates, 10s to 90d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
     pub svid_lifetime: Duration,
+    /// Fetch key sets of RequestAuthentications from this host though its address is private, loopback or link-local;
+    /// may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub allow_jwks_host: Vec<String>,
+    /// Root certificates for key sets, PEM, beside those of the platform
+    #[arg(long, value_name = "FILE")]
+    pub jwks_ca: Option<PathBuf>,
     /// Issuing certificate, PEM, followed by what lies between it and a root; read again when it changes [default: the
     /// authority in the data directory]
     #[arg(long, value_name = "FILE", requires_all = ["ca_key", "ca_roots"])]

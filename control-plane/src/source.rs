@@ -33,9 +33,10 @@ pub use self::files::Files;
 pub(crate) use self::load::{HasMetadata, Loaded, schema};
 use self::policies::{
     Custom,
+    jwt::RequestAuthenticationSpec,
     limits::{FaultInjectionSpec, RateLimitPolicySpec},
     mesh::MeshConfigSpec,
-    security::{AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec},
+    security::{AuthorizationPolicySpec, PeerAuthenticationSpec},
     telemetry::TelemetryPolicySpec,
     traffic::TrafficPolicySpec,
     workload::WorkloadSpec,

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use socket2::Socket;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
@@ -34,7 +34,11 @@ use crate::{
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::keep,
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        export::{self, SpanSink, Whose},
+    },
+    token::PendingKey,
 };
 
 /// Runs a sidecar until it has drained.
@@ -72,11 +76,14 @@ async fn control(args: SidecarArgs) -> Result<()> {
         namespace: args.namespace.clone(),
         account: args.account().into(),
         token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
         trust: TrustStore::default(),
     };
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
 
+    let (spans, exporting) = spans(&args, &telemetry, snapshot.subscribe());
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -87,6 +94,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         listeners,
         clock,
         limiters: Arc::default(),
+        spans,
         seen: Arc::clone(&arrivals),
         trust: trust.clone(),
     };
@@ -151,7 +159,27 @@ async fn control(args: SidecarArgs) -> Result<()> {
     for worker in workers {
         let _ = worker.join();
     }
+    // The queue of spans is closed with the last of those who fill it; what it holds still goes out.
+    drop(context);
+    let _ = tokio::time::timeout(LEAVE, exporting).await;
     Ok(())
+}
+
+/// Where the workers leave spans, and the task that exports them under the workload's name.
+fn spans(
+    args: &SidecarArgs,
+    telemetry: &Telemetry,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> (SpanSink, JoinHandle<()>) {
+    let label = |key: &str| args.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let whose = Whose {
+        service: label("app").unwrap_or(&args.name),
+        namespace: &args.namespace,
+        instance: &args.name,
+        version: label("version"),
+    };
+    let (sink, exporting) = export::queue(telemetry, &whose);
+    (sink, tokio::spawn(exporting.run(snapshot)))
 }
 
 /// Finds the addresses on which the workers will listen. They are kept by sockets that go once the workers have theirs.

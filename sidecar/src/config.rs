@@ -52,9 +52,13 @@ pub struct SidecarArgs {
     /// Discovery address of the control plane
     #[arg(long, value_name = "URL", env = "WEFT_XDS", default_value = "127.0.0.1:15012")]
     pub xds: String,
-    /// Enrolment token [default: the development token of a control plane on this machine]
+    /// Enrolment token, or a projected token of Kubernetes; read at each enrolment [default: the development token of a
+    /// control plane on this machine]
     #[arg(long, value_name = "FILE", env = "WEFT_TOKEN_FILE")]
     pub token: Option<PathBuf>,
+    /// Roots by which the control plane is known at enrolment, PEM [default: those in the token file]
+    #[arg(long, value_name = "FILE", env = "WEFT_ROOTS")]
+    pub roots: Option<PathBuf>,
     /// Directory of this sidecar alone, where configuration and certificate are kept so that it can start without the
     /// control plane and without a new token [default: nothing is kept]
     #[arg(long, value_name = "DIR", env = "WEFT_STATE_DIR")]

@@ -67,6 +67,10 @@ pub enum Reason {
     PlaintextDenied,
     /// Refused by an AuthorizationPolicy, or by there being some of which none allows it.
     RbacDenied,
+    /// No token, and a RequestAuthentication requires one.
+    TokenMissing,
+    /// A token that is not valid.
+    TokenInvalid,
     /// The upgrade or CONNECT was refused.
     UpgradeRefused,
     /// More requests than a RateLimitPolicy lets in.
@@ -130,7 +134,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -161,6 +165,8 @@ impl Reason {
         Self::TlsPlaintext,
         Self::PlaintextDenied,
         Self::RbacDenied,
+        Self::TokenMissing,
+        Self::TokenInvalid,
         Self::UpgradeRefused,
         Self::RateLimited,
         Self::FaultDelay,
@@ -205,6 +211,8 @@ impl Reason {
             Self::TlsPlaintext => row("tls_plaintext", "DPE", 400, 14, "tls_protocol_error", Downstream),
             Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
             Self::RbacDenied => row("rbac_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
+            Self::TokenMissing => row("token_missing", "UAEX", 401, 16, "http_request_denied", Downstream),
+            Self::TokenInvalid => row("token_invalid", "UAEX", 401, 16, "http_request_denied", Downstream),
             Self::UpgradeRefused => row("upgrade_refused", "UPE", 502, 14, "http_upgrade_failed", Upstream),
             Self::RateLimited => row("rate_limited", "RL", 429, 8, "http_request_denied", Downstream),
             Self::FaultDelay => row("fault_delay", "DI", 504, 4, "proxy_internal_response", Internal),

@@ -9,27 +9,30 @@ pub mod renewal;
 pub mod testing;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use weft_policy::SpiffeId;
 use weft_proto::identity::{SignCertificateRequest, SignCertificateResponse, identity_client::IdentityClient};
 use weft_svid::{ClientAuth, PeerIdentity, Svid, TrustStore};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use self::renewal::{Proof, Signed, Signer};
 pub use self::{
     channel::{channel, endpoint},
     failure::{Failure, FailureReason},
 };
-use crate::live;
-use crate::tunnel;
+use crate::{
+    live,
+    token::{PendingKey, Token, load_token},
+    tunnel,
+};
 
 /// A mesh connection takes no new streams after this time, give or take a tenth, so that load spreads and identities
 /// are checked again.
@@ -54,12 +57,6 @@ pub struct MeshIdentity {
 /// The newest identity; `None` before the first.
 pub type IdentityReceiver = watch::Receiver<Option<Arc<MeshIdentity>>>;
 
-/// A token file: the secret, and the roots that the control plane must prove.
-pub struct Token {
-    secret: Zeroizing<String>,
-    roots: Vec<Vec<u8>>,
-}
-
 /// Who wants a certificate, and from where.
 pub struct Enrolment {
     /// `host:port` of the control plane.
@@ -70,6 +67,10 @@ pub struct Enrolment {
     pub account: String,
     /// The token file; `None`: the development token of this machine.
     pub token: Option<PathBuf>,
+    /// The file with the roots; `None`: they are in the token file.
+    pub roots: Option<PathBuf>,
+    /// The key that has no certificate yet.
+    pub pending: PendingKey,
     /// Roots, shared with the workers' TLS configurations.
     pub trust: TrustStore,
 }
@@ -86,25 +87,6 @@ pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
     let left = left.saturating_sub(live::TICK);
     (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 2))
-}
-
-/// Reads a token file.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn load_token(path: &Path) -> Result<Token> {
-    let text = Zeroizing::new(std::fs::read_to_string(path).with_context(|| format!("read token {}", path.display()))?);
-    let secret =
-        text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
-    if !secret.starts_with("weft1.") {
-        bail!("token {}: the first line must be a token (weft1....)", path.display());
-    }
-    let roots: Vec<_> =
-        CertificateDer::pem_slice_iter(text.as_bytes()).filter_map(Result::ok).map(|der| der.to_vec()).collect();
-    if roots.is_empty() {
-        bail!("token {}: no root certificate follows the token", path.display());
-    }
-    Ok(Token { secret: Zeroizing::new(secret.to_owned()), roots })
 }
 
 impl Enrolment {
@@ -124,7 +106,7 @@ impl Enrolment {
     }
 
     fn load_token(&self) -> Result<(Token, String)> {
-        let token = load_token(&self.token_path()?).context("no enrolment token")?;
+        let token = load_token(&self.token_path()?, self.roots.as_deref()).context("no enrolment token")?;
         let domain = root_domain(&token.roots)?;
         Ok((token, domain))
     }
@@ -135,14 +117,11 @@ impl Enrolment {
         self.load_token().ok().map(|(_, domain)| domain)
     }
 
-    /// A request for a new key, and that key.
+    /// A request for the key that has no certificate yet, and that key.
     fn request(&self) -> Result<(SignCertificateRequest, Zeroizing<Vec<u8>>)> {
-        let mut key = rcgen::KeyPair::generate()?;
-        let csr = rcgen::CertificateParams::default().serialize_request(&key);
-        let private = Zeroizing::new(key.serialize_der());
-        key.zeroize();
+        let (private, csr) = self.pending.request()?;
         let request = SignCertificateRequest {
-            csr: csr?.der().to_vec().into(),
+            csr: csr.into(),
             namespace: self.namespace.clone(),
             service_account: self.account.clone(),
             lifetime: None,
@@ -201,6 +180,7 @@ impl Signer for Enrolment {
         if first {
             self.trust.set_roots(&domain, &signed.roots).map_err(|error| failed(error.into()))?;
         }
+        self.pending.certified();
         Ok(signed)
     }
 

@@ -3,6 +3,7 @@
 
 mod books;
 mod connection;
+mod jwt;
 mod limit;
 mod permit;
 mod request;
@@ -16,6 +17,7 @@ pub use connection::Admitted;
 use connection::{Connection, LeadsTo};
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
+pub use jwt::Authenticators;
 pub use limit::Limiters;
 pub use permit::Permit;
 pub use seen::{Seen, tell};

@@ -21,5 +21,6 @@ pub mod readiness;
 pub mod snapshot;
 pub mod state;
 pub mod telemetry;
+pub mod token;
 pub mod tunnel;
 pub mod upstream;

@@ -57,6 +57,14 @@ pub(crate) enum Destination {
     Host,
 }
 
+/// What is known of all requests on one connection.
+pub(crate) struct Caller {
+    /// What says where they go.
+    destination: Destination,
+    /// Where they come from.
+    source: IpAddr,
+}
+
 /// A connection on the outbound listener.
 pub async fn by_host(worker: Rc<Worker>, io: TcpStream) {
     serve_http(worker, io, Destination::Host).await;
@@ -99,10 +107,11 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         return Box::pin(opaque_upstream(&worker, upstream, source, io)).await;
     }
     let snapshot = RefCell::new(worker.snapshot());
+    let caller = Rc::new(Caller { destination, source });
     let handle = move |request: Request<Incoming>| {
-        let (worker, destination) = (Rc::clone(&worker), destination.clone());
+        let (worker, caller) = (Rc::clone(&worker), Rc::clone(&caller));
         let snapshot = Arc::clone(snapshot.borrow_mut().load());
-        async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, destination, source, request).await) }
+        async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, caller, request).await) }
     };
     // The app may need us until it is gone itself: its connections do not end with the drain.
     let end = Phase::Stopped;

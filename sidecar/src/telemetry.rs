@@ -2,9 +2,13 @@
 //! Prometheus text. Recording is an atomic add; locks are taken only to make a handle and to render.
 
 mod circuit;
+pub mod export;
 mod histogram;
+mod otel;
+pub mod span;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::{
     array,

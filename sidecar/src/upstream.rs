@@ -150,6 +150,14 @@ impl Key {
         matches!(self, Self::Mesh { .. })
     }
 
+    /// Where it leads.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mesh { address, .. } | Self::Plain { address, .. } => *address,
+        }
+    }
+
     /// HTTP/2 is spoken.
     #[must_use]
     pub const fn is_http2(&self) -> bool {

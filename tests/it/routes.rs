@@ -1,7 +1,7 @@
 //! Routes and policies as people write them, applied by the command, and what callers and apps then see: a row for each
 //! thing that a rule can say.
 
-mod apps;
+pub mod apps;
 
 use self::apps::{Caller, Log, Observed, app};
 use crate::{apps::recorder, mesh::TestMesh, net::LIMIT};

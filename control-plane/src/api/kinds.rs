@@ -138,6 +138,7 @@ pub static KINDS: &[Kind] = &[
     },
     Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },
     Kind {
+        enforced: true,
         columns: columns::POLICY,
         ..weft("RequestAuthentication", "requestauthentications", "requestauthentication", &["ra"])
     },

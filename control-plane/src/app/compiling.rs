@@ -14,6 +14,7 @@ use crate::{
         Compiled,
         again::{Compiler, only_slices},
     },
+    jwks::KeySets,
     push::{
         Reflected, View,
         debounce::{Changes, Debounce},
@@ -33,6 +34,8 @@ pub struct Compiling {
     pub source: Option<Arc<Source>>,
     /// The registrations as they change.
     pub registered: watch::Receiver<registry::All>,
+    /// The key sets of issuers as they change.
+    pub sets: watch::Receiver<Arc<KeySets>>,
     /// Its trust bundle is pushed too.
     pub ca: Arc<Ca>,
     /// When that changes.
@@ -68,8 +71,9 @@ impl Compiling {
         self.trust.mark_unchanged();
         let trust = compiler.set_always(Compiled::from(self.ca.bundle().encode_to_vec()));
         // Statuses are events too, and nothing is made of them.
-        if trust || !compiler.holds(&resources, &registered) {
-            self.compiled(compiler, &resources, &registered, revision);
+        let sets = Arc::clone(&self.sets.borrow_and_update());
+        if trust || !compiler.holds(&resources, &registered, &sets) {
+            self.compiled(compiler, (&resources, &registered, &sets), revision);
         }
         // After the view: nobody is told of an event that is not in what the streams see.
         self.reflected.send_replace(Reflected { view: self.view.borrow().revision, store: revision });
@@ -78,11 +82,10 @@ impl Compiling {
     fn compiled(
         &self,
         compiler: &mut Compiler,
-        resources: &Arc<Resources>,
-        registered: &registry::All,
+        (resources, registered, sets): (&Arc<Resources>, &registry::All, &Arc<KeySets>),
         revision: Revision,
     ) {
-        let (output, found) = compiler.compile(resources, registered);
+        let (output, found) = compiler.compile(resources, registered, sets);
         self.found.send_if_modified(|told| {
             // Endpoints are in no status.
             let old = &told.resources;
@@ -118,6 +121,8 @@ impl Changes for Compiling {
                     Err(_) => self.resources_ended = true,
                 },
                 changed = self.registered.changed() => return changed.is_ok(),
+                // They change for as long as resources do.
+                Ok(()) = self.sets.changed() => return true,
                 // It goes with the process.
                 Ok(()) = self.trust.changed() => return true,
             }

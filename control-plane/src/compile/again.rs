@@ -9,8 +9,11 @@ use std::{
 use k8s_openapi::api::discovery::v1 as discovery;
 use weft_proto::ResourceType;
 
-use super::{Compiled, Output, Registered, compile, endpoints, put_slices, services};
-use crate::source::{Object, Problem, Resources};
+use super::{Compiled, Output, Registered, compile_with, endpoints, put_slices, services};
+use crate::{
+    jwks::KeySets,
+    source::{Object, Problem, Resources},
+};
 
 /// Compiles, and keeps the result for the next time.
 pub struct Compiler {
@@ -21,6 +24,7 @@ pub struct Compiler {
 struct Last {
     resources: Arc<Resources>,
     registered: Arc<Vec<Arc<Registered>>>,
+    sets: Arc<KeySets>,
     output: Output,
     problems: Vec<Problem>,
 }
@@ -46,9 +50,14 @@ impl Compiler {
 
     /// Whether these are what was compiled last.
     #[must_use]
-    pub fn holds(&self, resources: &Arc<Resources>, registered: &Arc<Vec<Arc<Registered>>>) -> bool {
-        let last = self.last.as_ref();
-        last.is_some_and(|last| Arc::ptr_eq(&last.resources, resources) && Arc::ptr_eq(&last.registered, registered))
+    pub fn holds(
+        &self,
+        resources: &Arc<Resources>,
+        registered: &Arc<Vec<Arc<Registered>>>,
+        sets: &Arc<KeySets>,
+    ) -> bool {
+        let same = |last: &Last| Arc::ptr_eq(&last.resources, resources) && last.has(registered, sets);
+        self.last.as_ref().is_some_and(same)
     }
 
     /// What [`compile`] makes of these, and the resource that is always there.
@@ -56,15 +65,17 @@ impl Compiler {
         &mut self,
         resources: &Arc<Resources>,
         registered: &Arc<Vec<Arc<Registered>>>,
+        sets: &Arc<KeySets>,
     ) -> (&Output, &[Problem]) {
         let last = match self.last.take() {
-            Some(last) if Arc::ptr_eq(&last.registered, registered) && only_slices(&last.resources, resources) => {
+            Some(last) if last.has(registered, sets) && only_slices(&last.resources, resources) => {
                 last.with_slices(resources)
             }
             _ => {
-                let (mut output, problems) = compile(resources, registered);
+                let (mut output, problems) = compile_with(resources, registered, sets);
                 output.insert(self.always.0.clone(), self.always.1.clone());
-                Last { resources: Arc::clone(resources), registered: Arc::clone(registered), output, problems }
+                let (resources, registered, sets) = (Arc::clone(resources), Arc::clone(registered), Arc::clone(sets));
+                Last { resources, registered, sets, output, problems }
             }
         };
         let last = self.last.insert(last);
@@ -73,6 +84,10 @@ impl Compiler {
 }
 
 impl Last {
+    fn has(&self, registered: &Arc<Vec<Arc<Registered>>>, sets: &Arc<KeySets>) -> bool {
+        Arc::ptr_eq(&self.registered, registered) && Arc::ptr_eq(&self.sets, sets)
+    }
+
     /// The same with the EndpointSlices of these resources.
     fn with_slices(mut self, resources: &Arc<Resources>) -> Self {
         let objects = endpoints::by_service(resources);
@@ -159,6 +174,7 @@ fn changed(old: &Slices, new: &Slices) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compile::compile;
 
     const MESH: &str = "
 apiVersion: v1
@@ -203,7 +219,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
         let key = (ResourceType::TrustBundle, "weft.local".to_owned());
         let always = Compiled::from(Vec::new());
         let mut compiler = Compiler::new((key.clone(), always));
-        let registered = Arc::default();
+        let (registered, sets) = (Arc::default(), Arc::default());
         let mesh = load(MESH);
         let steps = [
             slice("a", 1),
@@ -219,7 +235,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
         for (number, step) in steps.iter().enumerate() {
             let resources = Arc::new(Resources { endpoint_slices: load(step).endpoint_slices, ..mesh.clone() });
             assert!(compiler.last.as_ref().is_none_or(|last| only_slices(&last.resources, &resources)), "{number}");
-            let (output, problems) = compiler.compile(&resources, &registered);
+            let (output, problems) = compiler.compile(&resources, &registered, &sets);
             let (mut anew, found) = compile(&resources, &registered);
             anew.insert(key.clone(), output[&key].clone());
             assert_eq!((output, problems), (&anew, found.as_slice()), "{number}");
@@ -283,7 +299,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
         fn whatever_changes_compiling_again_makes_what_compiling_anew_makes(
             steps in proptest::collection::vec(proptest::collection::vec(0usize..3, 9), 1..8),
         ) {
-            let (mesh, pool) = (load(MESH), pool());
+            let (mesh, pool, sets) = (load(MESH), pool(), Arc::default());
             let key = (ResourceType::TrustBundle, "weft.local".to_owned());
             let mut compiler = Compiler::new((key.clone(), Compiled::from(Vec::new())));
             let registration = weft_proto::v1::Registration {
@@ -298,7 +314,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
                 // 0 is not there; the others are its variants.
                 let chosen = step.iter().zip(&pool).filter_map(|(choice, of)| of.get(choice.checked_sub(1)?));
                 let resources = Arc::new(chosen.fold(mesh.clone(), with));
-                let (output, problems) = compiler.compile(&resources, &registered);
+                let (output, problems) = compiler.compile(&resources, &registered, &sets);
                 let (mut anew, found) = compile(&resources, &registered);
                 anew.insert(key.clone(), output[&key].clone());
                 proptest::prop_assert_eq!((output, problems), (&anew, found.as_slice()));

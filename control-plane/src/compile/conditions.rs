@@ -182,8 +182,13 @@ impl<'a> Judge<'a> {
         let of = |path: &str, refusal: Option<&str>| {
             let here =
                 |problem: &&&Problem| problem.path.starts_with(path) || !problem.path.starts_with("spec.targetRefs");
-            let bad = own.iter().find(here).map(|problem| failed(problem));
-            vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(policy.kind, bad, refusal)]
+            let first = |accepted: bool| {
+                let mut found = own.iter().filter(|problem| problem.reason.is_accepted() == accepted);
+                found.find(here).map(|problem| failed(problem))
+            };
+            let bad = first(false);
+            let idle = bad.clone().or_else(|| first(true));
+            vec![condition("Accepted", ACCEPTED, bad), programmed(policy.kind, idle, refusal)]
         };
         if policy.targets.is_empty() {
             let namespace = json!({ "group": "", "kind": "Namespace", "name": policy.namespace });

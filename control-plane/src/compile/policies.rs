@@ -7,8 +7,10 @@ mod check;
 mod elsewhere;
 mod faults;
 mod inbound;
+mod jwt;
 mod requests;
 mod rule;
+pub mod telemetry;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,7 +30,9 @@ use crate::source::{
     },
 };
 
-pub use self::{access::Guards, backend::Backend, inbound::Inbound, requests::Requests, rule::Rule};
+pub use self::{
+    access::Guards, backend::Backend, inbound::Inbound, jwt::Authentications, requests::Requests, rule::Rule,
+};
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

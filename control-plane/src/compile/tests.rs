@@ -4,6 +4,7 @@ mod accepted;
 mod access;
 mod fields;
 mod policies;
+mod telemetry;
 
 use prost::Message;
 

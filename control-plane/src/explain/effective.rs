@@ -152,6 +152,7 @@ fn rate_limit(limit: &InboundLimit) -> Value {
         RateKey::Identity => "each identity".to_owned(),
         RateKey::SourceIp => "each address".to_owned(),
         RateKey::Header(name) => format!("each value of header {name}"),
+        RateKey::Claim(name) => format!("each value of claim {name}"),
     };
     let per = if limit.per == Duration::from_secs(1) { "second".to_owned() } else { text(&limit.per) };
     let value = format!("{} per {per}, {} at once, {key}", limit.requests, limit.burst);

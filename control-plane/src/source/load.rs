@@ -23,9 +23,10 @@ use super::{
     de, files,
     policies::{
         self, Custom,
+        jwt::RequestAuthenticationSpec,
         limits::{FaultInjectionSpec, RateLimitPolicySpec},
         mesh::MeshConfigSpec,
-        security::{AuthorizationPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec},
+        security::{AuthorizationPolicySpec, PeerAuthenticationSpec},
         telemetry::TelemetryPolicySpec,
         traffic::TrafficPolicySpec,
         workload::WorkloadSpec,

@@ -1,5 +1,6 @@
 //! The kinds of `weft.dev/v1alpha1`: what they share, and where each spec is.
 
+pub mod jwt;
 pub mod limits;
 pub mod mesh;
 pub mod security;

@@ -36,6 +36,8 @@ pub enum Reason {
     Conflicted,
     /// A backend of a kind that we do not know.
     InvalidKind,
+    /// Keys of an issuer are not there: accepted, and not in force as it is meant.
+    KeysMissing,
     /// The parent does not exist, or has no such port.
     NoMatchingParent,
     /// A reference to another namespace that nobody allows.
@@ -47,6 +49,12 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether the object is accepted all the same, and only not in force.
+    #[must_use]
+    pub const fn is_accepted(self) -> bool {
+        matches!(self, Self::KeysMissing)
+    }
+
     /// The word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +63,7 @@ impl Reason {
             Self::BackendNotFound => "BackendNotFound",
             Self::Conflicted => "Conflicted",
             Self::InvalidKind => "InvalidKind",
+            Self::KeysMissing => "KeysMissing",
             Self::NoMatchingParent => "NoMatchingParent",
             Self::RefNotPermitted => "RefNotPermitted",
             Self::TargetNotFound => "TargetNotFound",

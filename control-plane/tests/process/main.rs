@@ -3,6 +3,7 @@
 
 mod authority;
 mod control_plane;
+mod enrolment;
 mod full_disk;
 mod history;
 mod hostile;

@@ -85,6 +85,38 @@ async fn sign(
     Ok(Identity { xds, svid: Svid::new(chain, Zeroizing::new(key.serialize_der()))?, trust })
 }
 
+/// A key and its signing request.
+#[derive(Clone)]
+pub struct Csr(Vec<u8>);
+
+impl Csr {
+    /// Of a new key, which nobody needs to keep.
+    pub fn new() -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+        Self(request.der().to_vec())
+    }
+}
+
+/// Gets a certificate for this request with what a token file says.
+pub async fn certify(xds: SocketAddr, text: &str, account: &str, csr: &Csr) -> Result<Vec<Vec<u8>>> {
+    let token = text.lines().next().context("a token")?;
+    let roots = CertificateDer::pem_slice_iter(text.as_bytes()).map(|der| Ok(der?.to_vec()));
+    let roots = roots.collect::<Result<Vec<_>>>()?;
+    let trust = TrustStore::default();
+    trust.set(&weft_svid::root_trust_domain(&roots).context("a trust domain")?, &roots, &[])?;
+    let channel = connect(xds, weft_svid::client_config(None, &trust, &[b"h2"])?).await?;
+    let mut request = tonic::Request::new(SignCertificateRequest {
+        csr: csr.0.clone().into(),
+        namespace: NAMESPACE.into(),
+        service_account: account.into(),
+        lifetime: None,
+    });
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse()?);
+    let answer = timeout(LIMIT, IdentityClient::new(channel).sign_certificate(request)).await??.into_inner();
+    Ok(answer.chain.iter().map(|der| der.to_vec()).collect())
+}
+
 async fn connect(xds: SocketAddr, config: rustls::ClientConfig) -> Result<Channel> {
     let config = Arc::new(config);
     let connector = tower::service_fn(move |_: http::Uri| {

@@ -3,7 +3,9 @@
 
 mod access;
 mod filter;
+pub mod jwt;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -20,6 +22,7 @@ use weft_proto::v1;
 pub use self::{
     access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
     filter::{Place, filters},
+    telemetry::{MAX_HEADERS, otlp_endpoint},
     trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
 };
 
@@ -333,15 +336,19 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
         let limits = wire.rate_limits.into_iter().enumerate();
         let limits =
             limits.map(|(index, limit)| at(&format!("{path}.rate_limits[{index}]"), policy::inbound_limit(limit)));
+        let authentications = wire.request_authentications.into_iter().enumerate().map(|(index, wire)| {
+            at(&format!("{path}.request_authentications[{index}]"), jwt::inbound_authentication(wire))
+        });
         ports.push(InboundPort {
             port: number,
             protocol: protocol(&format!("{path}.protocol"), wire.protocol)?,
             services,
             rate_limits: limits.collect::<Result<_, _>>()?,
             access: at(&path, access::access(wire.access))?,
+            request_authentications: authentications.collect::<Result<_, _>>()?,
         });
     }
-    Ok(WorkloadConfig { id, ports })
+    Ok(WorkloadConfig { id, ports, telemetry: telemetry::telemetry(wire.telemetry)? })
 }
 
 #[cfg(test)]

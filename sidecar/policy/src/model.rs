@@ -3,7 +3,9 @@
 
 mod access;
 mod filter;
+mod jwt;
 mod policy;
+mod telemetry;
 mod trust;
 
 use std::{
@@ -21,10 +23,12 @@ pub use self::{
         HostMatch, IdentityMatch, Network, PathPattern, Segment, TextMatch, TlsMode, rule_header,
     },
     filter::{Allowed, Cors, Filters, HeaderModifier, Mirror, Origin, PathModifier, Redirect, Rewrite, Scheme},
+    jwt::{InboundAuthentication, Issuer, Key, KeyMaterial, RequestAuthentication, SignatureAlgorithm},
     policy::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    telemetry::{AccessLogFormat, AccessLogMode, Telemetry},
     trust::{Revocation, TrustBundle},
 };
 use crate::{SpiffeId, pattern::Pattern};
@@ -235,6 +239,8 @@ pub struct WorkloadConfig {
     pub id: ObjectName,
     /// Unique by `port`.
     pub ports: Vec<InboundPort>,
+    /// What is recorded of its traffic.
+    pub telemetry: Telemetry,
 }
 
 /// One port of the app.
@@ -250,6 +256,8 @@ pub struct InboundPort {
     pub rate_limits: Vec<Arc<InboundLimit>>,
     /// Who is let in, whichever service was called.
     pub access: Access,
+    /// Tokens of the requests; a request must satisfy all that apply to it.
+    pub request_authentications: Vec<InboundAuthentication>,
 }
 
 impl ObjectName {

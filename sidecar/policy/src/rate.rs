@@ -17,6 +17,7 @@ use http::HeaderMap;
 use crate::{
     SpiffeId,
     balance::Nanos,
+    claims::Claims,
     model::{RateKey, RateLimit},
 };
 
@@ -42,6 +43,8 @@ pub struct Caller<'a> {
     pub source: IpAddr,
     /// Of its request.
     pub headers: &'a HeaderMap,
+    /// Of its token, verified; `None`: it has none.
+    pub claims: Option<&'a Claims>,
 }
 
 /// The answer to one request.
@@ -101,7 +104,9 @@ impl RateLimiter {
             pace: Pace::new(limit),
             state: match limit.key {
                 RateKey::Total => State::Total(AtomicU64::new(0)),
-                RateKey::Header(_) | RateKey::Identity | RateKey::SourceIp => State::Keyed(Table::new(SETS, seed)),
+                RateKey::Claim(_) | RateKey::Header(_) | RateKey::Identity | RateKey::SourceIp => {
+                    State::Keyed(Table::new(SETS, seed))
+                }
             },
             limit: limit.clone(),
         }
@@ -178,6 +183,10 @@ impl Table {
             RateKey::Total => {}
             RateKey::Identity => caller.identity.hash(&mut hasher),
             RateKey::SourceIp => caller.source.to_canonical().hash(&mut hasher),
+            // Each value has an end mark, so that two lists are never one.
+            RateKey::Claim(name) => {
+                caller.claims.into_iter().flat_map(|all| all.get(name)).for_each(|v| v.hash(&mut hasher))
+            }
             RateKey::Header(name) => caller.headers.get(name).map(http::HeaderValue::as_bytes).hash(&mut hasher),
         }
         hasher.finish()

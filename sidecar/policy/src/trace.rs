@@ -5,10 +5,7 @@
 mod b3;
 mod w3c;
 
-use std::{
-    fmt,
-    num::{NonZeroU64, NonZeroU128},
-};
+use std::{fmt, num::NonZeroU64};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -17,9 +14,9 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate` (W3C Trace Context section 3.3).
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// 128 bits that name a trace; never zero.
+/// 128 bits that name a trace; never zero. In bytes, so that what holds one needs no alignment of 16.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TraceId(NonZeroU128);
+pub struct TraceId([u8; 16]);
 
 /// 64 bits that name a span of a trace; never zero.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -91,7 +88,7 @@ impl TraceId {
     #[must_use]
     pub fn random(bits: [u64; 2]) -> Self {
         let value = (u128::from(bits[0]) << 64) | u128::from(bits[1]);
-        Self(NonZeroU128::new(value).unwrap_or(NonZeroU128::MIN))
+        Self(value.max(1).to_be_bytes())
     }
 
     /// From 32 or fewer hexadecimal digits; `None` when it is none or zero.
@@ -100,23 +97,23 @@ impl TraceId {
         if text.is_empty() || text.len() > 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        u128::from_str_radix(text, 16).ok().and_then(NonZeroU128::new).map(Self)
+        u128::from_str_radix(text, 16).ok().and_then(|value| Self::from_bytes(value.to_be_bytes()))
     }
 
     /// Big-endian, as on the wire of OTLP.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.get().to_be_bytes()
+        self.0
     }
 
     /// From the wire of OTLP.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
-        NonZeroU128::new(u128::from_be_bytes(bytes)).map(Self)
+        (bytes != [0; 16]).then_some(Self(bytes))
     }
 
     const fn low(self) -> u64 {
-        let bytes = self.0.get().to_be_bytes();
+        let bytes = self.0;
         u64::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15]])
     }
 }
@@ -152,7 +149,7 @@ impl SpanId {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
     }
 }
 

@@ -7,11 +7,12 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use metrics::Counter;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
@@ -22,12 +23,12 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound::{self, Admitted, Books, Limiters, Seen},
+    inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
     listener,
     live::Sessions,
     outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
-    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry},
+    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
     upstream::Pools,
 };
 
@@ -53,6 +54,8 @@ pub struct WorkerContext {
     pub listeners: Listeners,
     /// Monotonic time, the same for all.
     pub clock: Clock,
+    /// Where spans go.
+    pub spans: SpanSink,
     /// Rate limits of the app's ports.
     pub limiters: Arc<Limiters>,
     /// Who has connected to the app's ports.
@@ -74,9 +77,12 @@ pub struct Listeners {
     pub inbound: Vec<(SocketAddr, u16)>,
 }
 
-/// Monotonic time since the process began, equal on all threads.
+/// Monotonic time since the process began, equal on all threads. It takes no room: it is in every body.
 #[derive(Clone, Copy)]
-pub struct Clock(Instant);
+pub struct Clock(());
+
+/// Zero of the clock.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One worker: shared by all its connections.
 pub struct Worker {
@@ -86,6 +92,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Inbound connections.
     pub admitted: Rc<Admitted>,
+    /// Parsed keys and verified tokens.
+    pub authenticators: Authenticators,
     /// Counters of refusals.
     pub books: Books,
     /// Live sessions of mutual TLS.
@@ -98,19 +106,21 @@ pub struct Worker {
     inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
     inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
     unrouted: [HttpMetrics; 2],
+    contexts: [[Counter; 2]; 2],
 }
 
 impl Clock {
     /// Starts at zero.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        LazyLock::force(&START);
+        Self(())
     }
 
     /// Now.
     #[must_use]
     pub fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        Nanos(u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -123,6 +133,7 @@ impl Worker {
             pools: Rc::new(pools),
             sessions,
             admitted: Rc::default(),
+            authenticators: Authenticators::default(),
             books: Books::default(),
             clock: context.clock,
             mirrors: Mirrors::default(),
@@ -130,6 +141,8 @@ impl Worker {
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
+            contexts: [Direction::Inbound, Direction::Outbound]
+                .map(|direction| ["false", "true"].map(|parent| contexts(&context.telemetry, direction, parent))),
             context,
         }
     }
@@ -162,6 +175,14 @@ impl Worker {
         }
     }
 
+    /// Counts a request by whether it came with a trace context.
+    pub fn count_context(&self, direction: Direction, traced: Option<&Traced>) {
+        if let Some(traced) = traced {
+            let direction = usize::from(direction == Direction::Outbound);
+            self.contexts[direction][usize::from(traced.has_parent())].increment(1);
+        }
+    }
+
     /// Handles for opaque connections to an app port.
     #[must_use]
     pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
@@ -169,6 +190,12 @@ impl Worker {
         let telemetry = &self.context.telemetry;
         cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
+}
+
+fn contexts(telemetry: &Telemetry, direction: Direction, parent: &str) -> Counter {
+    let help = "Requests by whether they came with a trace context";
+    let labels = [("direction", direction.as_str()), ("parent", parent)];
+    telemetry.counter("weft_trace_contexts_total", help, &labels)
 }
 
 /// Starts `count` workers. A worker ends when the drain has stopped.

@@ -26,7 +26,12 @@ pub use self::{
     tee::{Copied, Tee},
 };
 use crate::{
-    app::worker::Clock, error::Reason, inbound, snapshot::EndpointState, telemetry::HttpMetrics, upstream::Lease,
+    app::worker::Clock,
+    error::Reason,
+    inbound,
+    snapshot::EndpointState,
+    telemetry::{HttpMetrics, trace::OpenSpan},
+    upstream::Lease,
 };
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
@@ -143,6 +148,8 @@ pub struct Finish {
     pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
+    /// Of an exchange whose trace is recorded.
+    pub span: Option<Box<OpenSpan>>,
 }
 
 /// Where an exchange goes, and what lives as long as it.
@@ -157,8 +164,8 @@ pub enum Leg {
 pub struct LoadGuard {
     endpoint: Arc<EndpointState>,
     clock: Clock,
-    /// Nanoseconds; 0: the response head has not come.
-    latency: u64,
+    /// Microseconds; 0: the response head has not come. Small, since it is in every body.
+    latency: u32,
     failed: bool,
 }
 
@@ -172,19 +179,25 @@ impl LoadGuard {
 
     /// The try ended, after this time to the response head; a failure keeps requests away for a moment.
     pub fn observe(&mut self, latency: Duration, failed: bool) {
-        self.latency = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.latency = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX).max(1);
         self.failed = failed;
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        let latency = (self.latency > 0).then(|| Duration::from_nanos(self.latency));
+        let latency = (self.latency > 0).then(|| Duration::from_micros(self.latency.into()));
         self.endpoint.load.end(self.clock.now(), latency, self.failed);
     }
 }
 
 impl Finish {
+    /// The caller gets another answer, for this reason; it is counted where it is made.
+    pub fn discard(&mut self, reason: Reason) {
+        self.metrics = None;
+        self.reason = Some(reason);
+    }
+
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
@@ -201,6 +214,9 @@ impl Drop for Finish {
         let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
+        }
+        if let Some(span) = &mut self.span {
+            span.ended(reason, self.complete);
         }
         if self.complete
             && let Some(lease) = self.lease.take()
@@ -322,10 +338,21 @@ impl http_body::Body for Body {
 impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
-        if let Self::Tee(tee) = self {
-            let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
-            if !tee.sees(frame, last) {
-                *self = Self::Nobody;
+        match self {
+            Self::Nobody => {}
+            Self::Finish(finish) => {
+                if let Some(span) = &mut finish.span
+                    && let Some(Ok(frame)) = frame
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    span.add(|span| span.trailers(trailers));
+                }
+            }
+            Self::Tee(tee) => {
+                let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
+                if !tee.sees(frame, last) {
+                    *self = Self::Nobody;
+                }
             }
         }
     }

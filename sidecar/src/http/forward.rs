@@ -214,12 +214,12 @@ impl Received {
             return Ok(switch.join(response, self.version, finish, guard()));
         }
         if response.status() == 101 {
-            finish.metrics = None;
+            finish.discard(Reason::ProtocolError);
             return Err(ProxyError::new(Reason::ProtocolError, "101 without an upgrade request"));
         }
         // To a caller in extended CONNECT every 2xx says that the switch was made (RFC 8441 section 5).
         if self.upgrade.is_some() && self.version == Version::HTTP_2 && response.status().is_success() {
-            finish.metrics = None;
+            finish.discard(Reason::UpgradeRefused);
             let detail = format!("the app answered {} to a WebSocket handshake", response.status());
             return Err(ProxyError::new(Reason::UpgradeRefused, detail));
         }
@@ -229,7 +229,7 @@ impl Received {
             Ok(framing) => framing,
             Err(violation) => {
                 // The caller gets another answer, which is counted where it is made.
-                finish.metrics = None;
+                finish.discard(Reason::ProtocolError);
                 let detail = format!("{}: {}", violation.rule, violation.detail);
                 return Err(ProxyError::new(Reason::ProtocolError, detail));
             }
@@ -263,6 +263,9 @@ impl Switch {
             match futures_util::future::try_join(near, far).await {
                 Ok((near, far)) => {
                     finish.complete = true;
+                    if let Some(span) = &mut finish.span {
+                        span.upgraded();
+                    }
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
                     let revoked = finish.revoked();
                     if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {

@@ -15,14 +15,14 @@ use weft_policy::{
     authorize::{Caller, Operation},
     canonical::Authority,
     claims::Claims,
-    model::{InboundPort, Protocol, Target, WorkloadConfig},
+    model::{InboundPort, Protocol, Target, Telemetry, WorkloadConfig},
 };
 use weft_svid::PeerIdentity;
 
 use super::{
     app_port,
     books::Book,
-    declared, limit,
+    declared, jwt, limit,
     permit::{self, Judged, Refused},
     unknown_port,
 };
@@ -71,6 +71,7 @@ pub struct App {
     pub protocol: Protocol,
     pub metrics: HttpMetrics,
     pub limits: Arc<[limit::Limit]>,
+    pub authenticators: Rc<[Rc<jwt::Authenticator>]>,
     pub book: Rc<Book>,
     workload: Arc<WorkloadConfig>,
 }
@@ -88,13 +89,9 @@ pub struct Head {
     method: Method,
     path: PathAndQuery,
     host: HeaderValue,
-    more: Option<Box<More>>,
-}
-
-/// Of a request at a port whose policies look at headers, or that came with a token.
-struct More {
-    headers: HeaderMap,
-    claims: Option<Claims>,
+    claims: Option<Rc<Claims>>,
+    /// Where policies look at headers.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Connection {
@@ -161,11 +158,20 @@ impl Connection {
             protocol: port.protocol,
             metrics: worker.inbound_http(port.port, self.peer.is_some()),
             limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
+            authenticators: worker.authenticators.of(port, services, &context.telemetry),
             book: worker.books.of(workload, port, &context.telemetry),
             workload: Arc::clone(workload),
         });
         *cached = Some(Rc::clone(&app));
         Ok(app)
+    }
+
+    /// The service port that the caller named.
+    pub fn service(&self) -> Option<Target> {
+        match &self.leads_to {
+            LeadsTo::Port(_) => None,
+            LeadsTo::Service(target) => target.clone(),
+        }
     }
 
     /// The front that it came to; 0 on the mesh listener.
@@ -243,6 +249,11 @@ impl Admitted {
 }
 
 impl App {
+    /// What is recorded of its traffic.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.workload.telemetry
+    }
+
     /// Its configuration.
     pub fn config(&self) -> Option<&InboundPort> {
         declared(&self.workload, self.port)
@@ -251,13 +262,19 @@ impl App {
 
 impl Head {
     /// Keeps what can be asked again of a request. Headers are copied where policies look at them.
-    pub fn new(operation: &Operation<'_>, path: &PathAndQuery, host: &HeaderValue, of_headers: bool) -> Self {
-        let more = || Box::new(More { headers: operation.headers.clone(), claims: operation.claims.cloned() });
+    pub fn new(
+        operation: &Operation<'_>,
+        path: &PathAndQuery,
+        host: &HeaderValue,
+        claims: Option<Rc<Claims>>,
+        of_headers: bool,
+    ) -> Self {
         Self {
             method: operation.method.clone(),
             path: path.clone(),
             host: host.clone(),
-            more: (of_headers || operation.claims.is_some()).then(more),
+            claims,
+            headers: of_headers.then(|| Box::new(operation.headers.clone())),
         }
     }
 
@@ -265,10 +282,10 @@ impl Head {
     fn judge<'a>(&self, port: &'a InboundPort, book: &Book, caller: &Caller<'_>) -> Judged<'a> {
         const UNKNOWN: Judged<'static> = Judged { refused: Some(Refused::Unknown), shadow: None };
         let none = HeaderMap::new();
-        let (headers, claims) = match &self.more {
-            Some(more) => (&more.headers, more.claims.as_ref()),
+        let headers = match &self.headers {
+            Some(headers) => headers,
             None if book.looks_at_headers() => return UNKNOWN,
-            None => (&none, None),
+            None => &none,
         };
         let host = match self.host.as_bytes() {
             // HTTP/1.0 may have none.
@@ -276,6 +293,7 @@ impl Head {
             text => Authority::parse(text),
         };
         let Ok(host) = host else { return UNKNOWN };
+        let claims = self.claims.as_deref();
         let operation = Operation { method: &self.method, path: self.path.path(), host: &host, headers, claims };
         permit::judge(port, caller, Some(&operation))
     }

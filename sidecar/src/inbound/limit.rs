@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 use weft_policy::{
     balance::Nanos,
+    claims::Claims,
     model::{InboundLimit, InboundPort, Target},
     rate::{Caller, Decision, RateLimiter},
     routing::RequestView,
@@ -133,6 +134,7 @@ impl Limit {
 pub fn check(
     limits: &[Limit],
     (peer, source): (Option<&PeerIdentity>, IpAddr),
+    claims: Option<&Claims>,
     rule: Option<&HeaderValue>,
     received: &Received,
     headers: &HeaderMap,
@@ -140,7 +142,7 @@ pub fn check(
 ) -> Option<(Told, Option<ProxyError>)> {
     let (path, query) = (received.path.path(), received.path.query());
     let view = RequestView { method: &received.method, path, query, headers };
-    let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers };
+    let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers, claims };
     let mut tightest: Option<(&Limit, u32, Duration)> = None;
     for limit in limits {
         if !limit.meets((peer.is_some(), rule), &view) {

@@ -43,6 +43,8 @@ pub enum Refused<'a> {
     Plaintext,
     /// A policy denies it; `None`: there are policies that allow, and none of them does.
     Policy(Option<&'a str>),
+    /// Requests to the port have tokens, or none is looked at; in bytes nobody could look.
+    Bytes,
     /// What policies look at is not known of it any more.
     Unknown,
 }
@@ -62,6 +64,7 @@ impl Refused<'_> {
         match self {
             Self::NotReady => Reason::NotReady,
             Self::Plaintext => Reason::PlaintextDenied,
+            Self::Bytes => Reason::TokenMissing,
             Self::Policy(_) | Self::Unknown => Reason::RbacDenied,
         }
     }
@@ -71,6 +74,7 @@ impl Refused<'_> {
         let text = match self {
             Self::NotReady => "the inbound configuration has not arrived yet",
             Self::Plaintext => "this port takes mutual TLS only",
+            Self::Bytes => "this port takes requests only, whose tokens are looked at",
             Self::Policy(_) | Self::Unknown => "the caller is not allowed to do this",
         };
         ProxyError::unsent(self.reason(), text)
@@ -90,6 +94,9 @@ pub const fn mode<'a>(mode: Option<TlsMode>, mtls: bool) -> Result<(), Refused<'
 pub fn judge<'a>(port: &'a InboundPort, caller: &Caller<'_>, operation: Option<&Operation<'_>>) -> Judged<'a> {
     if let Err(refused) = mode(Some(port.access.tls_mode), caller.id.is_some()) {
         return Judged { refused: Some(refused), shadow: None };
+    }
+    if operation.is_none() && !port.request_authentications.is_empty() {
+        return Judged { refused: Some(Refused::Bytes), shadow: None };
     }
     let authorization = &port.access.authorization;
     let decision = match operation {
@@ -120,32 +127,33 @@ impl Permit {
         worker: &Worker,
         connection: &Rc<Connection>,
         app: &App,
-        (received, headers, claims): (&Received, &HeaderMap, Option<&Claims>),
+        (received, headers, claims): (&Received, &HeaderMap, Option<Rc<Claims>>),
     ) -> Result<Self, ProxyError> {
         let operation = Operation {
             method: &received.method,
             path: received.path.path(),
             host: &received.authority,
             headers,
-            claims,
+            claims: claims.as_deref(),
         };
-        Self::give(worker, connection, app, Some((&operation, received)))
+        let kept = claims.clone();
+        Self::give(worker, connection, app, Some((&operation, received, kept)))
     }
 
     fn give(
         worker: &Worker,
         connection: &Rc<Connection>,
         app: &App,
-        request: Option<(&Operation<'_>, &Received)>,
+        request: Option<(&Operation<'_>, &Received, Option<Rc<Claims>>)>,
     ) -> Result<Self, ProxyError> {
         let Some(port) = app.config() else { return Err(Refused::NotReady.error()) };
-        let judged = judge(port, &connection.caller(), request.map(|(operation, _)| operation));
+        let judged = judge(port, &connection.caller(), request.as_ref().map(|(operation, ..)| *operation));
         app.book.note(worker, connection, judged);
         if let Some(refused) = judged.refused {
             return Err(refused.error());
         }
-        let head = request.map(|(operation, received)| {
-            Head::new(operation, &received.path, received.host(), app.book.looks_at_headers())
+        let head = request.map(|(operation, received, claims)| {
+            Head::new(operation, &received.path, received.host(), claims, app.book.looks_at_headers())
         });
         let flight = connection.begin(port.port, head);
         Ok(Self { connection: Rc::clone(connection), flight, port: port.port })

@@ -1,15 +1,18 @@
 //! One request to the app.
 
-use std::{rc::Rc, time::Instant};
+use std::{
+    rc::Rc,
+    time::{Instant, SystemTime},
+};
 
-use http::{HeaderName, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, claims::Claims, model::Protocol};
+use weft_policy::{canonical, model::Protocol, trace::SpanId};
 
 use super::{
     Permit,
     connection::{App, Connection},
-    limit,
+    jwt, limit,
 };
 use crate::{
     app::worker::Worker,
@@ -20,7 +23,11 @@ use crate::{
         forward::Received,
         reply,
     },
-    telemetry::{Direction, HttpMetrics},
+    telemetry::{
+        Direction, HttpMetrics,
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
     upstream::Rules,
 };
 
@@ -56,7 +63,10 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
         metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
         // Who is refused may come often; what policies refuse has a log of its own.
-        if !matches!(error.reason, Reason::RateLimited | Reason::RbacDenied) {
+        if !matches!(
+            error.reason,
+            Reason::RateLimited | Reason::RbacDenied | Reason::TokenMissing | Reason::TokenInvalid
+        ) {
             tracing::info!(%error, "inbound request failed");
         }
         let mut response = reply::error(error, grpc, None);
@@ -70,18 +80,35 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    // Claims of a verified token: none is looked at yet.
-    let claims: Option<Claims> = None;
-    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.as_ref()));
+    let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
+    let mut claims = None;
+    if !app.authenticators.is_empty() {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match jwt::check(&app.authenticators, request.headers_mut(), now) {
+            Ok(found) => claims = found,
+            Err(refusal) => {
+                note(&mut span, &refusal.error, received.grpc);
+                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                refusal.write(response.headers_mut());
+                return response;
+            }
+        }
+    }
+    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.clone()));
     let permit = match permit {
         Ok(permit) => permit,
-        Err(error) => return failed(&error, &app.metrics, received.grpc),
+        Err(error) => {
+            note(&mut span, &error, received.grpc);
+            return failed(&error, &app.metrics, received.grpc);
+        }
     };
     let mut told = None;
     if !app.limits.is_empty() {
         let who = (connection.peer.as_ref(), connection.source);
-        match limit::check(&app.limits, who, rule.as_ref(), &received, request.headers(), worker.clock.now()) {
+        let (claims, now) = (claims.as_deref(), worker.clock.now());
+        match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
+                note(&mut span, &error, received.grpc);
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
@@ -90,15 +117,53 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             None => {}
         }
     }
-    let forwarded = forward(worker, (&app, permit), &mut received, request, (caller_http2, again), started);
+    let seen = (started, &mut span);
+    let forwarded = forward(worker, (&app, permit), &mut received, request, (caller_http2, again), seen);
     let mut response = match forwarded.await {
         Ok(response) => response,
-        Err(error) => failed(&error, &app.metrics, received.grpc),
+        Err(error) => {
+            note(&mut span, &error, received.grpc);
+            failed(&error, &app.metrics, received.grpc)
+        }
     };
     if let Some(told) = told {
         told.write(response.headers_mut());
     }
     response
+}
+
+/// The trace of a request: the app is told of it, and our part begins where it is recorded.
+fn traced(
+    worker: &Worker,
+    connection: &Connection,
+    app: &App,
+    (received, rule): (&Received, Option<&HeaderValue>),
+    headers: &mut HeaderMap,
+) -> Option<Box<OpenSpan>> {
+    let trusted = connection.peer.is_some();
+    let trace = Traced::of(app.telemetry(), headers, trusted, || worker.random())?;
+    worker.count_context(Direction::Inbound, Some(&trace));
+    let id = SpanId::random(worker.random());
+    trace.tell(headers, id);
+    if !trace.sampled {
+        return None;
+    }
+    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.context.spans);
+    span.from_ip(connection.source);
+    span.add(|span| {
+        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.as_str().into());
+        span.service = connection.service();
+        // Believed of callers in the mesh only.
+        span.route = rule.filter(|_| trusted).and_then(|rule| rule.to_str().ok()).map(Into::into);
+    });
+    Some(span)
+}
+
+/// We answer ourselves.
+fn note(span: &mut Option<Box<OpenSpan>>, error: &ProxyError, grpc: bool) {
+    if let Some(span) = span {
+        span.failed(error, grpc);
+    }
 }
 
 async fn forward(
@@ -107,7 +172,7 @@ async fn forward(
     received: &mut Received,
     request: Request<Body>,
     (caller_http2, again): (bool, bool),
-    started: Instant,
+    (started, span): (Instant, &mut Option<Box<OpenSpan>>),
 ) -> Result<Response<Body>, ProxyError> {
     let http2 = match app.protocol {
         Protocol::Grpc | Protocol::Http2 => true,
@@ -138,6 +203,9 @@ async fn forward(
             Err(error) => return Err(error),
         }
     };
+    if let Some(span) = span {
+        span.add(|span| span.answered(response.status().as_u16(), response.headers()));
+    }
     let finish = Finish {
         metrics: Some(app.metrics.clone()),
         started,
@@ -148,6 +216,7 @@ async fn forward(
         permit: None,
         place: None,
         complete: false,
+        span: span.take(),
     };
     let times = received.times(Some(IDLE), None);
     received.answer(response, finish, times, || worker.context.drain.guard())

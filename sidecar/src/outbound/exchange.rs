@@ -1,12 +1,13 @@
 //! One request from the app: the straight line from head to answer, with its retries.
 
-use std::{net::IpAddr, pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
+use weft_policy::trace::SpanId;
 
 use super::{
-    Destination, fault, filters, find, mirror,
+    Caller, fault, filters, find, mirror,
     plan::{plan, service_name},
     tries::{Tries, within},
 };
@@ -15,15 +16,14 @@ use crate::{
     error::{ProxyError, Reason},
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
-    telemetry::Direction,
+    telemetry::{Direction, span::Kind, trace::Traced},
 };
 
 /// Serves one request; `snapshot` is the newest one.
 pub async fn run(
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
-    destination: Destination,
-    source: IpAddr,
+    caller: Rc<Caller>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let started = Instant::now();
@@ -39,13 +39,16 @@ pub async fn run(
     };
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
+    let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
+    let traced = telemetry.and_then(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
+    worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
-    let planned = match service_name(&worker, &snapshot, &destination, &received) {
+    let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
-            Some(service) => plan(&worker, &snapshot, service, (&destination, source), &mut received, &mut request),
+            Some(service) => plan(&worker, &snapshot, service, &caller, &mut received, &mut request),
             // Only the first call to a service: boxed, so that the future of every request is not as large.
             None => Box::pin(find(&worker, &name)).await.and_then(|(snapshot, service)| {
-                plan(&worker, &snapshot, &service, (&destination, source), &mut received, &mut request)
+                plan(&worker, &snapshot, &service, &caller, &mut received, &mut request)
             }),
         },
         Err(error) => Err(error),
@@ -56,6 +59,7 @@ pub async fn run(
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            unsent(&worker, traced.as_ref(), &received, &error);
             return reply::error(&error, received.grpc, None);
         }
     };
@@ -66,6 +70,7 @@ pub async fn run(
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
+        unsent(&worker, traced.as_ref(), &received, &error);
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
@@ -82,7 +87,7 @@ pub async fn run(
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, plan.deadline(started));
+    let tries = Tries::new(&worker, &plan, started, traced.as_ref());
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
@@ -101,11 +106,20 @@ pub async fn run(
     filters::answered(plan.filters.as_deref(), response)
 }
 
+/// A span of a request that went nowhere, so that its trace tells why.
+fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
+    if let Some(traced) = traced.filter(|traced| traced.sampled) {
+        let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.context.spans);
+        span.failed(error, received.grpc);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn size_of_future<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -114,6 +128,7 @@ mod tests {
     fn the_future_of_a_request_stays_small() {
         let size = size_of_future(run);
         assert!(size <= 4200, "{size} bytes");
-        assert!(size_of::<Body>() <= 176 && size_of::<Received>() <= 200);
+        let (body, received) = (size_of::<Body>(), size_of::<Received>());
+        assert!(body <= 176 && received <= 200, "{body} and {received} bytes");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use weft_policy::{
 };
 
 use super::{
-    Destination,
+    Caller, Destination,
     admission::Admission,
     filters::{self, Applied, Route},
     upstream_port,
@@ -63,7 +62,7 @@ pub fn plan(
     worker: &Worker,
     snapshot: &Snapshot,
     service: &Service,
-    (destination, source): (&Destination, IpAddr),
+    Caller { destination, source }: &Caller,
     received: &mut Received,
     request: &mut Request<Body>,
 ) -> Result<Plan, ProxyError> {
@@ -84,7 +83,7 @@ pub fn plan(
     };
     let hash = |on| {
         let query = received.path.query();
-        hash::of_request(on, request.headers(), query, source).unwrap_or_else(|| worker.random())
+        hash::of_request(on, request.headers(), query, *source).unwrap_or_else(|| worker.random())
     };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
     let (rule, trying) = (Arc::clone(rule), RefCell::default());

@@ -4,7 +4,7 @@
 mod hedge;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -19,6 +19,7 @@ use weft_policy::{
     deadline,
     limits::Permit,
     retry::{self, Attempt, Decision, Failure, Stop},
+    trace::SpanId,
 };
 
 use super::{
@@ -35,6 +36,10 @@ use crate::{
         forward::{Received, mark_caller_version},
     },
     snapshot::EndpointState,
+    telemetry::{
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
     upstream::{Key, Lease, Rules},
 };
 
@@ -43,7 +48,6 @@ pub struct Tries<'a> {
     worker: &'a Rc<Worker>,
     plan: &'a Plan,
     started: Instant,
-    deadline: Option<tokio::time::Instant>,
     /// Endpoints that failed this request.
     failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
@@ -53,6 +57,10 @@ pub struct Tries<'a> {
     fresh: bool,
     /// Its place among the retries in flight.
     place: Option<Permit>,
+    /// The trace that each try is told of.
+    traced: Option<&'a Traced>,
+    /// Tries so far.
+    number: Cell<u32>,
 }
 
 /// How one try ended.
@@ -61,6 +69,8 @@ struct Tried {
     /// The endpoint, when this is to be held against it.
     failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
+    /// Of a try whose trace is recorded.
+    span: Option<Box<OpenSpan>>,
 }
 
 /// A response, and whether the sidecar beside the app made it because nothing had reached the app.
@@ -78,14 +88,19 @@ enum Next {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(
-        worker: &'a Rc<Worker>,
-        plan: &'a Plan,
-        started: Instant,
-        deadline: Option<tokio::time::Instant>,
-    ) -> Self {
-        let failed = SmallVec::new();
-        Self { worker, plan, started, deadline, failed, mtls: false, repeatable: false, fresh: false, place: None }
+    pub fn new(worker: &'a Rc<Worker>, plan: &'a Plan, started: Instant, traced: Option<&'a Traced>) -> Self {
+        Self {
+            worker,
+            plan,
+            started,
+            failed: SmallVec::new(),
+            mtls: false,
+            repeatable: false,
+            fresh: false,
+            place: None,
+            traced,
+            number: Cell::new(0),
+        }
     }
 
     /// Tries until there is an answer for the caller, or no use in trying.
@@ -113,8 +128,8 @@ impl<'a> Tries<'a> {
             };
             self.mtls = tried.mtls;
             self.failed.extend(tried.failed);
-            let result = tried.result;
-            match self.next(received, &mut source, number, result, &mut permit) {
+            let ended = (tried.result, tried.span);
+            match self.next(received, &mut source, number, ended, &mut permit) {
                 Next::Done(answer) => return answer,
                 Next::Again(Duration::ZERO) => {}
                 // Rare: boxed, so that the future of every request does not hold a timer.
@@ -129,11 +144,11 @@ impl<'a> Tries<'a> {
         received: &mut Received,
         source: &mut Source,
         number: u32,
-        result: Result<Answered, ProxyError>,
+        (result, mut span): (Result<Answered, ProxyError>, Option<Box<OpenSpan>>),
         permit: &mut Option<Permit>,
     ) -> Next {
         let Some(failure) = failure_of(&result, received.grpc) else {
-            return Next::Done(self.answer(received, result, permit.take()));
+            return Next::Done(self.answer(received, result, span, permit.take()));
         };
         // A retry that has ended leaves its place to the next.
         self.place = None;
@@ -144,11 +159,17 @@ impl<'a> Tries<'a> {
                 // Most answers of 400 and above are nobody's failure.
                 if stop != Stop::NotRetriable {
                     circuit.not_retried(stop);
+                    event(&mut span, "weft.not_retried", || ("weft.reason", stop.as_str().to_owned()));
                 }
-                Next::Done(self.answer(received, result, permit.take()))
+                Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
                 circuit.retried(word(&result));
+                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:?}")));
+                // The answer is not the caller's, and nobody reads it to its end.
+                if let Some(span) = &mut span {
+                    span.ended(None, true);
+                }
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
                 self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
@@ -194,20 +215,26 @@ impl<'a> Tries<'a> {
         }
     }
 
+    fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.plan.deadline(self.started)
+    }
+
     fn left(&self) -> Option<Duration> {
-        Some(self.deadline?.saturating_duration_since(tokio::time::Instant::now()))
+        Some(self.deadline()?.saturating_duration_since(tokio::time::Instant::now()))
     }
 
     fn answer(
         &mut self,
         received: &mut Received,
         result: Result<Answered, ProxyError>,
+        span: Option<Box<OpenSpan>>,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, ProxyError> {
         let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
         finish.permit = permit;
+        finish.span = span;
         finish.place = self.place.take();
-        let times = received.times(self.plan.rule.requests.stream_idle, self.deadline);
+        let times = received.times(self.plan.rule.requests.stream_idle, self.deadline());
         let guard = || self.worker.context.drain.guard();
         received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
     }
@@ -228,10 +255,17 @@ impl<'a> Tries<'a> {
         trying: &RefCell<Option<Admission>>,
     ) -> Tried {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
+        let mut span = self.span(received, request.as_ref());
+        let id = span.as_ref().and_then(|span| span.id()).unwrap_or_else(|| self.new_id());
         let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
-            Err(error) => return Tried { result: Err(error), failed: SmallVec::new(), mtls: self.mtls },
+            Err(error) => {
+                if let Some(span) = &mut span {
+                    span.failed(&error, received.grpc);
+                }
+                return Tried { result: Err(error), failed: SmallVec::new(), mtls: self.mtls, span };
+            }
         };
         let endpoint = Arc::clone(admission.endpoint());
         trying.replace(Some(admission));
@@ -239,7 +273,10 @@ impl<'a> Tries<'a> {
         let mtls = key.is_mesh();
         let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();
-        let exchanged = match self.leg(received, request, &key) {
+        if let Some(span) = &mut span {
+            span.to(&endpoint, key.address(), key.is_http2());
+        }
+        let exchanged = match self.leg(received, request, &key, id) {
             Ok(()) => self.exchange(&key, &endpoint, request).await,
             Err(error) => Err(error),
         };
@@ -255,6 +292,12 @@ impl<'a> Tries<'a> {
         if bad || exchanged.is_ok() {
             load.observe(begun.elapsed(), bad);
         }
+        if let Some(span) = &mut span {
+            match &exchanged {
+                Ok((response, _)) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
+                Err(error) => span.failed(error, received.grpc),
+            }
+        }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
             let finish = Finish {
@@ -267,14 +310,42 @@ impl<'a> Tries<'a> {
                 permit: None,
                 place: None,
                 complete: false,
+                span: None,
             };
             Answered { response, finish, unsent }
         });
-        Tried { result, failed: bad.then_some(endpoint).into_iter().collect(), mtls }
+        Tried { result, failed: bad.then_some(endpoint).into_iter().collect(), mtls, span }
+    }
+
+    /// The span of the next try, where the trace is recorded.
+    fn span(&self, received: &Received, request: Option<&Request<Body>>) -> Option<Box<OpenSpan>> {
+        let traced = self.traced.filter(|traced| traced.sampled)?;
+        let none = HeaderMap::new();
+        let headers = request.map_or(&none, Request::headers);
+        let sink = &self.worker.context.spans;
+        let mut span = traced.begin(Kind::Client, self.new_id(), (received, received.version), headers, sink);
+        let resend = self.number.replace(self.number.get() + 1);
+        span.until(self.plan.timeout.map(|limit| self.started + limit));
+        span.add(|span| {
+            span.resend = resend;
+            span.service = Some(self.plan.cluster.target.clone());
+            span.route = Some(&*self.plan.rule.name).filter(|name| !name.is_empty()).map(Into::into);
+        });
+        Some(span)
+    }
+
+    fn new_id(&self) -> SpanId {
+        SpanId::random(self.worker.random())
     }
 
     /// Makes of a request what is sent on this connection.
-    fn leg(&self, received: &Received, request: &mut Option<Request<Body>>, key: &Key) -> Result<(), ProxyError> {
+    fn leg(
+        &self,
+        received: &Received,
+        request: &mut Option<Request<Body>>,
+        key: &Key,
+        span: SpanId,
+    ) -> Result<(), ProxyError> {
         let Some(mut leg) = request.take() else {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
@@ -287,6 +358,9 @@ impl<'a> Tries<'a> {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
             leg.headers_mut().remove(RULE);
+        }
+        if let Some(traced) = &self.traced {
+            traced.tell(leg.headers_mut(), span);
         }
         if let Some(left) = self.left() {
             deadline::set(leg.headers_mut(), received.grpc, left);
@@ -318,6 +392,13 @@ impl<'a> Tries<'a> {
             }
         };
         Ok((response?, lease))
+    }
+}
+
+/// Notes an event where there is a span; its detail is made only then.
+fn event(span: &mut Option<Box<OpenSpan>>, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
+    if let Some(span) = span {
+        span.add(|span| span.event(name, Some(detail())));
     }
 }
 

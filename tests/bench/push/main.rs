@@ -184,6 +184,8 @@ async fn enrol(plane: &Plane, trust: &TrustStore, number: usize) -> Result<Arc<S
         namespace: NAMESPACE.into(),
         account: client::account(number),
         token: Some(plane.token()),
+        roots: None,
+        pending: weft_sidecar::token::PendingKey::default(),
         trust: trust.clone(),
     };
     // It outlives the bench.

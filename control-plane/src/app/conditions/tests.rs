@@ -293,6 +293,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         resources_ended: false,
         source: None,
         registered: registry.watch(),
+        sets: watch::Sender::default().subscribe(),
         trust: ca.watch(),
         ca: Arc::new(ca),
         view,

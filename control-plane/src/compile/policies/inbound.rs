@@ -159,6 +159,7 @@ fn message(name: String, limit: &RateLimit) -> v1::RateLimit {
         Some(RateKey::Identity) => v1::rate_limit::Key::Identity,
         Some(RateKey::SourceIp) => v1::rate_limit::Key::SourceIp,
         Some(RateKey::Header) => v1::rate_limit::Key::Header,
+        Some(RateKey::Claim) => v1::rate_limit::Key::Claim,
     };
     v1::RateLimit {
         name,
@@ -167,5 +168,6 @@ fn message(name: String, limit: &RateLimit) -> v1::RateLimit {
         burst: limit.burst.unwrap_or(limit.requests),
         key: key.into(),
         header: limit.header.as_ref().map(|name| name.to_ascii_lowercase()).unwrap_or_default(),
+        claim: limit.claim.clone().unwrap_or_default(),
     }
 }

@@ -309,6 +309,7 @@ fn a_rate_limit_is_sent_complete() {
         burst: 2,
         key: v1::rate_limit::Key::Header.into(),
         header: "x-user".to_owned(),
+        ..Default::default()
     };
     assert_eq!(limits, [total, header]);
 }

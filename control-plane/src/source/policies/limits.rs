@@ -27,6 +27,7 @@ pub struct RateLimitPolicySpec {
 /// What requests are counted by.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
 pub enum RateKey {
+    Claim,
     Header,
     Identity,
     SourceIp,
@@ -47,6 +48,9 @@ pub struct RateLimit {
     pub key: Option<RateKey>,
     /// The header, when `key` is Header.
     pub header: Option<String>,
+    /// The claim of the token, when `key` is Claim: what a RequestAuthentication has verified. Members of objects are
+    /// named outer.inner.
+    pub claim: Option<String>,
 }
 
 impl Spec for RateLimitPolicySpec {
@@ -79,6 +83,9 @@ impl Spec for RateLimitPolicySpec {
             }
             if (limit.key == Some(RateKey::Header)) != limit.header.is_some() {
                 check.wrong(&format!("{path}.header"), "goes with key Header, and only with it", "");
+            }
+            if (limit.key == Some(RateKey::Claim)) != limit.claim.as_ref().is_some_and(|claim| !claim.is_empty()) {
+                check.wrong(&format!("{path}.claim"), "goes with key Claim, and only with it", "");
             }
         }
     }

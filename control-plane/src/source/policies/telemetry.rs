@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use weft_policy::convert;
 
 use super::{Percent, Spec, TargetRef, WorkloadSelector};
 use crate::source::check::Check;
@@ -27,8 +28,10 @@ pub struct TelemetryPolicySpec {
 pub struct Tracing {
     /// Share of traces started here that are kept. Default 1.
     pub sampling_percent: Option<Percent>,
-    /// Request headers that become attributes. Default none.
+    /// Request headers that become attributes, at most 16. Default none.
     pub headers: Option<Vec<String>>,
+    /// Where the sidecars send spans, OTLP over gRPC. Default http://127.0.0.1:4317.
+    pub endpoint: Option<String>,
 }
 
 /// The access log.
@@ -47,6 +50,8 @@ pub enum AccessLogMode {
     All,
     Errors,
     Off,
+    /// What is traced, and what failed.
+    Sampled,
 }
 
 /// How a request is written.
@@ -75,6 +80,21 @@ impl Spec for TelemetryPolicySpec {
 pub fn tracing(tracing: Option<&Tracing>, path: &str, check: &mut Check<'_>) {
     let Some(tracing) = tracing else { return };
     check.percent(&format!("{path}.samplingPercent"), tracing.sampling_percent);
+    if let Some(endpoint) = &tracing.endpoint
+        && !matches!(convert::otlp_endpoint("", endpoint), Ok(Some(_)))
+    {
+        let message = format!("\"{endpoint}\" is not http://host:port");
+        check.wrong(
+            &format!("{path}.endpoint"),
+            message,
+            "such as http://127.0.0.1:4317; samplingPercent: 0 records none",
+        );
+    }
+    let count = tracing.headers.as_ref().map_or(0, Vec::len);
+    if count > convert::MAX_HEADERS {
+        let message = format!("has {count} entries");
+        check.wrong(&format!("{path}.headers"), message, format!("at most {}", convert::MAX_HEADERS));
+    }
     for (index, header) in tracing.headers.iter().flatten().enumerate() {
         check.header(&format!("{path}.headers[{index}]"), header);
     }

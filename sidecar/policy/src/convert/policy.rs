@@ -242,6 +242,8 @@ fn rate_limit(wire: v1::RateLimit) -> Result<RateLimit, Invalid> {
             HeaderName::from_lowercase(wire.header.as_bytes())
                 .or_else(|_| invalid("header", wire.header, "must be a lower-case header name"))?,
         ),
+        Ok(Wire::Claim) if wire.claim.is_empty() => return invalid("claim", "", "must not be empty"),
+        Ok(Wire::Claim) => RateKey::Claim(wire.claim.into()),
         Err(_) => return invalid("key", wire.key, "is no key that this version knows"),
     };
     let Some(per) = duration("per", wire.per)? else { return invalid("per", "0", "must be more than 0") };

@@ -204,6 +204,6 @@ fn a_slice_count_belongs_to_slice_zero() {
 fn a_workload_port_is_unique() {
     let access = Some(v1::Access { tls_mode: v1::TlsMode::Strict.into(), policies: vec![] });
     let port = v1::InboundPort { port: 80, access, ..v1::InboundPort::default() };
-    let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port] };
+    let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port], ..Default::default() };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
 }

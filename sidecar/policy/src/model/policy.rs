@@ -331,6 +331,8 @@ pub enum RateKey {
     SourceIp,
     /// The value of a header; requests without it share one count.
     Header(HeaderName),
+    /// A claim of the caller's token (nested ones joined by dots); requests without it share one count.
+    Claim(Box<str>),
 }
 
 /// A limit of one inbound port.

@@ -26,7 +26,7 @@ fn address(number: u32) -> IpAddr {
 }
 
 fn from(limiter: &RateLimiter, source: IpAddr, now: u64) -> Decision {
-    limiter.check(&Caller { identity: None, source, headers: &HeaderMap::new() }, Nanos(now))
+    limiter.check(&Caller { identity: None, source, headers: &HeaderMap::new(), claims: None }, Nanos(now))
 }
 
 fn admitted(limiter: &RateLimiter, source: IpAddr, now: u64, count: u32) -> u32 {
@@ -77,12 +77,20 @@ fn each_kind_of_key_has_its_own_count() {
     let mut alice = HeaderMap::new();
     alice.insert(&name, HeaderValue::from_static("alice"));
     let none = HeaderMap::new();
-    let caller = |identity, source, headers| Caller { identity, source: address(source), headers };
+    let caller = |identity, source, headers| Caller { identity, source: address(source), headers, claims: None };
+    let claims = |pairs: &[(&'static str, &'static str)]| Claims::new(pairs.iter().copied()).expect("few");
+    let (ann, bob) = (claims(&[("sub", "ann"), ("role", "a")]), claims(&[("sub", "bob"), ("role", "a")]));
+    // The same letters in other values.
+    let (joined, apart) = (claims(&[("role", "ab")]), claims(&[("role", "a"), ("role", "b")]));
+    let with = |claims| Caller { claims: Some(claims), ..caller(None, 1, &none) };
     let cases = [
         (RateKey::Identity, caller(Some(&one), 1, &none), caller(Some(&two), 1, &none)),
         (RateKey::Identity, caller(Some(&one), 1, &none), caller(None, 1, &none)),
         (RateKey::SourceIp, caller(Some(&one), 1, &none), caller(Some(&one), 2, &none)),
         (RateKey::Header(name.clone()), caller(None, 1, &alice), caller(None, 1, &none)),
+        (RateKey::Claim("sub".into()), with(&ann), with(&bob)),
+        (RateKey::Claim("sub".into()), with(&ann), caller(None, 1, &none)),
+        (RateKey::Claim("role".into()), with(&joined), with(&apart)),
     ];
     for (key, first, second) in cases {
         let limiter = ten_a_second(1, key.clone());
@@ -93,6 +101,9 @@ fn each_kind_of_key_has_its_own_count() {
     }
     let total = ten_a_second(1, RateKey::Total);
     assert!(total.check(&caller(Some(&one), 1, &none), Nanos(1)).is_allowed());
+    let same = ten_a_second(1, RateKey::Claim("role".into()));
+    assert!(same.check(&with(&ann), Nanos(1)).is_allowed());
+    assert!(!same.check(&with(&bob), Nanos(1)).is_allowed(), "both have the same role");
     assert!(!total.check(&caller(Some(&two), 2, &alice), Nanos(1)).is_allowed());
 }
 

@@ -12,7 +12,14 @@ fn limit(name: &str, requests: u32) -> InboundLimit {
 fn port(limits: Vec<InboundLimit>) -> InboundPort {
     let rate_limits = limits.into_iter().map(Arc::new).collect();
     let access = Access::without_policies(TlsMode::Permissive);
-    InboundPort { port: 8080, protocol: Protocol::Http, services: vec![target("web")], rate_limits, access }
+    InboundPort {
+        port: 8080,
+        protocol: Protocol::Http,
+        services: vec![target("web")],
+        rate_limits,
+        access,
+        request_authentications: vec![],
+    }
 }
 
 fn of(limiters: &Limiters, port: &InboundPort) -> Arc<[Limit]> {

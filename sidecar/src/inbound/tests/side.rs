@@ -135,7 +135,14 @@ impl Side {
             not_after: own.identity.not_after,
             generation: 1,
         };
-        let port = InboundPort { port: app, protocol, services: vec![target("web")], rate_limits: vec![], access };
+        let port = InboundPort {
+            port: app,
+            protocol,
+            services: vec![target("web")],
+            rate_limits: vec![],
+            access,
+            request_authentications: vec![],
+        };
         let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
         let (mesh, front) = (listener().await, listener().await);
         let addresses = (mesh.local_addr().expect("bound"), front.local_addr().expect("bound"));
@@ -143,6 +150,7 @@ impl Side {
             config: Arc::new(SidecarConfig { namespace: "shop".into() }),
             snapshot: snapshot.subscribe(),
             clock: Clock::start(),
+            spans: crate::telemetry::export::SpanSink::none(&telemetry),
             limiters: Arc::default(),
             seen: Arc::default(),
             trust: trust.clone(),
@@ -180,7 +188,9 @@ impl Side {
 
     /// A configuration with these ports, or none at all.
     pub fn publish(&self, ports: Option<Vec<InboundPort>>) {
-        let workload = ports.map(|ports| Arc::new(WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports }));
+        let workload = ports.map(|ports| {
+            Arc::new(WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports, telemetry: Default::default() })
+        });
         self.snapshot.send_replace(Arc::new(Snapshot { workload, ..Snapshot::default() }));
     }
 

@@ -190,8 +190,16 @@ impl Net {
         let telemetry = Telemetry::default();
         let protocol = if spoken == Spoken::Http1 { Protocol::Http } else { Protocol::Http2 };
         let access = Access::without_policies(TlsMode::Permissive);
-        let port = InboundPort { port: app.port(), protocol, services: vec![target("web")], rate_limits, access };
-        let workload = WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port] };
+        let port = InboundPort {
+            port: app.port(),
+            protocol,
+            services: vec![target("web")],
+            rate_limits,
+            access,
+            request_authentications: vec![],
+        };
+        let workload =
+            WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port], telemetry: Default::default() };
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -310,6 +318,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<W
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
+        spans: crate::telemetry::export::SpanSink::none(&telemetry),
         limiters: Arc::default(),
         seen: Arc::default(),
         trust: weft_svid::TrustStore::default(),

@@ -43,6 +43,7 @@ impl Tries<'_> {
         let mut last = if overtaken { first.await } else { second.await };
         last.failed.extend(one.failed);
         discard(one.result);
+        drop(one.span);
         last
     }
 }

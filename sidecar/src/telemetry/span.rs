@@ -1,0 +1,169 @@
+//! A span while its request runs: what is known, in the types that are there anyway. Made only when the trace is
+//! recorded, turned into OpenTelemetry's form by `otel` on the control thread.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Version, header, uri::PathAndQuery};
+use weft_policy::{
+    canonical::Authority,
+    model::Target,
+    trace::{SpanId, TraceId},
+};
+
+use crate::error::Reason;
+
+/// Events of one span; more are only counted.
+const MAX_EVENTS: usize = 32;
+
+/// One hop of a request or connection, from our side.
+#[derive(Debug)]
+pub struct Span {
+    /// The trace.
+    pub trace: TraceId,
+    /// Itself.
+    pub id: SpanId,
+    /// What caused it.
+    pub parent: Option<SpanId>,
+    /// Whose side it is of.
+    pub kind: Kind,
+    /// When it began.
+    pub started: SystemTime,
+    /// How long it took; set at the end.
+    pub duration: Duration,
+    /// What it is about.
+    pub call: Call,
+    /// The other end of the connection.
+    pub peer: Option<SocketAddr>,
+    /// Its SPIFFE id.
+    pub peer_id: Option<Arc<str>>,
+    /// Service port that was called; `None` where it is not known.
+    pub service: Option<Target>,
+    /// Name of the route or rule that decided.
+    pub route: Option<Arc<str>>,
+    /// Tries of the same request before this one.
+    pub resend: u32,
+    /// Why we answered ourselves, or why it ended badly.
+    pub reason: Option<Reason>,
+    /// What happened meanwhile.
+    pub events: Vec<Event>,
+    /// Events beyond the bound.
+    pub events_dropped: u32,
+}
+
+/// Whose side of the hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// The inbound sidecar's: what its app did.
+    Server,
+    /// The outbound sidecar's: one try.
+    Client,
+}
+
+/// What a span is about.
+#[derive(Debug)]
+pub enum Call {
+    /// A request.
+    Http(Box<HttpCall>),
+    /// An opaque connection: bytes to the called side, and from it.
+    Tcp {
+        /// Sent to the called side.
+        sent: u64,
+        /// Received from it.
+        received: u64,
+    },
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub struct HttpCall {
+    /// Method.
+    pub method: Method,
+    /// Whom the caller named.
+    pub authority: Authority,
+    /// Path and query.
+    pub path: PathAndQuery,
+    /// HTTP version of this hop.
+    pub version: Version,
+    /// It is a gRPC call.
+    pub grpc: bool,
+    /// `User-Agent`.
+    pub user_agent: Option<HeaderValue>,
+    /// Status of the answer, once there is one.
+    pub status: Option<u16>,
+    /// `grpc-status` of the answer, once there is one.
+    pub grpc_status: Option<u16>,
+    /// The body left HTTP: a WebSocket.
+    pub upgraded: bool,
+    /// The whole answer has passed.
+    pub complete: bool,
+}
+
+/// Something that happened during a span.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When.
+    pub time: SystemTime,
+    /// What.
+    pub name: &'static str,
+    /// A detail: its name and value.
+    pub detail: Option<(&'static str, String)>,
+}
+
+impl Span {
+    /// Notes an event.
+    pub fn event(&mut self, name: &'static str, detail: Option<(&'static str, String)>) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push(Event { time: SystemTime::now(), name, detail });
+        } else {
+            self.events_dropped += 1;
+        }
+    }
+
+    /// Takes what the head of an answer says.
+    pub fn answered(&mut self, status: u16, headers: &HeaderMap) {
+        if let Call::Http(call) = &mut self.call {
+            call.status = Some(status);
+            call.grpc_status = call.grpc_status.or_else(|| grpc_status(headers));
+        }
+    }
+
+    /// Takes what the trailers of an answer say.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Call::Http(call) = &mut self.call {
+            call.grpc_status = call.grpc_status.or_else(|| grpc_status(trailers));
+        }
+    }
+}
+
+impl HttpCall {
+    /// A request that is about to be sent or served.
+    #[must_use]
+    pub fn new(
+        method: Method,
+        (authority, path): (Authority, PathAndQuery),
+        (version, grpc): (Version, bool),
+        headers: &HeaderMap,
+    ) -> Self {
+        let user_agent = headers.get(header::USER_AGENT).cloned();
+        Self {
+            method,
+            authority,
+            path,
+            version,
+            grpc,
+            user_agent,
+            status: None,
+            grpc_status: None,
+            upgraded: false,
+            complete: false,
+        }
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
