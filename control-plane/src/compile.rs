@@ -90,11 +90,13 @@ pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets:
     for view in views.values() {
         view.members.iter().for_each(|member| memberships.entry(member).or_default().push(view));
     }
+    let mut unplaced = BTreeMap::new();
     for instance in instances.values().filter(|instance| instance.registered) {
         let of = memberships.get(instance.id.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let message = workload_config(resources, instance, of, &inbound);
+        let message = workload_config(resources, instance, of, &inbound, &mut unplaced);
         put(&mut output, ResourceType::WorkloadConfig, instance.id.clone(), &message, Vec::new());
     }
+    problems.extend(unplaced.into_values());
     (output, problems)
 }
 
@@ -123,12 +125,14 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
     output.insert((kind, name), Compiled { aliases, ..message.encode_to_vec().into() });
 }
 
-/// The inbound side: each port of the app, and the ports of its services that lead to it.
+/// The inbound side: each port of the app, and the ports of its services that lead to it. A policy that has no place is a
+/// problem once, at whichever port it is.
 fn workload_config(
     resources: &Resources,
     instance: &Instance,
     views: &[&ServiceView<'_>],
     (limits, guards, authentications): &(Inbound<'_>, Guards<'_>, Authentications<'_>),
+    unplaced: &mut BTreeMap<String, Problem>,
 ) -> v1::WorkloadConfig {
     let mut ports: BTreeMap<u32, v1::InboundPort> = instance
         .ports
@@ -149,7 +153,11 @@ fn workload_config(
     }
     for port in ports.values_mut() {
         let served = served.get(&port.port).map(Vec::as_slice).unwrap_or_default();
-        port.access = Some(guards.access(instance, port.port, served));
+        let (access, beyond) = guards.access(instance, port.port, served);
+        port.access = Some(access);
+        for (id, problem) in policies::access::too_many(&beyond, port.port, &instance.id) {
+            unplaced.entry(id).or_insert(problem);
+        }
         port.rate_limits = limits.limits(instance, served);
         port.request_authentications = authentications.at(instance, port.protocol, served);
     }

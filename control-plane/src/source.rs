@@ -3,6 +3,7 @@
 mod check;
 mod de;
 pub mod files;
+mod instead;
 mod load;
 pub mod policies;
 mod problem;
@@ -178,6 +179,8 @@ pub enum SourceError {
 struct FileState {
     text: String,
     objects: Vec<(load::AnyObject, Arc<Stored>)>,
+    /// Of a file that was never good.
+    stand_ins: Vec<instead::StandIn>,
     problems: Vec<Problem>,
 }
 
@@ -202,7 +205,7 @@ impl Source {
             sender: tokio::sync::watch::Sender::new(Arc::default()),
             written: tokio::sync::watch::Sender::new(Arc::default()),
         };
-        source.reload()?;
+        source.read(true)?;
         Ok(source)
     }
 
@@ -224,6 +227,11 @@ impl Source {
     /// Reads the directory again. A file with problems keeps its last good objects, a directory that cannot be read
     /// keeps everything.
     pub fn reload(&self) -> Result<(), SourceError> {
+        self.read(false)
+    }
+
+    /// At the first start there is no last good state to keep: what could deny is stood in for.
+    fn read(&self, first: bool) -> Result<(), SourceError> {
         let paths = self.list().map_err(|error| SourceError::Read { path: self.directory.clone(), error })?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let before = files.len();
@@ -231,7 +239,7 @@ impl Source {
         let mut changed = before != files.len();
         for path in paths {
             let state = files.entry(path.clone()).or_default();
-            changed |= state.read(&path);
+            changed |= state.read(&path, first);
         }
         let mut resources = Resources { trust_domain: self.trust_domain.clone(), ..Resources::default() };
         let (mut problems, mut written) = (Vec::new(), Files::default());
@@ -242,6 +250,9 @@ impl Source {
                 written.add(as_written);
             }
         }
+        // After all others, which may have an object of the name.
+        let stand_ins = files.values().flat_map(|state| &state.stand_ins);
+        stand_ins.for_each(|stand_in| stand_in.insert(&mut resources, &mut problems));
         *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
         if changed || self.sender.borrow().trust_domain != self.trust_domain {
             self.written.send_replace(Arc::new(written));
@@ -267,8 +278,9 @@ impl Source {
 }
 
 impl FileState {
-    /// Whether the objects or problems are now others.
-    fn read(&mut self, path: &Path) -> bool {
+    /// Whether the objects or problems are now others. What was there from the first start and never good leaves
+    /// stand-ins, until it is good.
+    fn read(&mut self, path: &Path, first: bool) -> bool {
         let file: Arc<str> = path.to_string_lossy().into();
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -276,6 +288,9 @@ impl FileState {
                 let message = format!("cannot be read: {error}");
                 self.text.clear();
                 self.problems = vec![Problem { file: file.to_string(), message, ..Problem::default() }];
+                if first && error.kind() != io::ErrorKind::NotFound {
+                    self.stand_ins.extend(instead::of_unreadable(&file, None));
+                }
                 return true;
             }
         };
@@ -288,9 +303,15 @@ impl FileState {
                 if let Ok(written) = std::fs::metadata(path).and_then(|metadata| metadata.modified()) {
                     objects.iter_mut().for_each(|(object, _)| object.began(written));
                 }
-                (self.objects, self.problems) = (objects, Vec::new());
+                (self.objects, self.stand_ins, self.problems) = (objects, Vec::new(), Vec::new());
             }
-            Err(problems) => self.problems = problems,
+            Err(problems) => {
+                self.problems = problems;
+                if first {
+                    let rest = instead::of_file(&file, &text);
+                    (self.objects, self.stand_ins) = (rest.good, rest.stand_ins);
+                }
+            }
         }
         self.text = text;
         true

@@ -2,7 +2,7 @@
 //! and what is open when a policy changes.
 
 mod changes;
-mod ends;
+pub mod ends;
 
 use std::{
     io::{Read, Write},

@@ -6,6 +6,7 @@ mod apps;
 mod authorization;
 mod basics;
 mod bulk;
+mod bypass;
 mod certificates;
 mod cold_start;
 mod demo;

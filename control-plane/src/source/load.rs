@@ -42,7 +42,7 @@ use crate::store::{Key, Stored};
 macro_rules! kinds {
     ($($variant:ident: $version:literal $kind:literal $scope:ident, $map:ident: $type:ty, $check:expr;)*) => {
         /// Kinds that are understood, by apiVersion.
-        const KINDS: &[(&str, &str)] = &[$(($version, $kind)),*];
+        pub const KINDS: &[(&str, &str)] = &[$(($version, $kind)),*];
 
         /// An object of any kind; clones share it.
         #[derive(Clone, Debug)]
@@ -55,6 +55,13 @@ macro_rules! kinds {
             pub fn insert(self, resources: &mut Resources, problems: &mut Vec<Problem>) {
                 match self {
                     $(Self::$variant(object) => put(&mut resources.$map, object, problems),)*
+                }
+            }
+
+            /// Makes it one that was written at this place.
+            pub fn move_to(&mut self, origin: &Arc<Origin>) {
+                match self {
+                    $(Self::$variant(object) => Arc::make_mut(object).origin = Arc::clone(origin),)*
                 }
             }
 
@@ -125,6 +132,17 @@ kinds! {
 }
 
 impl AnyObject {
+    /// Whether it takes part in saying who is let in.
+    pub const fn says_who_is_let_in(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthorizationPolicy(_)
+                | Self::PeerAuthentication(_)
+                | Self::RequestAuthentication(_)
+                | Self::MeshConfig(_)
+        )
+    }
+
     /// Gives a FaultInjection its creation time if it has none: the time at which its file was written. Of the other
     /// kinds none depends on it but for precedence, where an object without one is the younger.
     pub fn began(&mut self, written: SystemTime) {
@@ -184,18 +202,24 @@ fn put<T>(map: &mut BTreeMap<String, Arc<Object<T>>>, object: Arc<Object<T>>, pr
 pub fn objects(file: &Arc<str>, text: &str) -> Result<Vec<(AnyObject, Arc<Stored>)>, Vec<Problem>> {
     let documents = yaml::parse(file, text).map_err(|problem| vec![problem])?;
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for document in &documents {
-        let loaded = object(file, document);
-        problems.extend(loaded.unknown);
-        problems.extend(loaded.wrong);
-        found.extend(loaded.object.map(|object| {
-            let (key, origin) = object.key_and_origin();
-            let place = format!("{file}:{}", origin.problem("", "", "").line);
-            let written = files::written(key, document.into(), &place);
-            (object, written)
-        }));
+    for one in &documents {
+        match document(file, one) {
+            Ok(object) => found.push(object),
+            Err(wrong) => problems.extend(wrong),
+        }
     }
     if problems.is_empty() { Ok(found) } else { Err(problems) }
+}
+
+/// The object of one document, also as it was written.
+pub fn document(file: &Arc<str>, document: &Node) -> Result<(AnyObject, Arc<Stored>), Vec<Problem>> {
+    let Loaded { object, mut unknown, wrong } = object(file, document);
+    unknown.extend(wrong);
+    let Some(object) = object.filter(|_| unknown.is_empty()) else { return Err(unknown) };
+    let (key, origin) = object.key_and_origin();
+    let place = format!("{file}:{}", origin.problem("", "", "").line);
+    let written = files::written(key, document.into(), &place);
+    Ok((object, written))
 }
 
 fn version_and_kind<'a>(node: &'a Node, origin: &Origin) -> Result<(&'a str, &'a str), Problem> {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{LeftOut, Resources, load, yaml};
+use super::{LeftOut, Resources, instead, load, yaml};
 use crate::{
     api::kinds,
     source::Problem,
@@ -24,6 +24,7 @@ struct Read {
     revision: Revision,
     object: Arc<Value>,
     loaded: load::Loaded,
+    stand_in: Option<instead::StandIn>,
 }
 
 /// The resources of the files and of the store, as of one event.
@@ -84,7 +85,8 @@ impl Reader {
                 }
                 _ => {
                     changed = true;
-                    self.read.insert(stored.key.clone(), Read { revision, object, loaded: read(stored) });
+                    let (loaded, stand_in) = read(stored);
+                    self.read.insert(stored.key.clone(), Read { revision, object, loaded, stand_in });
                 }
             }
         }
@@ -97,9 +99,16 @@ impl Reader {
         let mut resources = files.clone();
         let mut problems = Vec::new();
         for stored in objects.iter() {
-            let Some(Read { loaded, .. }) = self.read.get(&stored.key) else { continue };
+            let Some(Read { loaded, stand_in, .. }) = self.read.get(&stored.key) else { continue };
             problems.extend(loaded.unknown.iter().chain(&loaded.wrong).cloned());
             let mut left_out = loaded.wrong.first().cloned();
+            if let Some(stand_in) = stand_in.as_ref().filter(|_| !is_leaving(stored)) {
+                let told = problems.len();
+                stand_in.insert(&mut resources, &mut problems);
+                if let Some((problem, told)) = left_out.as_mut().zip(problems.get(told)) {
+                    problem.message = format!("{}; {}", problem.message, told.message);
+                }
+            }
             if let Some(object) = loaded.object.clone().filter(|_| !is_leaving(stored)) {
                 let before = problems.len();
                 object.insert(&mut resources, &mut problems);
@@ -128,15 +137,23 @@ fn is_leaving(stored: &Stored) -> bool {
     stored.object["metadata"]["deletionTimestamp"].is_string()
 }
 
-/// An object that an older version wrote may not be valid any more: then it is a problem and nothing else.
-fn read(stored: &Stored) -> load::Loaded {
-    let place: Arc<str> = stored.key.to_string().into();
-    if kinds::by_kind(&stored.key.kind).is_none() {
-        let message = format!("unknown kind \"{}\": this version of Weft does not know it", stored.key.kind);
+/// An object that another version wrote may not be valid here: then it is a problem, and one that could deny has a
+/// stand-in.
+fn read(stored: &Stored) -> (load::Loaded, Option<instead::StandIn>) {
+    let (place, kind): (Arc<str>, _) = (stored.key.to_string().into(), &*stored.key.kind);
+    if kinds::by_kind(kind).is_none() {
+        let message = format!("unknown kind \"{kind}\": this version of Weft does not know it");
         let problem = Problem { file: place.to_string(), message, ..Problem::default() };
-        return load::Loaded { object: None, unknown: Vec::new(), wrong: vec![problem] };
+        return (load::Loaded { object: None, unknown: Vec::new(), wrong: vec![problem] }, None);
     }
-    load::object(&place, &yaml::Node::from(&*stored.object))
+    let node = yaml::Node::from(&*stored.object);
+    let mut loaded = load::object(&place, &node);
+    if instead::is_guard(kind) && loaded.unknown.iter().any(|problem| problem.path.starts_with("spec")) {
+        loaded.object = None;
+        loaded.wrong.append(&mut loaded.unknown);
+    }
+    let stand_in = if loaded.object.is_none() { instead::of(&place, &node) } else { None };
+    (loaded, stand_in)
 }
 
 #[cfg(test)]
@@ -213,6 +230,49 @@ mod tests {
         assert!(problems[1].contains("0 is not a port"), "{problems:?}");
         let left_out: Vec<_> = now.left_out.keys().map(ToString::to_string).collect();
         assert_eq!(left_out, ["Gadget shop/x", "Service shop/bad"]);
+    }
+
+    fn policy(name: &str, spec: serde_json::Value) -> serde_json::Value {
+        json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": "AuthorizationPolicy",
+            "metadata": { "name": name, "namespace": "shop", "uid": name, "generation": 3 }, "spec": spec,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_stored_policy_that_is_not_valid_any_more_denies_unless_it_is_leaving_or_a_file_has_it() {
+        let store = Store::memory();
+        let key = |name: &str| Key::new("AuthorizationPolicy", "shop", name);
+        let newer = json!({ "rules": [{ "from": [{ "namespaces": ["shop"], "devices": ["x"] }] }] });
+        put(&store, &key("newer"), Some(policy("newer", newer))).await;
+        put(&store, &key("bad"), Some(policy("bad", json!({ "action": "Deny" })))).await;
+        put(&store, &key("of-a-file"), Some(policy("of-a-file", json!({ "action": "Deny" })))).await;
+        let mut leaving = policy("leaving", json!({ "action": "Deny" }));
+        leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        put(&store, &key("leaving"), Some(leaving)).await;
+        let text = "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: of-a-file, namespace: \
+                    shop}\nspec: {rules: [{}]}\n";
+        let (mut reader, state) = (Reader::default(), store.snapshot());
+        reader.read(&state);
+        let files = Resources::from_text("shop.yaml", text).0;
+        let now = reader.merged(&files, &state);
+        let names: Vec<_> = now.authorization_policies.keys().map(String::as_str).collect();
+        assert_eq!(names, ["shop/bad", "shop/newer", "shop/of-a-file"]);
+        for name in ["shop/bad", "shop/newer"] {
+            let spec = &now.authorization_policies[name].value.spec;
+            assert_eq!((spec.action, spec.rules.len()), (crate::source::policies::security::Action::Deny, 1), "{name}");
+        }
+        assert_eq!(now.authorization_policies["shop/of-a-file"].value.spec.action, Default::default());
+        let why = &now.left_out[&key("newer")].problem.message;
+        assert!(
+            why.starts_with("unknown field; AuthorizationPolicy \"newer\" cannot be used: until it can, nobody"),
+            "{why}"
+        );
+        let told = now.problems.iter().filter(|problem| problem.message.contains("nobody is let in")).count();
+        assert_eq!(told, 2, "{:?}", now.problems);
+        let again = reader.merged(&files, &state);
+        let same = |id: &str| Arc::ptr_eq(&now.authorization_policies[id], &again.authorization_policies[id]);
+        assert!(same("shop/bad"), "it is not made anew");
     }
 
     #[tokio::test]

@@ -164,6 +164,39 @@ fn a_bad_file_keeps_its_old_state_and_the_others_go_on() {
 }
 
 #[test]
+fn at_the_first_start_a_bad_policy_denies_until_it_is_good_and_later_ones_are_problems() {
+    let policy = |action: &str, name: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{action: {action}, rules: [{{from: [{{namespaces: [evil]}}]}}]}}\n"
+        )
+    };
+    let directory = Directory::new("first");
+    directory.write("a.yaml", &format!("{SERVICE}---\n{}", policy("Dney", "p")));
+    directory.write("b.yaml", &policy("Deny", "q"));
+    directory.write("c.yaml", &policy("Dney", "q"));
+    let source = Source::open(&directory.0, "weft.local").unwrap();
+    let resources = source.watch();
+    let everyone = |name: &str| {
+        let resources = resources.borrow();
+        resources.authorization_policies.get(name).map(|policy| policy.value.spec.rules[0].from.is_none())
+    };
+    assert_eq!((everyone("shop/p"), everyone("shop/q")), (Some(true), Some(false)), "that of another file is good");
+    assert!(source.problems().iter().any(|problem| problem.message.contains("nobody is let in")));
+    directory.write("a.yaml", &policy("Dneyy", "p"));
+    directory.write("late.yaml", &policy("Dney", "late"));
+    source.reload().unwrap();
+    assert_eq!((everyone("shop/p"), everyone("shop/late")), (Some(true), None));
+    directory.write("a.yaml", &policy("Deny", "p"));
+    source.reload().unwrap();
+    assert_eq!(everyone("shop/p"), Some(false));
+    std::fs::remove_file(directory.0.join("c.yaml")).unwrap();
+    directory.write("late.yaml", "");
+    source.reload().unwrap();
+    assert_eq!(source.problems(), []);
+}
+
+#[test]
 fn a_directory_that_is_not_there_says_so() {
     let error = Source::open(Path::new("/nonexistent/shop"), "weft.local").err().unwrap().to_string();
     assert_eq!(

@@ -4,15 +4,20 @@
 
 mod rules;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
+use weft_policy::convert::MAX_POLICIES;
 use weft_proto::v1;
 
 use super::{Attached, Place, Policy, Port, age};
 use crate::{
     compile::instances::Instance,
     source::{
-        Resources,
+        Problem, Reason, Resources,
         policies::{
             Spec,
             security::{Action, AuthorizationPolicySpec, MESH_NAMESPACE, PeerAuthenticationSpec, PeerMode},
@@ -56,6 +61,22 @@ struct Guarding<'a, S> {
     selecting: Vec<&'a Policy<S>>,
     /// To the whole mesh, the oldest first.
     everywhere: Vec<&'a Policy<S>>,
+}
+
+/// Policies for which a port has no place.
+pub type Beyond<'a> = Vec<&'a Policy<AuthorizationPolicySpec>>;
+
+/// What is wrong with policies beyond the bound of a port, by their ids.
+#[must_use]
+pub fn too_many(beyond: &Beyond<'_>, port: u32, workload: &str) -> Vec<(String, Problem)> {
+    let closed = beyond.first().is_some_and(|first| !first.value.spec.dry_run);
+    let then = if closed { "nobody is let in there" } else { "it is not looked at there" };
+    let problem = |policy: &&Policy<AuthorizationPolicySpec>| {
+        let message = format!("port {port} of workload {workload} has more than {MAX_POLICIES} policies: {then}");
+        let hint = "put the rules of several policies into one, or aim them at fewer workloads";
+        (policy.id(), policy.origin.problem("spec", message, hint).because(Reason::UnsupportedValue))
+    };
+    beyond.iter().map(problem).collect()
 }
 
 /// Policies at one level, the oldest first, each with the target through which it is there.
@@ -129,21 +150,32 @@ impl<'a> Guards<'a> {
         }
     }
 
-    /// Who is let in at this port of the instance, to which these service ports lead.
+    /// Who is let in at this port of the instance, to which these service ports lead, and the policies for which there is
+    /// no place. If one of those is in force, nobody is let in.
     #[must_use]
-    pub fn access(&self, instance: &Instance, port: u32, served: &[Port<'_>]) -> v1::Access {
-        let mut policies: Vec<v1::AuthorizationPolicy> = Vec::new();
-        for (_, policy) in self.authorization.levels(instance, served).iter().flatten() {
-            let message = self.message(policy);
-            if !policies.iter().any(|known| known.name == message.name) {
-                policies.push(message);
-            }
+    pub fn access(&self, instance: &Instance, port: u32, served: &[Port<'_>]) -> (v1::Access, Beyond<'a>) {
+        let levels = self.authorization.levels(instance, served);
+        let mut found: Vec<&'a Policy<AuthorizationPolicySpec>> = Vec::new();
+        let mut seen = BTreeSet::new();
+        found.extend(levels.iter().flatten().map(|(_, policy)| *policy).filter(|policy| seen.insert(policy.id())));
+        let mut beyond = Vec::new();
+        if found.len() > MAX_POLICIES {
+            // Those on trial go first.
+            found.sort_by_key(|policy| policy.value.spec.dry_run);
+            let closed = found.get(MAX_POLICIES).is_some_and(|policy| !policy.value.spec.dry_run);
+            beyond = found.split_off(if closed { MAX_POLICIES - 1 } else { MAX_POLICIES });
+        }
+        let mut policies: Vec<_> = found.into_iter().map(|policy| self.message(policy)).collect();
+        if let Some(first) = beyond.first().filter(|policy| !policy.value.spec.dry_run) {
+            let everything = v1::AuthorizationRule { everything: true, groups: Vec::new() };
+            let deny = v1::authorization_policy::Action::Deny.into();
+            policies.push(v1::AuthorizationPolicy { action: deny, rules: vec![everything], ..self.message(first) });
         }
         let mode = match self.mode(instance, port, served).0 {
             PeerMode::Permissive => v1::TlsMode::Permissive,
             PeerMode::Strict => v1::TlsMode::Strict,
         };
-        v1::Access { tls_mode: mode.into(), policies }
+        (v1::Access { tls_mode: mode.into(), policies }, beyond)
     }
 
     /// The mode of this port, and who says so.

@@ -187,6 +187,39 @@ fn a_rule_without_conditions_matches_everything_and_a_dry_run_nothing() {
 }
 
 #[test]
+fn more_policies_than_a_port_can_have_close_it_and_are_told_unless_only_dry_runs_are_too_many() {
+    let many = |count: usize, trials: usize| -> String {
+        let trials = (0..trials).map(|k| allow(&format!("default/a-trial-{k:03}"), "rules: [{}], dryRun: true"));
+        (0..count).map(|k| allow(&format!("default/p{k:03}"), "rules: [{}]")).chain(trials).collect()
+    };
+    for (count, trials, closed, told) in [
+        (256, 0, false, 0),
+        (257, 0, true, 2),
+        (300, 1, true, 46),
+        (256, 1, false, 1),
+        (255, 1, false, 0),
+        (255, 4, false, 3),
+    ] {
+        let (output, problems) = compile(&load(&format!("{WEB}{}", many(count, trials))), &web());
+        let config: v1::WorkloadConfig = get(&output, ResourceType::WorkloadConfig, "default/web");
+        let config = convert::workload_config(config).expect("what is pushed is accepted");
+        for port in &config.ports {
+            let expected = if closed { "default/p255" } else { "allowed" };
+            assert_eq!(connect(port, "default/a"), expected, "{count} {trials}");
+        }
+        assert_eq!(problems.len(), told, "{count} {trials}: each once");
+        if let Some(first) = problems.first() {
+            let then = if closed { "nobody is let in there" } else { "it is not looked at there" };
+            let text = first.to_string();
+            assert!(
+                text.contains("8080 of workload default/web has more than 256 policies") && text.contains(then),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_most_specific_mode_counts_and_says_whose_it_is() {
     let mesh =
         "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: {peerMode: Strict}\n---\n";

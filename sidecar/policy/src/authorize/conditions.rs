@@ -65,22 +65,33 @@ fn identity(values: &[IdentityMatch], negated: bool, action: Action, caller: &Ca
 }
 
 /// Strictly, the header is there and each of its lines is one of the values, or each element of its list matches; loosely,
-/// one line or one element matches.
+/// one line or one element matches. Lines with a name that some app takes for the same count as lines, but none of them
+/// is the header.
 fn header(headers: &HeaderMap, name: &HeaderName, values: &[TextMatch], loose: bool) -> bool {
     let separator = if *name == header::COOKIE { b';' } else { b',' };
     let elements = |line| <[u8]>::split(line, move |byte| *byte == separator).map(<[u8]>::trim_ascii);
-    let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    let mut lines =
+        headers.iter().filter(|(other, _)| alike(name, other)).map(|(other, value)| (other == name, value.as_bytes()));
     if loose {
-        return lines.any(|line| any(values, line, true) || elements(line).any(|element| any(values, element, true)));
+        return lines
+            .any(|(_, line)| any(values, line, true) || elements(line).any(|element| any(values, element, true)));
     }
     // The beginning of a line says nothing of the rest of its list.
     let whole =
         |line: &[u8]| values.iter().any(|value| matches!(value, TextMatch::Exact(known) if known.as_bytes() == line));
     let mut there = false;
-    lines.all(|line| {
-        there = true;
+    lines.all(|(exact, line)| {
+        there |= exact;
         whole(line) || elements(line).all(|element| any(values, element, false))
     }) && there
+}
+
+/// Whether a server that makes variables of fields (CGI, WSGI, PHP) may take these names for the same: `x_role` for
+/// `x-role`.
+fn alike(name: &HeaderName, other: &HeaderName) -> bool {
+    let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+    let same = |(a, b): (&u8, &u8)| a == b || !a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric();
+    name.len() == other.len() && name.iter().zip(other).all(same)
 }
 
 fn any(values: &[TextMatch], text: &[u8], loose: bool) -> bool {

@@ -365,6 +365,19 @@ fn each_value_of_a_header_counts() {
 }
 
 #[test]
+fn a_header_that_some_app_takes_for_the_same_is_denied_too_and_allows_nothing() {
+    let both = |lines: &[(&'static str, &str)]| Ask::lines(lines).both("header:x-role", &["user"]);
+    for name in ["x_role", "X_ROLE", "x.role", "x~role"] {
+        assert_eq!(both(&[(name, "user")]), UNCLEAR, "{name}");
+        assert_eq!(both(&[("x-role", "user"), (name, "admin")]), UNCLEAR, "{name}");
+        assert_eq!(both(&[("x-role", "user"), (name, "user")]), YES, "{name}");
+    }
+    for name in ["xarole", "x-roles", "x--role", "role"] {
+        assert_eq!(both(&[(name, "user")]), NO, "{name}");
+    }
+}
+
+#[test]
 fn claims_match_by_one_of_their_values_and_only_of_a_verified_token() {
     let claims = Claims::new([("groups", "dev"), ("groups", "ops"), ("realm.role", "admin")]).unwrap();
     let ask = Ask { claims: Some(claims), ..Ask::default() };

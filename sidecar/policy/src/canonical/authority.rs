@@ -56,7 +56,7 @@ impl Authority {
     }
 }
 
-/// Rejects paths that two parsers may read differently: encoded slashes, backslashes, dots, NUL and percent signs,
+/// Rejects paths that two parsers may read differently: encoded slashes, backslashes, dots, percent signs and control characters,
 /// dot segments, empty segments, backslashes, fragments, bytes outside ASCII, broken escapes.
 ///
 /// # Errors
@@ -73,7 +73,8 @@ pub fn path(path: &str) -> Result<(), Violation> {
                 let Some(value) = escape(bytes, index) else {
                     return ambiguous("path_escape", "a broken percent escape");
                 };
-                if matches!(value, b'/' | b'\\' | b'.' | 0 | b'%' | b'#' | b'?') || value == b';' {
+                // Control characters: parsers of URLs (WHATWG's) drop some and stop at others.
+                if matches!(value, b'/' | b'\\' | b'.' | b'%' | b'#' | b'?' | b';' | ..b' ' | 0x7f) {
                     return ambiguous("path_encoded", "an encoded character that changes meaning when decoded");
                 }
             }

@@ -106,7 +106,7 @@ pub struct AuthorizationOperation {
     pub not_hosts: Option<Vec<String>>,
     /// Headers, name to values; a `*` at the end of a value matches the rest, and alone any value. Of a header with
     /// several values (lines, or a comma-separated list) an Allow rule needs every one to match, a Deny rule one,
-    /// whatever its case.
+    /// whatever its case, and also of a name that some apps take for the same (`x_role`).
     pub headers: Option<BTreeMap<String, Vec<String>>>,
     /// Headers of which none of the values may be there.
     pub not_headers: Option<BTreeMap<String, Vec<String>>>,
