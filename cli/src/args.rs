@@ -20,6 +20,7 @@ use crate::{
     history::{HistoryArgs, RollbackArgs},
     status::StatusArgs,
     token::TokenArgs,
+    trace::TraceArgs,
 };
 
 /// Weft, a service mesh: sidecars beside workloads, one control plane, mutual TLS everywhere.
@@ -75,6 +76,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Tokens of operators, and those with which workloads get their first certificate
     Token(TokenArgs),
+    /// List the newest traces, or draw one
+    Trace(TraceArgs),
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -94,6 +97,9 @@ pub struct DemoArgs {
     /// Form of the report
     #[arg(long, short, value_enum, default_value = "text")]
     pub output: DemoOutput,
+    /// Where spans go, OTLP over gRPC [default: a Jaeger on this machine, else the demo's own control plane]
+    #[arg(long, value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Keep the mesh running after the report, until Ctrl-C, and keep its files
     #[arg(long)]
     pub keep: bool,

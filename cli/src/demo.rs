@@ -17,8 +17,9 @@ mod load;
 mod mesh;
 mod report;
 mod scrape;
+mod traces;
 
-use checks::Figures;
+use checks::{Figures, Traced};
 use load::Load;
 use mesh::Mesh;
 
@@ -34,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Runs the demo; every process is gone when this returns.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let mut mesh = Mesh::new(args.keep)?;
+    let mut mesh = Mesh::new(args.keep, args.otlp_endpoint.clone()).await?;
     let outcome = tokio::select! {
         outcome = Box::pin(measure(&args, &mut mesh)) => Some(outcome),
         _ = signals.next() => None,
@@ -49,7 +50,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     };
     match args.output {
         DemoOutput::Json => println!("{}", serde_json::to_string(&report).context("write the report")?),
-        DemoOutput::Text => print!("{}", report.text()),
+        DemoOutput::Text => anstream::print!("{}", report.text()),
     }
     if !report.ok() {
         eprintln!("weft demo: a check failed; {}", mesh.keep_files());
@@ -106,6 +107,7 @@ async fn stages(
 
     sleep_until(start + duration * 30 / 100).await;
     resilience(mesh, load, progress, duration, &mut figures).await?;
+    figures.trace = trace(mesh).await;
 
     // What took longer than planned is not taken from the stages that follow.
     let start = start.max(Instant::now() - duration * 55 / 100);
@@ -177,6 +179,25 @@ async fn resilience(
     progress.stage("a burst at a path with a rate limit");
     figures.burst = load::burst(mesh.storefront(), mesh::LIMITED, BURST).await;
     Ok(())
+}
+
+/// A trace that shows a retry. The control plane keeps its traces in memory, so this is before it is killed.
+async fn trace(mesh: &Mesh) -> Traced {
+    let (exported, readable) = mesh.spans().await;
+    if !readable {
+        return Traced { exported, readable, trace: None };
+    }
+    let server = mesh.server();
+    let found = async {
+        loop {
+            if let Some(trace) = traces::with_retry(&server).await {
+                return trace;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let trace = timeout(PATIENCE, found).await.ok();
+    Traced { exported: mesh.spans().await.0, readable, trace }
 }
 
 /// Waits for `seen`, until `end` at least and `PATIENCE` longer at most: a short run on a busy machine has few requests.

@@ -35,6 +35,7 @@ mod style;
 mod table;
 mod targets;
 mod token;
+mod trace;
 mod wait;
 mod yaml;
 
@@ -92,6 +93,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => Box::pin(run::run(args)).await,
         Command::Status(args) => status::run(&args).await,
         Command::Token(args) => token::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Analyze(_) | Command::Completions { .. } | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
     }
 }

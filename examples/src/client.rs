@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{Method, Request, Response, header::HOST};
+use http::{HeaderMap, Method, Request, Response, header::HOST};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -29,15 +29,28 @@ impl Client {
         Self { address, host: host.into(), idle: Arc::default() }
     }
 
-    /// Sends one request and reads the whole answer; the connection is kept when the answer allows it.
+    /// Sends one request that belongs to no other.
     pub async fn call(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Response<Bytes>> {
+        self.call_for(&HeaderMap::new(), method, path, body).await
+    }
+
+    /// Sends one request on behalf of the one whose context is given, and reads the whole answer; the connection is kept
+    /// when the answer allows it.
+    pub async fn call_for(
+        &self,
+        context: &HeaderMap,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Bytes>> {
         let mut sender = self.connection().await?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, &*self.host)
             .body(Full::new(body))
             .with_context(|| format!("request: {path}: not a valid path"))?;
+        request.headers_mut().extend(context.clone());
         let response = sender
             .send_request(request)
             .await

@@ -9,12 +9,16 @@ use std::{
 };
 
 use anyhow::Context as _;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt as _;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
-    ledger,
+    context, ledger,
     proto::{AuthorizeRequest, payments_client::PaymentsClient},
     serve,
 };
@@ -31,17 +35,24 @@ pub async fn run(listen: SocketAddr, payments: SocketAddr, ledger: SocketAddr) -
             if request.method() != Method::POST || request.uri().path() != "/orders" {
                 return Ok(serve::not_found());
             }
+            let of = context::of(request.headers());
             request.into_body().collect().await.context("read the order: the body broke off")?;
-            let order = place(channel, &ledger, count.fetch_add(1, Ordering::Relaxed) + 1).await?;
+            let order = place(channel, &ledger, of, count.fetch_add(1, Ordering::Relaxed) + 1).await?;
             Ok(serve::json(StatusCode::CREATED, &order))
         }
     })
     .await
 }
 
-async fn place(channel: Channel, ledger: &ledger::Client, number: u64) -> anyhow::Result<serde_json::Value> {
+async fn place(
+    channel: Channel,
+    ledger: &ledger::Client,
+    of: HeaderMap,
+    number: u64,
+) -> anyhow::Result<serde_json::Value> {
     let order_id = format!("order-{number}");
-    let request = AuthorizeRequest { order_id: order_id.clone(), amount_cents: 1299 };
+    let mut request = Request::new(AuthorizeRequest { order_id: order_id.clone(), amount_cents: 1299 });
+    *request.metadata_mut() = MetadataMap::from_headers(of);
     let answer = PaymentsClient::new(channel).authorize(request).await.context("authorize the payment")?.into_inner();
     let entry = ledger.write(&order_id).await?;
     Ok(serde_json::json!({ "id": order_id, "authorization": answer.authorization, "ledger_entry": entry }))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use serde_json::Value;
 
-use crate::{client::Client, serve};
+use crate::{client::Client, context, serve};
 
 /// Serves until the process ends; `catalog` and `orders` are where those services are reached.
 pub async fn run(listen: SocketAddr, catalog: SocketAddr, orders: SocketAddr) -> anyhow::Result<()> {
@@ -21,8 +21,10 @@ pub async fn run(listen: SocketAddr, catalog: SocketAddr, orders: SocketAddr) ->
             if request.method() != Method::GET || !matches!(request.uri().path(), "/" | "/limited") {
                 return Ok(serve::not_found());
             }
-            let items = value(catalog.call(Method::GET, "/items", Bytes::new()).await?, "catalog")?;
-            let order = value(orders.call(Method::POST, "/orders", Bytes::from_static(b"{}")).await?, "orders")?;
+            let of = context::of(request.headers());
+            let items = value(catalog.call_for(&of, Method::GET, "/items", Bytes::new()).await?, "catalog")?;
+            let body = Bytes::from_static(b"{}");
+            let order = value(orders.call_for(&of, Method::POST, "/orders", body).await?, "orders")?;
             Ok(serve::json(
                 StatusCode::OK,
                 &serde_json::json!({

@@ -116,7 +116,7 @@ async fn requests(
         Rewind::new(stream, detected.prefix),
         drain,
         Phase::Draining,
-        life,
+        session.left(life),
         move |request: Request<Incoming>| {
             let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
             async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
@@ -169,7 +169,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     };
     let serving = async {
         if http2 {
-            serve::http2(io, drain, end, identity::MAX_AGE, handle).await
+            serve::http2(io, drain, end, tokio::time::sleep(identity::MAX_AGE), handle).await
         } else {
             serve::http1(io, drain, end, IDLE, handle).await
         }

@@ -85,6 +85,17 @@ impl Healing {
     }
 }
 
+/// What became of the spans.
+#[derive(Clone, Debug, Default)]
+pub struct Traced {
+    /// Spans that a collector has taken.
+    pub exported: u64,
+    /// The traces can be asked for.
+    pub readable: bool,
+    /// One request through the services, with a retry.
+    pub trace: Option<serde_json::Value>,
+}
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -101,6 +112,8 @@ pub struct Figures {
     pub slow: (Window, Healing),
     /// Of a burst at the limited path: answered, refused, and anything else.
     pub burst: (u64, u64, u64),
+    /// Of the spans.
+    pub trace: Traced,
     /// Over the whole run.
     pub healing: Healing,
     /// From the kill of a replica of catalog on.
@@ -150,6 +163,7 @@ pub fn all(figures: &Figures) -> Vec<Check> {
         flaky(figures),
         slow(figures),
         rate_limit(figures),
+        trace(figures),
         replica(figures),
         rotation(figures),
         control_plane(figures),
@@ -213,6 +227,19 @@ fn rate_limit(figures: &Figures) -> Check {
     }
 }
 
+fn trace(figures: &Figures) -> Check {
+    let Traced { exported, readable, trace } = &figures.trace;
+    let ok = *exported > 0 && (trace.is_some() || !readable);
+    let detail = match (trace, readable) {
+        (Some(trace), _) => {
+            format!("{exported} spans; one request with a retry: {}", trace["id"].as_str().unwrap_or(""))
+        }
+        (None, true) => format!("{exported} spans; no trace shows a request with a retry through all services"),
+        (None, false) => format!("{exported} spans taken by the collector"),
+    };
+    Check { name: "trace", ok, detail }
+}
+
 fn replica(figures: &Figures) -> Check {
     let (before, after) = figures.killed_replica;
     let Window { requests, failed, .. } = figures.replica;
@@ -267,6 +294,7 @@ mod tests {
             flaky: (window(400, 0, 80), Healing { retries: 20, timeouts: 0, ejections: 1, recoveries: 1 }),
             slow: (window(200, 0, 40), Healing { retries: 5, timeouts: 5, ejections: 1, recoveries: 0 }),
             burst: (5, 15, 0),
+            trace: Traced { exported: 9000, readable: true, trace: Some(serde_json::json!({ "id": "4bf9" })) },
             healing: Healing { retries: 25, timeouts: 5, ejections: 2, recoveries: 1 },
             replica: window(1500, 0, 300),
             killed_replica: (300, 0),
@@ -323,6 +351,15 @@ mod tests {
         breaks("canary", |f| f.canary = Window::default());
         breaks("canary", |f| f.before_canary.v2 = 1);
         breaks("canary", |f| f.before_canary.requests = 0);
+    }
+
+    #[test]
+    fn trace_fails_without_spans_or_without_one_that_shows_a_retry_where_it_could_be_read() {
+        breaks("trace", |f| f.trace.exported = 0);
+        breaks("trace", |f| f.trace.trace = None);
+        let mut elsewhere = good();
+        (elsewhere.trace.trace, elsewhere.trace.readable) = (None, false);
+        assert!(all(&elsewhere).iter().all(|check| check.ok), "spans that another backend has taken");
     }
 
     #[test]

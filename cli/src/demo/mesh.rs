@@ -21,6 +21,7 @@ use std::os::unix::{fs::DirBuilderExt as _, process::CommandExt as _};
 use super::{
     checks::{Edge, Healing},
     scrape,
+    traces::Collector,
 };
 use crate::client;
 use weft_examples::client::Client;
@@ -78,6 +79,7 @@ pub struct Mesh {
     api: SocketAddr,
     xds: SocketAddr,
     storefront: SocketAddr,
+    collector: Collector,
     control_plane: Option<Process>,
     processes: Vec<Process>,
 }
@@ -100,20 +102,22 @@ fn own_directory(parent: &Path) -> anyhow::Result<PathBuf> {
 
 impl Mesh {
     /// Makes the directory; nothing runs yet.
-    pub fn new(keep: bool) -> anyhow::Result<Self> {
+    pub async fn new(keep: bool, otlp_endpoint: Option<String>) -> anyhow::Result<Self> {
         let dir = own_directory(&std::env::temp_dir())?;
         for sub in ["data", "resources", "logs"] {
             let path = dir.join(sub);
             fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        let [api, xds, storefront] = free_addresses()?;
-        Ok(Self { dir, keep, api, xds, storefront, control_plane: None, processes: Vec::new() })
+        let [api, xds, storefront, otlp] = free_addresses()?;
+        let collector = Collector::find(otlp_endpoint, otlp).await;
+        Ok(Self { dir, keep, api, xds, storefront, collector, control_plane: None, processes: Vec::new() })
     }
 
     /// Starts everything.
     pub fn start(&mut self) -> anyhow::Result<()> {
         write(&self.dir.join("resources/services.yaml"), &services())?;
         write(&self.dir.join("resources/policies.yaml"), POLICIES)?;
+        write(&self.dir.join("resources/mesh.yaml"), &self.collector.resource())?;
         self.route(0)?;
         self.start_control_plane()?;
         for (name, version, replica, protocol, upstreams) in PLAN {
@@ -149,6 +153,7 @@ impl Mesh {
         let mut args = words(&line);
         args.extend(["--data-dir".to_owned(), data.display().to_string()]);
         args.extend(["--resources".to_owned(), resources.display().to_string()]);
+        args.extend(self.collector.flags());
         self.control_plane = Some(self.spawn("control-plane", "1", None, &args)?);
         Ok(())
     }
@@ -214,6 +219,15 @@ impl Mesh {
         (edges, healing)
     }
 
+    /// Spans that a collector has taken from the sidecars, and whether the traces can be read here.
+    pub async fn spans(&self) -> (u64, bool) {
+        let mut exported = 0;
+        for process in &self.processes {
+            exported += scrape::sum(&metrics(process).await, "weft_spans_exported_total");
+        }
+        (exported, matches!(self.collector, Collector::Own(_)))
+    }
+
     /// What all sidecars have done about failures so far.
     pub async fn healing(&self) -> Healing {
         self.edges().await.1
@@ -228,9 +242,10 @@ impl Mesh {
     /// Where to look while the mesh runs.
     pub fn describe(&self) -> String {
         format!(
-            "storefront: http://{}\nweft status --server {}\nfiles: {}",
+            "storefront: http://{}\nweft status --server {}\n{}\nfiles: {}",
             self.storefront,
             self.server(),
+            self.collector.told(&self.server()),
             self.dir.display()
         )
     }

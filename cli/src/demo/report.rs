@@ -33,6 +33,8 @@ pub struct Report {
     #[serde(skip)]
     edges: Vec<Edge>,
     #[serde(skip)]
+    trace: Option<serde_json::Value>,
+    #[serde(skip)]
     last_failure: Option<String>,
 }
 
@@ -54,6 +56,7 @@ impl Report {
             synced: figures.synced,
             checks: checks::all(figures),
             edges: figures.edges.clone(),
+            trace: figures.trace.trace.clone(),
             last_failure: load.last_failure(),
         }
     }
@@ -78,6 +81,9 @@ impl Report {
         let mark = |check: &Check| if check.ok { "ok" } else { "FAILED" }.to_owned();
         let row = |check: &Check| vec![mark(check), check.name.to_owned(), check.detail.clone()];
         text += &table(&self.checks.iter().map(row).collect::<Vec<_>>());
+        if let Some(trace) = &self.trace {
+            text += &format!("\n{}", crate::trace::waterfall(trace, false));
+        }
         if let Some(failure) = &self.last_failure {
             text += &format!("last failure: {failure}\n");
         }

@@ -165,7 +165,7 @@ impl<'a> Tries<'a> {
             }
             Decision::Retry { after, permit: place } => {
                 circuit.retried(word(&result));
-                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:?}")));
+                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:.1?}")));
                 // The answer is not the caller's, and nobody reads it to its end.
                 if let Some(span) = &mut span {
                     span.ended(None, true);
