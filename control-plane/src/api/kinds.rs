@@ -136,7 +136,11 @@ pub static KINDS: &[Kind] = &[
         columns: columns::POLICY,
         ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"])
     },
-    Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },
+    Kind {
+        enforced: true,
+        columns: columns::POLICY,
+        ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"])
+    },
     Kind {
         enforced: true,
         columns: columns::POLICY,
@@ -144,6 +148,7 @@ pub static KINDS: &[Kind] = &[
     },
     Kind {
         namespaced: false,
+        enforced: true,
         status: StatusShape::Conditions,
         columns: columns::MESH,
         ..weft("MeshConfig", "meshconfigs", "meshconfig", &["mc"])

@@ -148,6 +148,8 @@ fn traced(
     let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.context.spans);
     span.from_ip(connection.source);
     span.add(|span| {
+        let wanted = app.telemetry().headers.iter();
+        span.headers = wanted.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
         span.peer_id = connection.peer.as_ref().map(|peer| peer.id.as_str().into());
         span.service = connection.service();
         // Believed of callers in the mesh only.

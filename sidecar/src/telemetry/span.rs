@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Version, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, uri::PathAndQuery};
 use weft_policy::{
     canonical::Authority,
     model::Target,
@@ -48,6 +48,8 @@ pub struct Span {
     pub resend: u32,
     /// Why we answered ourselves, or why it ended badly.
     pub reason: Option<Reason>,
+    /// Request headers that the policy wants as attributes.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// What happened meanwhile.
     pub events: Vec<Event>,
     /// Events beyond the bound.

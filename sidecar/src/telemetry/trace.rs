@@ -140,6 +140,7 @@ impl Traced {
             route: None,
             resend: 0,
             reason: None,
+            headers: Vec::new(),
             events: Vec::new(),
             events_dropped: 0,
         };

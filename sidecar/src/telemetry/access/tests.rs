@@ -30,6 +30,7 @@ fn span(path: &str, agent: &str) -> Span {
         route: Some("shop/catalog#0".into()),
         resend: 2,
         reason: Some(Reason::ConnectionRefused),
+        headers: Vec::new(),
         events: Vec::new(),
         events_dropped: 0,
     }
