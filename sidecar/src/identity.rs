@@ -89,6 +89,18 @@ pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 2))
 }
 
+/// The identity to begin a handshake with. After a jump of the clock an ended one may be held for a moment.
+///
+/// # Errors
+/// When there is none, or it has ended by now: what to say.
+pub fn in_force(held: Option<Arc<MeshIdentity>>, now: SystemTime) -> Result<Arc<MeshIdentity>, &'static str> {
+    match held {
+        None => Err("this sidecar has no certificate yet"),
+        Some(own) if own.not_after <= now => Err("this sidecar's certificate has ended"),
+        Some(own) => Ok(own),
+    }
+}
+
 impl Enrolment {
     fn token_path(&self) -> Result<PathBuf> {
         if let Some(path) = &self.token {
@@ -213,7 +225,21 @@ fn root_domain(roots: &[Vec<u8>]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{testing::Authority, *};
+
+    #[test]
+    fn no_handshake_begins_with_a_certificate_that_has_ended() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let svid = Authority::default().sign("spiffe://weft.local/ns/shop/sa/web", now - hour, now + hour);
+        let own = Arc::new(MeshIdentity::new(&svid, &TrustStore::default(), 1).expect("an identity"));
+        let at = |now| in_force(Some(Arc::clone(&own)), now).map(|_| ());
+        let end = own.not_after;
+        assert_eq!((at(now), at(end - Duration::from_nanos(1))), (Ok(()), Ok(())));
+        let ended = Err("this sidecar's certificate has ended");
+        assert_eq!((at(end), at(end + hour)), (ended, ended));
+        assert_eq!(in_force(None, now).err(), Some("this sidecar has no certificate yet"));
+    }
 
     #[test]
     fn a_connection_takes_no_new_streams_well_before_it_is_closed_with_its_peers_certificate() {

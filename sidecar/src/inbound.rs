@@ -10,7 +10,14 @@ mod request;
 mod seen;
 mod tunnel;
 
-use std::{convert::Infallible, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 pub use books::Books;
 pub use connection::Admitted;
@@ -220,9 +227,7 @@ async fn handshake(
     io: TcpStream,
 ) -> Result<(TlsStream<TcpStream>, PeerIdentity, SpiffeId), (&'static str, String)> {
     let own = worker.context.identity.borrow().clone();
-    let Some(own) = own else {
-        return Err((Reason::NotReady.as_str(), "this sidecar has no certificate yet".into()));
-    };
+    let own = identity::in_force(own, SystemTime::now()).map_err(|why| (Reason::NotReady.as_str(), why.to_owned()))?;
     let acceptor = TlsAcceptor::from(Arc::clone(&own.server));
     let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(io)).await;
     let stream = match accepted {

@@ -1,6 +1,11 @@
 //! Making one connection: TCP, for the mesh TLS with the peer's identity checked, then the HTTP handshake.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -118,7 +123,7 @@ async fn session(
 ) -> Result<Proved, ProxyError> {
     let identity = own.identity.borrow().clone();
     let identity =
-        identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+        identity::in_force(identity, SystemTime::now()).map_err(|why| ProxyError::unsent(Reason::NotReady, why))?;
     let trusted = own.sessions.trusted();
     let session = tls(mesh, target, Arc::clone(config(&identity)), limit);
     let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {
