@@ -15,6 +15,7 @@ use crate::{
 mod checks;
 mod load;
 mod mesh;
+mod ports;
 mod report;
 mod scrape;
 mod security;
