@@ -16,8 +16,10 @@ use crate::{
 
 /// Flags of `weft explain`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Exit codes: 0 when the request would be sent somewhere, also when the workloads there would refuse \
-                        the caller; 3 when it would not.")]
+#[command(
+    after_help = "Exit codes: 0 when the request would be sent somewhere, also when the workloads there would refuse \
+                        the caller; 3 when it would not."
+)]
 pub struct ExplainArgs {
     /// Method of the request
     #[arg(value_parser = method)]
