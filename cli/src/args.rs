@@ -144,6 +144,9 @@ pub struct RunArgs {
     /// Where the sidecar's admin server listens [default: a free port]
     #[arg(long)]
     pub admin_listen: Option<SocketAddr>,
+    /// A front of an app port for callers without a sidecar, until the mode is strict: ADDR=PORT
+    #[arg(long, value_name = "ADDR=PORT")]
+    pub inbound_listen: Vec<String>,
     /// Where the app runs, so that near endpoints are preferred: REGION[/ZONE] or /ZONE [default: unknown]
     #[arg(long, value_name = "REGION/ZONE", env = "WEFT_LOCALITY")]
     pub locality: Option<String>,

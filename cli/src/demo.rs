@@ -15,8 +15,10 @@ use crate::{
 mod checks;
 mod load;
 mod mesh;
+mod ports;
 mod report;
 mod scrape;
+mod security;
 mod traces;
 
 use checks::{Figures, Traced};
@@ -35,7 +37,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Runs the demo; every process is gone when this returns.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let mut mesh = Mesh::new(args.keep, args.otlp_endpoint.clone()).await?;
+    let mut mesh = Mesh::new(args.duration, args.keep, args.otlp_endpoint.clone()).await?;
     let outcome = tokio::select! {
         outcome = Box::pin(measure(&args, &mut mesh)) => Some(outcome),
         _ = signals.next() => None,
@@ -95,10 +97,17 @@ async fn stages(
 ) -> anyhow::Result<Figures> {
     let start = Instant::now();
     let mut figures = Figures { expected_proxies: mesh::PROXIES - 1, ..Figures::default() };
-    figures.rotations.0 = mesh.rotations().await;
 
     progress.stage("traffic flows");
+    sleep_until(start + duration * 8 / 100).await;
+    progress.stage("the load calls ledger, which it may not");
+    figures.security.deny(mesh).await;
+    progress.stage("another root for every certificate");
+    figures.security.rotate_root(mesh, load).await?;
+    figures.rotations.0 = mesh.rotations().await;
     sleep_until(start + duration * 20 / 100).await;
+    // What took longer than planned is not taken from the stages that follow, here and below.
+    let start = start.max(Instant::now() - duration * 20 / 100);
     figures.before_canary = load.window();
     progress.stage("canary: 20 % of catalog to v2");
     mesh.route(20)?;
@@ -108,8 +117,10 @@ async fn stages(
     sleep_until(start + duration * 30 / 100).await;
     resilience(mesh, load, progress, duration, &mut figures).await?;
     figures.trace = trace(mesh).await;
+    progress.stage("strict: no plaintext any more");
+    let strict = load.window();
+    figures.security.strict(mesh).await?;
 
-    // What took longer than planned is not taken from the stages that follow.
     let start = start.max(Instant::now() - duration * 55 / 100);
     let at = |percent: u32| sleep_until(start + duration * percent / 100);
     at(55).await;
@@ -136,6 +147,7 @@ async fn stages(
     figures.total = load.window();
     figures.canary = figures.total.since(canary);
     figures.replica = figures.total.since(replica);
+    figures.security.under_strict = figures.total.since(strict);
     figures.killed_replica.1 = load.answers_of(mesh::KILLED) - settled;
     figures.rotations.1 = mesh.rotations().await;
     (figures.edges, figures.healing) = mesh.edges().await;

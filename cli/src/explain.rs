@@ -16,6 +16,10 @@ use crate::{
 
 /// Flags of `weft explain`.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Exit codes: 0 when the request would be sent somewhere, also when the workloads there would refuse \
+                        the caller; 3 when it would not."
+)]
 pub struct ExplainArgs {
     /// Method of the request
     #[arg(value_parser = method)]
@@ -39,7 +43,8 @@ pub struct ExplainArgs {
     pub server: ServerArgs,
 }
 
-/// Prints the answer: exit code 3 when the request would not be sent anywhere.
+/// Prints the answer: exit code 3 when the request would not be sent anywhere. That a workload would refuse it is part
+/// of the answer, and no failure.
 pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
     let answer = server.get(&path(&args)).await;
@@ -122,7 +127,12 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     let mut policies = Table::new(&["", "POLICY", "ACTION", "DRY-RUN", "PORT"]);
     for entry in list(answer, "access") {
         let columns = ["workload", "port", "mode", "caller", "verdict", "because"];
-        access.row(columns.map(|name| text(entry, name)));
+        let mut cells = columns.map(|name| text(entry, name));
+        let origin = text(entry, "modeOrigin");
+        if !origin.is_empty() {
+            cells[2] = format!("{} ({origin})", cells[2]);
+        }
+        access.row(cells);
         let at = format!("{}:{}", text(entry, "workload"), text(entry, "port"));
         for policy in list(entry, "policies") {
             let mark = if policy["matches"] == true { style::paint(GOOD, "✓") } else { "-".to_owned() };
@@ -284,6 +294,38 @@ mod tests {
             "RateLimitPolicy shop/fair#0  5 per second\n",
         ] {
             assert!(shown.contains(line), "{line}{shown}");
+        }
+    }
+
+    #[test]
+    fn who_is_let_in_is_told_with_mode_reason_and_every_policy() {
+        let answer = json!({"access": [
+            {"workload": "shop/db", "port": 5432, "mode": "Strict", "modeOrigin": "PeerAuthentication shop/db",
+                "caller": "spiffe://td/ns/shop/sa/web", "verdict": "denied", "because": "AuthorizationPolicy shop/no denies it",
+                "policies": [
+                    {"name": "shop/no", "action": "Deny", "dryRun": false, "matches": true},
+                    {"name": "shop/yes", "action": "Allow", "dryRun": true, "matches": false}]},
+            {"workload": "bank/*", "verdict": "not shown", "because": "you may not look into namespace bank"}]});
+        let shown = anstream::adapter::strip_str(&render(&answer, None)).to_string();
+        let lines: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        for expected in [
+            vec!["WORKLOAD", "PORT", "MODE", "CALLER", "VERDICT", "BECAUSE"],
+            vec![
+                "shop/db",
+                "5432",
+                "Strict (PeerAuthentication shop/db)",
+                "spiffe://td/ns/shop/sa/web",
+                "denied",
+                "AuthorizationPolicy shop/no denies it",
+            ],
+            vec!["bank/*", "not shown", "you may not look into namespace bank"],
+            vec!["✓", "shop/no", "Deny", "false", "shop/db:5432"],
+            vec!["-", "shop/yes", "Allow", "true", "shop/db:5432"],
+        ] {
+            assert!(lines.contains(&expected), "{expected:?}\n{shown}");
         }
     }
 

@@ -131,6 +131,7 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
             flag(name, address.into());
         }
     }
+    args.inbound_listen.iter().for_each(|front| flag("--inbound-listen", front.into()));
     if let Some(locality) = &args.locality {
         flag("--locality", locality.into());
     }
@@ -228,7 +229,7 @@ mod tests {
 
     fn args() -> RunArgs {
         use clap::Parser as _;
-        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --locality eu/eu-1 --admin-listen 127.0.0.1:7 -- app";
+        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --locality eu/eu-1 --admin-listen 127.0.0.1:7 --inbound-listen 127.0.0.1:8=80 -- app";
         match crate::args::Cli::try_parse_from(line.split(' ')).unwrap().command {
             crate::args::Command::Run(args) => args,
             other => panic!("{other:?}"),
@@ -254,7 +255,7 @@ mod tests {
         let flags = flags.to_str().unwrap();
         assert!(flags.starts_with("sidecar --announce --name web-abcde --namespace default"), "{flags}");
         assert!(flags.contains("--service-account web --label app=web --upstream pay-ments.shop:80=9001"), "{flags}");
-        assert!(flags.contains("--locality eu/eu-1"), "{flags}");
+        assert!(flags.contains("--inbound-listen 127.0.0.1:8=80 --locality eu/eu-1"), "{flags}");
         assert!(flags.contains("--admin-listen 127.0.0.1:7") && !flags.contains("--mesh-listen"), "{flags}");
     }
 

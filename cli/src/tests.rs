@@ -50,7 +50,8 @@ impl Api {
         state.pushed.reflected = reflected.subscribe();
         let directory = std::env::temp_dir().join(format!("weft-cli-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let ca = Arc::new(Ca::open(&directory, "weft.local", Duration::from_secs(60)).unwrap());
+        // Beside, not in it: files of the authority are no resources.
+        let ca = Arc::new(Ca::open(&directory.with_extension("ca"), "weft.local", Duration::from_secs(60)).unwrap());
         let enrolment = Enrolment::new(ca, Joins::memory().unwrap(), Audit::in_memory());
         state.enrolment = Some(enrolment.clone());
         let routes = router(state);
@@ -81,6 +82,7 @@ impl Api {
 impl Drop for Api {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.directory).ok();
+        std::fs::remove_dir_all(self.directory.with_extension("ca")).ok();
     }
 }
 

@@ -45,6 +45,7 @@ pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
     push::{Reflected, View, proxies::Proxies},
+    registry,
     source::{Files, Problem, stored::Current},
     store::Store,
     traces::{self, Traces},
@@ -91,6 +92,8 @@ pub struct Pushed {
     pub view: channel::Receiver<Arc<View>>,
     /// What it is made of.
     pub resources: channel::Receiver<Current>,
+    /// The sidecars that have registered.
+    pub registered: channel::Receiver<registry::All>,
     /// Which event of the store that reflects.
     pub reflected: channel::Receiver<Reflected>,
     /// Problems of the resources, as of the last compile.
@@ -131,7 +134,8 @@ impl ApiState {
         let view = channel::Sender::new(Arc::default()).subscribe();
         let reflected = channel::Sender::new(Reflected::default()).subscribe();
         let resources = channel::Sender::default().subscribe();
-        let pushed = Pushed { view, resources, reflected, problems: Arc::default() };
+        let registered = channel::Sender::default().subscribe();
+        let pushed = Pushed { view, resources, registered, reflected, problems: Arc::default() };
         Self::new(store, channel::Sender::default().subscribe(), Proxies::default(), pushed, access)
     }
 }

@@ -116,7 +116,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         stopping.subscribe(),
     );
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
-    let pushed = Pushed { view: reading, resources, reflected: reflecting, problems };
+    let registered = registry.watch();
+    let pushed = Pushed { view: reading, resources, registered, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
     state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());

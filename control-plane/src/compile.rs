@@ -9,6 +9,7 @@ pub mod policies;
 mod protocol;
 mod routes;
 mod services;
+pub mod workloads;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -4,7 +4,7 @@
 mod access;
 mod effective;
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, Method, Uri};
 use prost::Message as _;
@@ -18,6 +18,7 @@ use weft_proto::{ResourceType, v1};
 
 use self::effective::Effective;
 use crate::{
+    compile::Registered,
     push::View,
     source::{Resources, did_you_mean},
 };
@@ -75,13 +76,15 @@ pub enum ExplainError {
 
 /// Answers the question as JSON: the service and port, the rule that wins, why each match lost or won, the shares of
 /// the backends, and what is in force for the request: settings with their origins, faults, rate limits, and who is let in. `resources`
-/// are what the view was made of; when they are newer for a moment, the origins are too. `sees` tells whose services may be asked about, and be named in hints.
+/// are what the view was made of; when they are newer for a moment, the origins are too. `sees` tells whose services may be asked about, and be named in hints, and
+/// of whose workloads more than their service is told.
 ///
 /// # Errors
 /// When the URL leads nowhere, or to a namespace that is not seen.
 pub fn explain(
     view: &View,
     resources: &Resources,
+    registered: &[Arc<Registered>],
     question: &Question,
     sees: &dyn Fn(&str) -> bool,
 ) -> Result<Value, ExplainError> {
@@ -102,7 +105,8 @@ pub fn explain(
         "protocol": port.protocol.as_str(),
         "healthyEndpoints": healthy(view, &service.id),
     });
-    let effective = Effective { view, resources, question, request: &request, service: &service, port };
+    let effective =
+        Effective { view, resources, registered, sees, question, request: &request, service: &service, port };
     let Some(routing) = &port.routing else {
         answer["decision"] = "service".into();
         answer["because"] = "no route is attached to this port: requests go to the service's own endpoints".into();

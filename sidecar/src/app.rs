@@ -33,7 +33,7 @@ use crate::{
     listener, probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
-    state::keep,
+    state::{Store, keep},
     telemetry::{
         Telemetry,
         export::{self, SpanSink, Whose},
@@ -70,7 +70,6 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
-    let registration = watch::Sender::new(registration(&args, listeners.mesh));
     let enrolment = Enrolment {
         xds: args.xds_address().into(),
         namespace: args.namespace.clone(),
@@ -82,6 +81,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     };
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
+    let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
 
     let (spans, exporting) = spans(&args, &telemetry, snapshot.subscribe());
     let context = WorkerContext {
@@ -228,8 +228,19 @@ async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Re
     Ok(())
 }
 
-fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
-    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+/// Tells this start from those before, of which it is the newest, in milliseconds.
+fn epoch(store: Option<&Store>) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now = u64::try_from(now).unwrap_or(u64::MAX);
+    store.map_or(now, |store| {
+        store.next_epoch(now).unwrap_or_else(|refused| {
+            tracing::warn!(%refused, "state: the number of this start is not kept: if the clock goes back, the next one may be refused");
+            now
+        })
+    })
+}
+
+fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
     Registration {
         name: args.name.clone(),
         namespace: args.namespace.clone(),
@@ -251,7 +262,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr) -> Registration {
             let Locality { region, zone } = args.locality();
             v1::Locality { region: region.into(), zone: zone.into() }
         }),
-        epoch_ms: u64::try_from(epoch).unwrap_or(u64::MAX),
+        epoch_ms,
         sidecar_version: env!("CARGO_PKG_VERSION").into(),
         certificate_end_ms: 0,
         service_account: args.account().into(),

@@ -2,12 +2,12 @@
 //! and the snapshot that the workers read.
 
 mod backoff;
+mod builder;
 pub mod state;
 
 use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,14 +18,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
-use weft_policy::{
-    balance::{Balancer, EndpointLoad},
-    breaker::Breaker,
-    limits::Limits,
-    model::{BackendPolicy, Endpoint, Locality, ObjectName, ServicePort, Target},
-    outlier::{Ejections, Health},
-    retry::Budget,
-};
+use weft_policy::model::ObjectName;
 use weft_proto::{
     ResourceType,
     core::Node,
@@ -37,16 +30,15 @@ use weft_proto::{
 };
 use weft_svid::{Svid, TrustStore};
 
-pub use self::backoff::Backoff;
 use self::state::State;
+pub use self::{backoff::Backoff, builder::Builder};
 use crate::{
-    app::worker::Clock,
     drain::Drain,
     identity::{self, renewal::Wishes},
     readiness::Readiness,
-    snapshot::{Cluster, ClusterShared, EndpointState, Snapshot, SnapshotSender},
+    snapshot::SnapshotSender,
     state::keep::Saver,
-    telemetry::{CircuitMetrics, Direction, Telemetry},
+    telemetry::Telemetry,
 };
 
 /// Names that the app may bring up by dialling them.
@@ -347,143 +339,6 @@ async fn leave(
     };
     let read = async { while let Some(Ok(_)) = stream.next().await {} };
     tokio::join!(write, read);
-}
-
-/// Keeps what outlives a snapshot.
-pub struct Builder {
-    telemetry: Telemetry,
-    /// Where this workload is.
-    own: Locality,
-    clock: Clock,
-    /// Of the last snapshot.
-    clusters: HashMap<Target, Arc<Cluster>>,
-    shared: HashMap<Target, Arc<ClusterShared>>,
-    endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-}
-
-impl Builder {
-    /// With nothing built yet.
-    #[must_use]
-    pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
-        let (clusters, shared, endpoints) = Default::default();
-        Self { telemetry, own, clock, clusters, shared, endpoints }
-    }
-
-    /// The snapshot of what is held and may be used.
-    pub fn build(&mut self, state: &mut State, namespace: &str) -> Snapshot {
-        let services = state.usable();
-        let mut snapshot =
-            Snapshot { absent: state.absent(), workload: state.workload_config(), ..Snapshot::default() };
-        let mut kept = HashMap::new();
-        for service in services {
-            for host in &service.hostnames {
-                snapshot.hosts.entry(host.clone()).or_insert_with(|| service.id.clone());
-            }
-            if service.id.namespace() == namespace {
-                snapshot.hosts.insert(service.id.name().into(), service.id.clone());
-            }
-            for ip in &service.virtual_ips {
-                snapshot.hosts.entry(ip.to_string().into()).or_insert_with(|| service.id.clone());
-            }
-            for port in &service.ports {
-                let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
-                snapshot.clusters.insert(target, cluster);
-            }
-            snapshot.services.insert(service.id.clone(), service);
-        }
-        self.endpoints = kept;
-        self.clusters.clone_from(&snapshot.clusters);
-        self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
-        snapshot
-    }
-
-    /// One service port with its endpoints; the cluster of before when nothing of it has changed.
-    pub(crate) fn cluster(
-        &mut self,
-        target: &Target,
-        port: &ServicePort,
-        all: &[Endpoint],
-        kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-    ) -> Arc<Cluster> {
-        let shared = self.shared(target, &port.backend);
-        let mut endpoints = Vec::new();
-        let mut came = false;
-        for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
-            let Some(&port) = endpoint.ports.get(&target.port) else { continue };
-            let address = SocketAddr::new(endpoint.address, port);
-            let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
-            let state = match self.endpoints.get(&key) {
-                Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                before => {
-                    // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
-                    let same = |state: &&Arc<EndpointState>| state.endpoint.mesh == endpoint.mesh;
-                    let health = before.filter(same).map(|state| Arc::clone(&state.health));
-                    came |= health.is_none();
-                    Arc::new(EndpointState {
-                        endpoint: endpoint.clone(),
-                        address,
-                        load: EndpointLoad::default(),
-                        health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
-                        unreachable: AtomicBool::new(false),
-                    })
-                }
-            };
-            kept.insert(key, Arc::clone(&state));
-            endpoints.push(state);
-        }
-        // Most changes are of other services: the tables of this one are not built again for them.
-        let previous = self.clusters.get(target);
-        if let Some(cluster) = previous
-            && cluster.policy == port.backend
-            && cluster.protocol == port.protocol
-            && cluster.endpoints.len() == endpoints.len()
-            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
-        {
-            return Arc::clone(cluster);
-        }
-        let before = previous.map(|cluster| &cluster.balancer);
-        let now = self.clock.now();
-        let balancer = Balancer::new(&port.backend.load_balancing, &self.own, &endpoints, now, before);
-        if came {
-            shared.breaker.endpoint_came(now);
-        }
-        let healths = endpoints.iter().map(|state| &state.health);
-        for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
-            shared.circuit.endpoint_changed(endpoints[index].address, change);
-        }
-        shared.circuit.endpoints_changed();
-        let policy = Arc::clone(&port.backend);
-        Arc::new(Cluster {
-            target: target.clone(),
-            protocol: port.protocol,
-            endpoints: endpoints.into(),
-            balancer,
-            policy,
-            shared,
-        })
-    }
-
-    /// What outlives the snapshot, with the ceilings that the policy has now.
-    fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
-        let telemetry = &self.telemetry;
-        let shared = self.shared.entry(target.clone()).or_insert_with(|| {
-            let label = format!("{}:{}", target.service, target.port);
-            let ejections = Arc::new(Ejections::default());
-            Arc::new(ClusterShared {
-                limits: Limits::default(),
-                budget: Budget::default(),
-                breaker: Arc::new(Breaker::default()),
-                circuit: CircuitMetrics::new(telemetry, &label, &ejections),
-                ejections,
-                http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
-                tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
-            })
-        });
-        shared.limits.set(&policy.limits);
-        shared.budget.set(&policy.retry_budget);
-        Arc::clone(shared)
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub use self::{
     failure::{Failure, FailureReason},
 };
 use crate::{
+    live,
     token::{PendingKey, Token, load_token},
     tunnel,
 };
@@ -74,17 +75,30 @@ pub struct Enrolment {
     pub trust: TrustStore,
 }
 
-/// Before a peer's certificate ends, what is in flight on its connections has at most this time, and at most a fifth of
-/// what was left of the certificate when the connection began: then they are closed.
+/// Before `live` closes the connections of a peer whose certificate ends, what is in flight on them has this time, and at
+/// most half of what was left when the connection began.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// For how long a connection with this peer takes new streams: [`MAX_AGE`] with jitter, and never up to the end of the
-/// peer's certificate, where `live` closes it.
+/// peer's certificate, just before which `live` closes it.
 #[must_use]
 pub fn connection_life(peer: &PeerIdentity, random: u64) -> Duration {
     let jitter = MAX_AGE.mul_f64(0.2 * f64::from(u8::try_from(random >> 56).unwrap_or(0)) / 255.0);
     let left = peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-    (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 5))
+    let left = left.saturating_sub(live::TICK);
+    (MAX_AGE.mul_f64(0.9) + jitter).min(left - GRACE.min(left / 2))
+}
+
+/// The identity to begin a handshake with. After a jump of the clock an ended one may be held for a moment.
+///
+/// # Errors
+/// When there is none, or it has ended by now: what to say.
+pub fn in_force(held: Option<Arc<MeshIdentity>>, now: SystemTime) -> Result<Arc<MeshIdentity>, &'static str> {
+    match held {
+        None => Err("this sidecar has no certificate yet"),
+        Some(own) if own.not_after <= now => Err("this sidecar's certificate has ended"),
+        Some(own) => Ok(own),
+    }
 }
 
 impl Enrolment {
@@ -207,4 +221,34 @@ impl MeshIdentity {
 /// The trust domain of a root: its URI SAN without a path.
 fn root_domain(roots: &[Vec<u8>]) -> Result<String> {
     weft_svid::root_trust_domain(roots).context("the token's root certificate names no trust domain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::Authority, *};
+
+    #[test]
+    fn no_handshake_begins_with_a_certificate_that_has_ended() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let svid = Authority::default().sign("spiffe://weft.local/ns/shop/sa/web", now - hour, now + hour);
+        let own = Arc::new(MeshIdentity::new(&svid, &TrustStore::default(), 1).expect("an identity"));
+        let at = |now| in_force(Some(Arc::clone(&own)), now).map(|_| ());
+        let end = own.not_after;
+        assert_eq!((at(now), at(end - Duration::from_nanos(1))), (Ok(()), Ok(())));
+        let ended = Err("this sidecar's certificate has ended");
+        assert_eq!((at(end), at(end + hour)), (ended, ended));
+        assert_eq!(in_force(None, now).err(), Some("this sidecar has no certificate yet"));
+    }
+
+    #[test]
+    fn a_connection_takes_no_new_streams_well_before_it_is_closed_with_its_peers_certificate() {
+        for seconds in [1_u64, 3, 5, 10, 60, 600, 86_400] {
+            let left = Duration::from_secs(seconds);
+            let id = SpiffeId::workload("weft.local", "shop", "a").expect("valid");
+            let life = connection_life(&PeerIdentity { id, not_after: SystemTime::now() + left }, u64::MAX);
+            let until_closed = left.saturating_sub(live::TICK);
+            assert!(life <= until_closed - GRACE.min(until_closed / 2), "{left:?}: {life:?}");
+        }
+    }
 }

@@ -10,7 +10,14 @@ mod request;
 mod seen;
 mod tunnel;
 
-use std::{convert::Infallible, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 pub use books::Books;
 pub use connection::Admitted;
@@ -109,7 +116,7 @@ async fn requests(
         Rewind::new(stream, detected.prefix),
         drain,
         Phase::Draining,
-        life,
+        session.left(life),
         move |request: Request<Incoming>| {
             let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
             async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
@@ -162,7 +169,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     };
     let serving = async {
         if http2 {
-            serve::http2(io, drain, end, identity::MAX_AGE, handle).await
+            serve::http2(io, drain, end, tokio::time::sleep(identity::MAX_AGE), handle).await
         } else {
             serve::http1(io, drain, end, IDLE, handle).await
         }
@@ -220,9 +227,7 @@ async fn handshake(
     io: TcpStream,
 ) -> Result<(TlsStream<TcpStream>, PeerIdentity, SpiffeId), (&'static str, String)> {
     let own = worker.context.identity.borrow().clone();
-    let Some(own) = own else {
-        return Err((Reason::NotReady.as_str(), "this sidecar has no certificate yet".into()));
-    };
+    let own = identity::in_force(own, SystemTime::now()).map_err(|why| (Reason::NotReady.as_str(), why.to_owned()))?;
     let acceptor = TlsAcceptor::from(Arc::clone(&own.server));
     let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(io)).await;
     let stream = match accepted {

@@ -1,6 +1,7 @@
 //! Sessions of mutual TLS, inbound and outbound, of one worker: each is closed when the peer's certificate ends, and when
-//! the roots or revocations of now do not accept the peer's chain any more. What policies say of a connection is looked
-//! at in `inbound`. Looked at when trust changes and once a second, never per request.
+//! the roots or revocations of now do not accept the peer's chain any more. Where a root went, and nothing was revoked,
+//! what is in flight has a moment left: that is how a rotation of the root ends. What policies say of a connection is
+//! looked at in `inbound`. Looked at when trust changes and once a second, never per request.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,14 +15,17 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use slab::Slab;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use weft_policy::SpiffeId;
 use weft_svid::{PeerIdentity, Role, SvidReason, TrustStore};
 
 use crate::telemetry::Telemetry;
 
 /// How often expiry is looked at, and how far ahead, by the wall clock: the monotonic one stops while a laptop sleeps.
-const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
+/// For requests in flight on a session whose root is not trusted any more; closed at the first look after it, so that
+/// all is over within 5 s of the change.
+const LEAVE: Duration = Duration::from_secs(3);
 /// Chains that are checked before others get the thread: one takes some 200 us.
 const CHECKS: usize = 8;
 
@@ -52,6 +56,7 @@ pub struct Sessions {
 pub struct Session {
     sessions: Rc<Sessions>,
     key: usize,
+    leaving: Rc<Cut<()>>,
     cut: Rc<Cut<Why>>,
 }
 
@@ -61,6 +66,10 @@ struct Entry {
     id: SpiffeId,
     not_after: SystemTime,
     role: Role,
+    /// Takes no new streams.
+    leaving: Rc<Cut<()>>,
+    /// When a session that is leaving is closed, and why.
+    due: Cell<Option<(Instant, SvidReason)>>,
     cut: Rc<Cut<Why>>,
 }
 
@@ -83,6 +92,11 @@ impl<T: Copy> Cut<T> {
                 waker.wake();
             }
         }
+    }
+
+    /// Whether it was fired.
+    pub fn has_fired(&self) -> bool {
+        self.why.get().is_some()
     }
 
     /// Ready when it was fired.
@@ -142,12 +156,14 @@ impl Sessions {
         chain: &[CertificateDer<'_>],
         peer: &PeerIdentity,
     ) -> Session {
-        let cut = Rc::new(Cut::default());
+        let (cut, leaving) = (Rc::new(Cut::default()), Rc::new(Cut::default()));
         let entry = Entry {
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
             id: peer.id.clone(),
             not_after: peer.not_after,
             role,
+            leaving: Rc::clone(&leaving),
+            due: Cell::new(None),
             cut: Rc::clone(&cut),
         };
         if self.trusted() != *trusted
@@ -156,7 +172,7 @@ impl Sessions {
             self.close(&entry, Why::Refused(reason));
         }
         let key = self.open.borrow_mut().insert(entry);
-        Session { sessions: Rc::clone(self), key, cut }
+        Session { sessions: Rc::clone(self), key, leaving, cut }
     }
 
     /// How many are open.
@@ -170,23 +186,28 @@ impl Sessions {
         let (mut version, mut tick) = (self.version.clone(), tokio::time::interval(TICK));
         loop {
             tokio::select! {
-                _ = tick.tick() => self.expire(SystemTime::now()),
+                _ = tick.tick() => self.expire(SystemTime::now(), Instant::now()),
                 // The sender is in `self.trust`.
                 _ = version.changed() => self.recheck().await,
             }
         }
     }
 
-    /// Closes the sessions whose peer's certificate ends before the next look.
-    fn expire(&self, now: SystemTime) {
+    /// Closes the sessions whose peer's certificate ends before the next look, and those that have left for long enough.
+    fn expire(&self, now: SystemTime, moment: Instant) {
         for entry in self.open.borrow().iter().map(|(_, entry)| entry) {
             if entry.not_after <= now + TICK {
                 self.close(entry, Why::Expired);
             }
+            if let Some((due, reason)) = entry.due.get()
+                && due <= moment
+            {
+                self.close(entry, Why::Refused(reason));
+            }
         }
     }
 
-    /// Closes the sessions whose peer's chain is not accepted any more.
+    /// Closes the sessions whose peer's chain is not accepted any more; those of which only the root has gone, later.
     async fn recheck(&self) {
         let chains = self.chains();
         // A peer has many connections with one certificate.
@@ -206,14 +227,24 @@ impl Sessions {
             let open = self.open.borrow();
             // Its place may be another session's by now.
             let entry = open.get(*key).filter(|entry| Rc::ptr_eq(&entry.chain, chain));
-            if let (Some(entry), Some(reason)) = (entry, refused) {
-                self.close(entry, Why::Refused(reason));
+            match (entry, refused) {
+                (Some(entry), Some(reason @ SvidReason::UnknownRoot)) => Self::leave(entry, reason),
+                (Some(entry), Some(reason)) => self.close(entry, Why::Refused(reason)),
+                (Some(_), None) | (None, _) => {}
             }
         }
     }
 
     fn chains(&self) -> Vec<(usize, Rc<[CertificateDer<'static>]>, Role)> {
         self.open.borrow().iter().map(|(key, entry)| (key, Rc::clone(&entry.chain), entry.role)).collect()
+    }
+
+    /// No new streams; closed when those that are open have had their time, also when the root should come back.
+    fn leave(entry: &Entry, reason: SvidReason) {
+        if entry.due.get().is_none() {
+            entry.due.set(Some((Instant::now() + LEAVE, reason)));
+            entry.leaving.fire(());
+        }
     }
 
     fn close(&self, entry: &Entry, why: Why) {
@@ -230,6 +261,18 @@ impl Sessions {
 }
 
 impl Session {
+    /// Fired when it is to take no new streams.
+    #[must_use]
+    pub const fn leaving(&self) -> &Rc<Cut<()>> {
+        &self.leaving
+    }
+
+    /// Waits until it is to take no new streams, for `life` at most.
+    pub async fn left(&self, life: Duration) {
+        // What is left of `life` does not matter once the time is over.
+        tokio::time::timeout(life, self.leaving.fired()).await.unwrap_or_default();
+    }
+
     /// Waits until it must be closed.
     pub async fn ended(&self) -> Why {
         self.cut.fired().await

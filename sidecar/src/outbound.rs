@@ -116,7 +116,7 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
     // The app may need us until it is gone itself: its connections do not end with the drain.
     let end = Phase::Stopped;
     let result = if http2 {
-        serve::http2(io, drain, end, MAX_AGE, handle).await
+        serve::http2(io, drain, end, tokio::time::sleep(MAX_AGE), handle).await
     } else {
         serve::http1(io, drain, end, IDLE, handle).await
     };

@@ -124,6 +124,11 @@ pub struct Owner {
     pub trust_domain: Option<String>,
 }
 
+/// The file of the last epoch.
+const EPOCH: &str = "epoch";
+/// Bytes of a number of 64 bits and a line end.
+const MAX_EPOCH: u64 = 21;
+
 /// The directory and the key of one sidecar.
 pub struct Store {
     dir: StateDir,
@@ -221,6 +226,22 @@ impl Store {
     /// When it cannot be written, or a file of somebody else is in the way.
     pub fn save_configuration(&self, configuration: &StoredConfiguration, now: SystemTime) -> Result<(), Refused> {
         self.save(Kind::Configuration, &configuration.encode(), now)
+    }
+
+    /// The epoch of this start in milliseconds: now, or one more than that of the start before when the clock has gone back
+    /// since. Kept in a file of its own, in the clear, that says nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be kept, or a file of somebody else is there.
+    pub fn next_epoch(&self, now: u64) -> Result<u64, Refused> {
+        if self.foreign {
+            return Err(Refused::Foreign("another workload".into(), self.owner.workload.clone()));
+        }
+        let last = self.dir.read(EPOCH, MAX_EPOCH)?;
+        let last = last.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse::<u64>().ok());
+        let epoch = last.map_or(now, |last| now.max(last.saturating_add(1)));
+        self.dir.write(EPOCH, format!("{epoch}\n").as_bytes())?;
+        Ok(epoch)
     }
 
     fn save(&self, kind: Kind, body: &[u8], now: SystemTime) -> Result<(), Refused> {

@@ -33,7 +33,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::body::Body,
     identity::{self, IdentityReceiver},
-    live::Sessions,
+    live::{Cut, Sessions},
     telemetry::Telemetry,
 };
 
@@ -110,6 +110,8 @@ struct Shared {
     streams: Rc<Cell<u32>>,
     /// No new stream from here on.
     until: Instant,
+    /// Nor once this was fired; `None` for the app beside this sidecar.
+    leaving: Option<Rc<Cut<()>>>,
     /// Its place among the connections to the target.
     _place: Option<Permit>,
 }
@@ -206,10 +208,10 @@ impl Pools {
         }
         let place = rules.limits.map(connection).transpose()?;
         let dialled = self.counted(key, connect::http2(key, self.own(), rules.connect).await);
-        let (sender, life) = dialled.inspect_err(|error| pool.failed(error))?;
+        let (sender, leaving, life) = dialled.inspect_err(|error| pool.failed(error))?;
         let streams = Rc::new(Cell::new(0));
         let until = Instant::now() + life.min(rules.max_age);
-        let shared = Shared { sender: sender.clone(), streams: Rc::clone(&streams), until, _place: place };
+        let shared = Shared { sender: sender.clone(), streams: Rc::clone(&streams), until, leaving, _place: place };
         pool.shared.borrow_mut().push(shared);
         Ok(Lease::Http2(sender, StreamGuard::new(streams)))
     }
@@ -322,6 +324,12 @@ impl Held {
     }
 }
 
+impl Shared {
+    fn is_young(&self, now: Instant) -> bool {
+        now < self.until && !self.leaving.as_ref().is_some_and(|leaving| leaving.has_fired())
+    }
+}
+
 impl Pool {
     fn lease(self: &Rc<Self>, http2: bool, streams: u32) -> Option<Lease> {
         if http2 {
@@ -356,7 +364,7 @@ impl Pool {
         let now = Instant::now();
         let free = shared
             .iter()
-            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < streams && now < shared.until)?;
+            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < streams && shared.is_young(now))?;
         Some(Lease::Http2(free.sender.clone(), StreamGuard::new(Rc::clone(&free.streams))))
     }
 
@@ -365,7 +373,7 @@ impl Pool {
         self.idle.borrow_mut().retain(|held| held.is_usable(now));
         self.shared
             .borrow_mut()
-            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || now < shared.until));
+            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.is_young(now)));
         self.carriers.borrow_mut().retain(Carrier::is_open);
     }
 

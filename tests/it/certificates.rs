@@ -94,10 +94,10 @@ pub fn svid(issuer: &Issuer<'static, KeyPair>, id: &str, left: time::Duration) -
 }
 
 /// The HTTP/2 preface and empty SETTINGS.
-const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A session with `address` as a sidecar would make it, for requests or for tunnels.
-fn session(
+pub fn session(
     address: SocketAddr,
     credential: Option<Credential>,
     alpn: &str,
@@ -119,7 +119,7 @@ fn session(
 }
 
 /// Calls `address` as a sidecar would, and reads what comes back.
-fn knock(address: SocketAddr, credential: Option<Credential>) -> Result<Vec<u8>, String> {
+pub fn knock(address: SocketAddr, credential: Option<Credential>) -> Result<Vec<u8>, String> {
     let mut stream = session(address, credential, "h2")?;
     // A server that let us in answers with its own SETTINGS.
     stream.write_all(OPENING).map_err(|error| error.to_string())?;
@@ -161,7 +161,7 @@ fn catalog(name: &str) -> Builder {
 }
 
 /// The refusal is in the server's metrics and in its log.
-fn refused_with(mesh: &TestMesh, reason: &str) {
+pub fn refused_with(mesh: &TestMesh, reason: &str) {
     let label = format!("reason=\"{reason}\"");
     eventually(&format!("the refusal for {reason} in the server's metrics"), || {
         let labels = ["side=\"server\"", &label];

@@ -1,6 +1,9 @@
 //! Certificates that live for seconds: requests never notice that they change, and a stream or tunnel ends with the
 //! certificate that its connection began with, not sooner.
 
+mod load;
+mod whole;
+
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::security::Security;
+
 /// The edges that must carry traffic, each with mutual TLS: (caller, service).
 pub const EDGES: [(&str, &str); 5] = [
     ("load", "storefront"),
@@ -128,6 +130,8 @@ pub struct Figures {
     pub rotations: (u64, u64),
     /// Per edge.
     pub edges: Vec<Edge>,
+    /// The stages about identity.
+    pub security: Security,
     /// Sidecars that must be connected at the end, that are, and that hold what they should.
     pub expected_proxies: usize,
     /// See above.
@@ -156,14 +160,18 @@ pub struct Check {
 
 /// Every check, in the order of the stages.
 pub fn all(figures: &Figures) -> Vec<Check> {
+    let [denied, root, strict] = figures.security.checks();
     vec![
         traffic(figures),
         mtls(figures),
+        denied,
+        root,
         canary(figures),
         flaky(figures),
         slow(figures),
         rate_limit(figures),
         trace(figures),
+        strict,
         replica(figures),
         rotation(figures),
         control_plane(figures),
@@ -301,6 +309,7 @@ mod tests {
             outage: window(200, 0, 40),
             recovered: window(200, 0, 40),
             rotations: (0, 8),
+            security: crate::demo::security::tests::good(),
             edges: EDGES.map(edge).to_vec(),
             expected_proxies: 7,
             proxies: 7,

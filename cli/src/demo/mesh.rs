@@ -3,13 +3,10 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -20,6 +17,7 @@ use std::os::unix::{fs::DirBuilderExt as _, process::CommandExt as _};
 
 use super::{
     checks::{Edge, Healing},
+    ports::free_addresses,
     scrape,
     traces::Collector,
 };
@@ -40,8 +38,11 @@ pub const LIMITED: &str = "/limited";
 /// Names that are tried for the directory.
 const MAX_DIRECTORIES: usize = 100;
 
-/// Short enough that a certificate rotates in the shortest run.
-const SVID_LIFETIME: &str = "10s";
+/// Seconds for which certificates live, in a run of this length: they rotate in it, and what is left of one when it should
+/// be renewed (three tenths) is more than the control plane's absence (an eighth of the run).
+fn svid_lifetime(run: Duration) -> u64 {
+    (run.as_secs() / 2 + 6).max(10)
+}
 
 /// (name, version, replica, protocol, upstreams).
 const PLAN: [(&str, &str, &str, &str, &[&str]); INSTANCES] = [
@@ -76,9 +77,14 @@ impl Drop for Process {
 pub struct Mesh {
     dir: PathBuf,
     keep: bool,
+    svid_lifetime: u64,
     api: SocketAddr,
     xds: SocketAddr,
     storefront: SocketAddr,
+    /// The storefront's front for callers without a sidecar.
+    front: SocketAddr,
+    /// Where the load would reach the ledger.
+    ledger: SocketAddr,
     collector: Collector,
     control_plane: Option<Process>,
     processes: Vec<Process>,
@@ -102,15 +108,16 @@ fn own_directory(parent: &Path) -> anyhow::Result<PathBuf> {
 
 impl Mesh {
     /// Makes the directory; nothing runs yet.
-    pub async fn new(keep: bool, otlp_endpoint: Option<String>) -> anyhow::Result<Self> {
+    pub async fn new(run: Duration, keep: bool, otlp_endpoint: Option<String>) -> anyhow::Result<Self> {
         let dir = own_directory(&std::env::temp_dir())?;
         for sub in ["data", "resources", "logs"] {
             let path = dir.join(sub);
             fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        let [api, xds, storefront, otlp] = free_addresses()?;
+        let [api, xds, storefront, front, ledger, otlp] = free_addresses()?;
         let collector = Collector::find(otlp_endpoint, otlp).await;
-        Ok(Self { dir, keep, api, xds, storefront, collector, control_plane: None, processes: Vec::new() })
+        let (control_plane, processes, svid_lifetime) = (None, Vec::new(), svid_lifetime(run));
+        Ok(Self { dir, keep, svid_lifetime, api, xds, storefront, front, ledger, collector, control_plane, processes })
     }
 
     /// Starts everything.
@@ -124,6 +131,9 @@ impl Mesh {
             let [app, admin] = free_addresses()?;
             let mut args = words(&format!("run --name {name} --admin-listen {admin} --xds {}", self.xds));
             args.extend(words(&format!("--label version={version} --port {protocol}:{}/{protocol}", app.port())));
+            if name == "storefront" {
+                args.extend(words(&format!("--inbound-listen {}={}", self.front, app.port())));
+            }
             for upstream in upstreams {
                 let [local] = free_addresses()?;
                 args.extend(words(&format!("--upstream {upstream}:80={}", local.port())));
@@ -135,9 +145,12 @@ impl Mesh {
             self.processes.push(process);
         }
         let [admin] = free_addresses()?;
-        let local = self.storefront.port();
-        let line =
-            format!("sidecar --name load --xds {} --admin-listen {admin} --upstream storefront:80={local}", self.xds);
+        let (storefront, ledger) = (self.storefront.port(), self.ledger.port());
+        let line = format!(
+            "sidecar --name load --xds {} --admin-listen {admin} --upstream storefront:80={storefront} --upstream \
+             ledger:80={ledger}",
+            self.xds
+        );
         let process = self.spawn("load", "1", Some(admin), &words(&line))?;
         self.processes.push(process);
         Ok(())
@@ -147,8 +160,8 @@ impl Mesh {
     pub fn start_control_plane(&mut self) -> anyhow::Result<()> {
         let (data, resources) = (self.dir.join("data"), self.dir.join("resources"));
         let line = format!(
-            "control-plane --dev --api-listen {} --xds-listen {} --svid-lifetime {SVID_LIFETIME}",
-            self.api, self.xds
+            "control-plane --dev --api-listen {} --xds-listen {} --svid-lifetime {}s",
+            self.api, self.xds, self.svid_lifetime
         );
         let mut args = words(&line);
         args.extend(["--data-dir".to_owned(), data.display().to_string()]);
@@ -182,10 +195,14 @@ impl Mesh {
 
     /// Sends `percent` of catalog's requests to v2.
     pub fn route(&self, percent: u8) -> anyhow::Result<()> {
+        self.write_resource("route.yaml", &route(percent))
+    }
+
+    /// Writes a resource file while the mesh runs.
+    pub fn write_resource(&self, name: &str, text: &str) -> anyhow::Result<()> {
         // Renamed into place, so that no half-written file is read.
-        let path = self.dir.join("resources/route.yaml");
-        let draft = self.dir.join("route.draft");
-        write(&draft, &route(percent))?;
+        let (path, draft) = (self.dir.join("resources").join(name), self.dir.join("draft"));
+        write(&draft, text)?;
         fs::rename(&draft, &path).with_context(|| format!("write {}", path.display()))
     }
 
@@ -197,6 +214,25 @@ impl Mesh {
     /// Where the storefront is reached through the mesh.
     pub fn storefront(&self) -> SocketAddr {
         self.storefront
+    }
+
+    /// Where the storefront is reached without a sidecar.
+    pub fn front(&self) -> SocketAddr {
+        self.front
+    }
+
+    /// Where the load reaches the ledger through the mesh, if it is let in.
+    pub fn ledger(&self) -> SocketAddr {
+        self.ledger
+    }
+
+    /// The sum of a metric of the sidecars of a service.
+    pub async fn count(&self, service: &str, metric: &str) -> u64 {
+        let mut count = 0;
+        for process in self.processes.iter().filter(|process| process.name == service) {
+            count += scrape::sum(&metrics(process).await, metric);
+        }
+        count
     }
 
     /// Certificate rotations of the sidecars that outlive the run.
@@ -302,40 +338,6 @@ fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// Ports that one demo may take.
-const PORTS: u16 = 100;
-
-/// The first port of a range that no other demo takes while we hold it: two that start together would else find the
-/// same ports free.
-fn own_range() -> Option<TcpListener> {
-    let ranges = 8_000 / PORTS;
-    let first = u16::try_from(std::process::id() % u32::from(ranges)).ok()?;
-    let port = |n: u16| 10_000 + (first + n) % ranges * PORTS;
-    (0..ranges).find_map(|n| TcpListener::bind((Ipv4Addr::LOCALHOST, port(n))).ok())
-}
-
-/// Held together before they are let go, so that they differ.
-fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    // Below the kernel's ephemeral range: a port from inside it could be given to a sidecar's own listener before it is
-    // used. Each call goes on where the last one stopped.
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    static RANGE: OnceLock<Option<TcpListener>> = OnceLock::new();
-    let range = RANGE.get_or_init(own_range).as_ref().context("ports from 10000 to 18000 are all taken")?;
-    let start = range.local_addr()?.port();
-    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    for address in &mut addresses {
-        *address = loop {
-            let offset = NEXT.fetch_add(1, Ordering::Relaxed);
-            anyhow::ensure!(offset < PORTS, "no free port among {PORTS} from {start}");
-            let candidate = SocketAddr::from((Ipv4Addr::LOCALHOST, start + offset));
-            if TcpListener::bind(candidate).is_ok() {
-                break candidate;
-            }
-        };
-    }
-    Ok(addresses)
-}
-
 fn services() -> String {
     let all = [
         ("storefront", "storefront", "", "http"),
@@ -381,8 +383,12 @@ mod tests {
     }
 
     #[test]
-    fn free_addresses_differ() {
-        let [a, b] = free_addresses().unwrap();
-        assert_ne!(a, b);
+    fn what_is_left_of_a_certificate_at_its_renewal_outlasts_the_control_planes_absence() {
+        for seconds in [8, 20, 60, 600_u32] {
+            let lifetime = f64::from(u32::try_from(svid_lifetime(Duration::from_secs(seconds.into()))).unwrap());
+            // A second for the start of the control plane, and one for the end of connections before their certificate's.
+            assert!(lifetime * 0.3 > f64::from(seconds) * 0.12 + 2.0, "{seconds}: {lifetime}");
+            assert!(lifetime * 0.7 < f64::from(seconds), "{seconds}: {lifetime}");
+        }
     }
 }

@@ -44,10 +44,11 @@ pub fn edges(text: &str, from: &str) -> Vec<Edge> {
             sample.name,
             "weft_http_requests_total" | "weft_tcp_connections_total" | "weft_tcp_open_connections"
         );
-        // What was answered before a hop was chosen was neither mutual TLS nor plaintext.
+        // What was answered before a hop was chosen was neither mutual TLS nor plaintext, nor is a tunnel that the other
+        // side did not open.
         let no_hop = matches!(
             label(sample.labels, "reason"),
-            Some("no_endpoints" | "unknown_service" | "not_ready" | "circuit_open")
+            Some("no_endpoints" | "unknown_service" | "not_ready" | "circuit_open" | "upgrade_refused")
         );
         if !counted || no_hop || label(sample.labels, "direction") != Some("outbound") {
             continue;
@@ -99,6 +100,7 @@ weft_http_requests_total{direction="outbound",target="default/catalog-v1",mtls="
 weft_http_requests_total{direction="outbound",target="default/catalog-v2",mtls="false",code_class="2xx",reason=""} 2
 weft_http_requests_total{direction="inbound",target="default/storefront",mtls="true",code_class="2xx",reason=""} 10
 weft_tcp_connections_total{direction="outbound",target="default/ledger:80",mtls="true",reason=""} 3
+weft_tcp_connections_total{direction="outbound",target="default/ledger:80",mtls="false",reason="upgrade_refused"} 5
 weft_cert_rotations_total 4
 "#;
 

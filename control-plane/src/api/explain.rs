@@ -22,8 +22,9 @@ pub async fn get(
     let question = question(query.as_deref().unwrap_or_default()).map_err(ApiError::bad_request)?;
     let view = state.pushed.view.borrow().clone();
     let resources = Arc::clone(&state.pushed.resources.borrow().resources);
+    let registered = Arc::clone(&state.pushed.registered.borrow());
     let sees = |namespace: &str| caller.sees(namespace);
-    explain::explain(&view, &resources, &question, &sees).map(Json).map_err(|error| match error {
+    explain::explain(&view, &resources, &registered, &question, &sees).map(Json).map_err(|error| match error {
         ExplainError::BadRequest(_) => ApiError::bad_request(error.to_string()),
         ExplainError::Hidden { namespace, name } => {
             let (verb, resource) = ("get".to_owned(), "services".to_owned());

@@ -1,6 +1,6 @@
 //! Whether the workloads behind a rule would let the request in, and which policy says so: for operators, who may know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use weft_policy::{
 use weft_proto::{ResourceType, v1};
 
 use super::{effective::Effective, endpoints};
+use crate::compile::workloads::Workloads;
 
 /// Who would send the request.
 struct Sender {
@@ -22,51 +23,55 @@ struct Sender {
     told: String,
 }
 
-/// One entry for each port of each workload: its mode, the verdict, and every policy with whether it matches. Without
-/// `from`, or when that workload is not known, the caller has no identity. There is no token.
+/// One entry for each port of each workload: its mode and who says so, the verdict, and every policy with whether it
+/// matches. Without `from`, or when that workload is not known, the caller has no identity. There is no token. Of
+/// namespaces that are not seen nothing is told but that.
 pub fn access(of: &Effective<'_>, rule: &RouteRule) -> Value {
-    let sender = sender(of);
-    let mut found = BTreeMap::new();
+    let workloads = Workloads::of(of.resources, of.registered);
+    let sender = sender(of, &workloads);
+    let (mut found, mut hidden) = (BTreeMap::new(), BTreeSet::new());
     for target in rule.backends.iter().filter_map(|backend| backend.target.as_ref()) {
+        let namespace = target.service.namespace();
         for endpoint in endpoints(of.view, &target.service) {
+            if !(of.sees)(namespace) {
+                hidden.insert(namespace);
+                break;
+            }
             let Some(port) = endpoint.ports.get(&u32::from(target.port)) else { continue };
             let configs = of.view.named(ResourceType::WorkloadConfig, &endpoint.workload, "");
             let config = configs.first().and_then(|resource| resource.resource.as_ref());
             let config = config.and_then(|any| v1::WorkloadConfig::decode(any.value.as_ref()).ok());
             let Some(config) = config.and_then(|config| convert::workload_config(config).ok()) else { continue };
             if let Some(inbound) = config.ports.iter().find(|inbound| u32::from(inbound.port) == *port) {
-                let told = decided(of, inbound, &sender);
-                found.insert((endpoint.workload.clone(), *port), (endpoint.workload.clone(), told));
+                found.insert((endpoint.workload.clone(), *port), decided(of, inbound, &sender));
             }
         }
     }
-    let entries = found.into_values().map(|(workload, mut told)| {
-        told["workload"] = workload.into();
+    let origins = workloads.mode_origins(&found.keys().cloned().collect());
+    let entries = found.into_iter().map(|(key, mut told)| {
+        if let Some(origin) = origins.get(&key) {
+            told["modeOrigin"] = origin.as_str().into();
+        }
+        told["workload"] = key.0.into();
         told["caller"] = sender.told.as_str().into();
         told
     });
-    entries.collect()
+    let unseen = hidden.into_iter().map(|namespace| {
+        json!({ "workload": format!("{namespace}/*"), "verdict": "not shown",
+                "because": format!("you may not look into namespace {namespace}") })
+    });
+    entries.chain(unseen).collect()
 }
 
 /// The workload that asks, as the mesh knows it.
-fn sender(of: &Effective<'_>) -> Sender {
+fn sender(of: &Effective<'_>, workloads: &Workloads<'_>) -> Sender {
     let loopback = std::net::Ipv4Addr::LOCALHOST.into();
     let Some(from) = &of.question.from else {
         return Sender { id: None, address: loopback, told: "without an identity: --from names a workload".into() };
     };
-    let slices = of
-        .view
-        .all(ResourceType::EndpointSlice, "")
-        .filter_map(|resource| v1::EndpointSlice::decode(resource.resource.as_ref()?.value.as_ref()).ok());
-    let endpoint = slices.flat_map(|slice| slice.endpoints).find(|endpoint| endpoint.workload == *from);
-    let object = of.resources.workloads.get(from);
-    let account = object.map(|object| object.value.spec.service_account.as_deref().unwrap_or("default"));
-    let id = match (&endpoint, account) {
-        (Some(endpoint), _) => SpiffeId::parse(&endpoint.spiffe_id).ok(),
-        (None, Some(account)) => SpiffeId::workload(&of.resources.trust_domain, &of.question.namespace, account),
-        (None, None) => None,
-    };
-    let address = endpoint.and_then(|endpoint| endpoint.address.parse().ok()).unwrap_or(loopback);
+    let known = workloads.known(from);
+    let id = known.and_then(|(id, _)| SpiffeId::parse(id).ok());
+    let address = known.and_then(|(_, address)| address.parse().ok()).unwrap_or(loopback);
     let told = id.as_ref().map_or_else(|| format!("without an identity: {from} is not known"), ToString::to_string);
     Sender { id, address, told }
 }

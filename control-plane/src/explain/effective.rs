@@ -1,7 +1,7 @@
 //! What is in force for the requests of one rule: settings, each with the object that it comes from, failures on
 //! purpose, and the limits that wait at the other end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,10 @@ use weft_proto::{ResourceType, v1};
 
 use super::{Question, access, endpoints};
 use crate::{
-    compile::policies::{Policies, Port, Row, Rule, text},
+    compile::{
+        Registered,
+        policies::{Policies, Port, Row, Rule, text},
+    },
     push::View,
     source::{Resources, policies::traffic::GRPC_CODES},
 };
@@ -23,6 +26,8 @@ use crate::{
 pub struct Effective<'a> {
     pub view: &'a View,
     pub resources: &'a Resources,
+    pub registered: &'a [Arc<Registered>],
+    pub sees: &'a dyn Fn(&str) -> bool,
     pub question: &'a Question,
     pub request: &'a RequestView<'a>,
     pub service: &'a Service,
@@ -44,7 +49,7 @@ impl Effective<'_> {
             .iter()
             .zip(&names)
             .map(|(backend, name)| {
-                let target = backend.target.as_ref()?;
+                let target = backend.target.as_ref().filter(|target| (self.sees)(target.service.namespace()))?;
                 let mut fields = Map::new();
                 let place = port(target.service.as_str(), target.port, name.as_deref()?);
                 put(&mut fields, policies.backend(&place).rows());
@@ -85,7 +90,8 @@ impl Effective<'_> {
     /// Limits of the workloads behind the rule that would count the request.
     fn rate_limits(&self, rule: &RouteRule) -> Value {
         let mut found = BTreeMap::new();
-        for target in rule.backends.iter().filter_map(|backend| backend.target.as_ref()) {
+        let targets = rule.backends.iter().filter_map(|backend| backend.target.as_ref());
+        for target in targets.filter(|target| (self.sees)(target.service.namespace())) {
             for endpoint in endpoints(self.view, &target.service) {
                 let Some(port) = endpoint.ports.get(&u32::from(target.port)) else { continue };
                 let configs = self.view.named(ResourceType::WorkloadConfig, &endpoint.workload, "");

@@ -53,7 +53,7 @@ fn ask_with(more: &str, url: &str, headers: &[(&'static str, &'static str)]) -> 
     let url = url.parse().expect("a URL");
     let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
     let question = Question { method: Method::GET, url, namespace: "default".into(), from: None, headers: map, now };
-    explain(&view, &resources, &question, &|namespace| namespace != "bank")
+    explain(&view, &resources, &[], &question, &|namespace| namespace != "bank")
 }
 
 #[test]
@@ -230,14 +230,14 @@ spec: {targetRefs: [{kind: Service, name: paid}], limits: [{requests: 5, key: Id
         headers: HeaderMap::new(),
         now: SystemTime::UNIX_EPOCH,
     };
-    let answer = explain(&view, &resources, &question("http://paid/"), &|_| true).expect("an answer");
+    let answer = explain(&view, &resources, &[], &question("http://paid/"), &|_| true).expect("an answer");
     let expected = json!([
         { "origin": "RateLimitPolicy default/fair#0", "value": "5 per second, 5 at once, each identity" },
         { "origin": "RateLimitPolicy default/fair#1", "value": "60 per 1m, 60 at once, all callers together" },
     ]);
     assert_eq!(answer["rateLimits"], expected);
     assert_eq!(
-        explain(&view, &resources, &question("http://catalog/items"), &|_| true).expect("one")["rateLimits"],
+        explain(&view, &resources, &[], &question("http://catalog/items"), &|_| true).expect("one")["rateLimits"],
         json!([])
     );
 }
@@ -265,7 +265,7 @@ spec:
             headers: HeaderMap::new(),
             now: SystemTime::UNIX_EPOCH,
         };
-        explain(&view, &resources, &question, &|_| true).expect("an answer")
+        explain(&view, &resources, &[], &question, &|_| true).expect("an answer")
     };
     let answer = ask("far");
     assert_eq!((&answer["route"], &answer["status"]), (&"far/mine".into(), &301.into()));
@@ -293,7 +293,9 @@ fn whether_the_other_end_lets_the_caller_in_is_told_with_the_policy() {
         let spiffe_id = format!("spiffe://weft.local/ns/default/sa/{name}");
         std::sync::Arc::new(crate::compile::Registered { registration, spiffe_id })
     };
-    let all = [registered("orders-db", 5432), registered("orders", 80), registered("payments", 80)];
+    let mut client = std::sync::Arc::unwrap_or_clone(registered("orders", 80));
+    client.registration.ports.clear();
+    let all = [registered("orders-db", 5432), std::sync::Arc::new(client), registered("payments", 80)];
     let view = View::default().next(&compile(&resources, &all).0, 0);
     let told = |from: Option<&str>| {
         let question = Question {
@@ -304,12 +306,66 @@ fn whether_the_other_end_lets_the_caller_in_is_told_with_the_policy() {
             headers: HeaderMap::new(),
             now: SystemTime::UNIX_EPOCH,
         };
-        let access = explain(&view, &resources, &question, &|_| true).expect("an answer")["access"][0].clone();
+        let access = explain(&view, &resources, &all, &question, &|_| true).expect("an answer")["access"][0].clone();
         assert_eq!((&access["workload"], &access["mode"]), (&"default/orders-db".into(), &"Strict".into()));
+        assert_eq!(access["modeOrigin"], "PeerAuthentication default/orders-db");
         (access["verdict"].clone(), access["because"].clone())
     };
     let expected = |verdict: &str, because: &str| (verdict.into(), because.into());
     assert_eq!(told(Some("orders")), expected("allowed", "AuthorizationPolicy default/orders-db allows it"));
     assert_eq!(told(Some("payments")), expected("denied", "no AuthorizationPolicy that allows matches"));
     assert_eq!(told(None), expected("denied", "the port takes mutual TLS only"));
+}
+
+#[test]
+fn of_workloads_in_a_namespace_that_is_not_seen_no_policy_is_named() {
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\n\
+                spec: {parentRefs: [{kind: Service, group: '', name: a}], rules: [{backendRefs: [{name: b, namespace: \
+                bank, port: 80}]}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: \
+                80}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: bank}\nspec: {selector: {app: \
+                b}, ports: [{port: 80, appProtocol: http}]}\n---\napiVersion: \
+                gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: bank}\nspec: {from: \
+                [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}], to: [{group: '', kind: \
+                Service}]}\n---\napiVersion: weft.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: vault, \
+                namespace: bank}\nspec: {rules: [{from: [{namespaces: [bank]}]}]}\n---\napiVersion: \
+                weft.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: secret-rate, namespace: bank}\nspec: \
+                {targetRefs: [{kind: Service, name: b}], limits: [{requests: 5}]}\n---\napiVersion: \
+                weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: secret-limit, namespace: bank}\nspec: \
+                {targetRefs: [{kind: Service, name: b}], limits: {connections: 7}}\n";
+    let (resources, problems) = Resources::from_text("bank.yaml", text);
+    assert_eq!(problems, []);
+    let registration = v1::Registration {
+        name: "b-1".into(),
+        namespace: "bank".into(),
+        labels: [("app".into(), "b".into())].into(),
+        address: "127.0.0.1".into(),
+        mesh_address: "127.0.0.1:15008".into(),
+        ports: vec![v1::WorkloadPort { port: 80, protocol: v1::Protocol::Http.into(), ..Default::default() }],
+        healthy: true,
+        ..v1::Registration::default()
+    };
+    let spiffe_id = "spiffe://weft.local/ns/bank/sa/b".to_owned();
+    let all = [std::sync::Arc::new(crate::compile::Registered { registration, spiffe_id })];
+    let view = View::default().next(&compile(&resources, &all).0, 0);
+    let question = Question {
+        method: Method::GET,
+        url: "http://a/".parse().expect("a URL"),
+        namespace: "default".into(),
+        from: None,
+        headers: HeaderMap::new(),
+        now: SystemTime::UNIX_EPOCH,
+    };
+    let told = |sees: &dyn Fn(&str) -> bool| explain(&view, &resources, &all, &question, sees).expect("an answer");
+    let seen = told(&|_| true).to_string();
+    for name in ["bank/vault", "bank/secret-rate", "bank/secret-limit", "bank/b-1"] {
+        assert!(seen.contains(name), "{name} {seen}");
+    }
+    let hidden = told(&|namespace| namespace == "default");
+    for name in ["vault", "secret-rate", "secret-limit", "b-1"] {
+        assert!(!hidden.to_string().contains(name), "{name} {hidden}");
+    }
+    assert_eq!(
+        (&hidden["access"][0]["workload"], &hidden["access"][0]["verdict"]),
+        (&"bank/*".into(), &"not shown".into())
+    );
 }

@@ -8,12 +8,13 @@ use prost::Message as _;
 use tokio::io::DuplexStream;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use weft_policy::model::Locality;
 use weft_proto::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 
 use super::*;
-use crate::{drain::Phase, identity::endpoint};
+use crate::{app::worker::Clock, drain::Phase, identity::endpoint, snapshot::Snapshot};
 
 type Responses = mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>;
 
@@ -287,48 +288,4 @@ fn a_service_is_found_by_each_of_its_names_and_virtual_addresses() {
         assert_eq!(found(host), Some("b/x"), "{host}");
     }
     assert_eq!((found("10.96.0.8"), found("x")), (None, None));
-}
-
-#[test]
-fn the_balancer_of_a_service_is_built_again_only_when_its_endpoints_or_its_policy_change() {
-    use weft_policy::model::{Algorithm, LoadBalancing, Protocol};
-
-    let (mut discovery, ..) = discovery();
-    discovery.builder.own = Locality { region: "r".into(), zone: "z".into() };
-    let endpoint = |address: &str| weft_policy::model::Endpoint {
-        address: address.parse().expect("valid"),
-        ports: [(80, 8000)].into(),
-        mesh: None,
-        weight: 1,
-        locality: Locality::default(),
-        healthy: true,
-        draining: false,
-        workload: None,
-    };
-    let target = Target { service: ObjectName::new("a", "x"), port: 80 };
-    let mut policy = LoadBalancing::default();
-    let mut build = |policy: &LoadBalancing, endpoints: &[Endpoint]| {
-        let builder = &mut discovery.builder;
-        let mut kept = HashMap::new();
-        let backend = BackendPolicy { load_balancing: policy.clone(), ..BackendPolicy::default() };
-        let port = ServicePort {
-            port: 80,
-            name: "".into(),
-            protocol: Protocol::Http,
-            routing: None,
-            direct: Arc::default(),
-            backend: Arc::new(backend),
-        };
-        let cluster = builder.cluster(&target, &port, endpoints, &mut kept);
-        builder.endpoints = kept;
-        builder.clusters.insert(target.clone(), Arc::clone(&cluster));
-        cluster
-    };
-    let first = build(&policy, &[endpoint("10.0.0.1")]);
-    assert!(Arc::ptr_eq(&first, &build(&policy, &[endpoint("10.0.0.1")])));
-    let grown = build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]);
-    assert_eq!(grown.endpoints.len(), 2);
-    assert!(Arc::ptr_eq(&first.endpoints[0], &grown.endpoints[0]), "its load is kept");
-    policy.algorithm = Algorithm::RoundRobin;
-    assert_eq!(build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]).balancer.policy(), &policy);
 }

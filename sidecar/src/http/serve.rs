@@ -107,8 +107,14 @@ where
     }
 }
 
-/// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or after `max_age`.
-pub async fn http2<IO, S, F>(io: IO, drain: Drain, end: Phase, max_age: Duration, handle: S) -> hyper::Result<()>
+/// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or `old` is ready.
+pub async fn http2<IO, S, F>(
+    io: IO,
+    drain: Drain,
+    end: Phase,
+    old: impl Future<Output = ()>,
+    handle: S,
+) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
@@ -131,7 +137,7 @@ where
     tokio::select! {
         result = connection.as_mut() => return result,
         () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
-        () = tokio::time::sleep(max_age) => connection.as_mut().graceful_shutdown(),
+        () = old => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

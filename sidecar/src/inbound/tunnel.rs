@@ -52,7 +52,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, peer: Peer) {
     let ends = async {
         tokio::select! {
             () = drain.reached(Phase::Draining) => {}
-            () = tokio::time::sleep(peer.life) => {}
+            () = peer.session.left(peer.life) => {}
         }
     };
     let dead = tunnel::dead(connection.ping_pong(), || open.get() > 0);

@@ -20,15 +20,33 @@ async fn a_session_ends_with_its_peers_certificate_and_not_with_anothers() {
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
     let short = sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("a", at(100)));
     let long = sessions.enter(&sessions.trusted(), Role::Server, &[], &peer("b", at(200)));
-    sessions.expire(at(98));
+    sessions.expire(at(98), Instant::now());
     assert_eq!(short.ended().now_or_never(), None);
-    sessions.expire(at(99));
+    sessions.expire(at(99), Instant::now());
     assert_eq!(short.ended().now_or_never(), Some(Why::Expired), "one look before its end");
     assert_eq!(long.ended().now_or_never(), None);
     let text = sessions.telemetry.render();
     assert!(text.contains("weft_mesh_closed_total{side=\"server\",reason=\"expired\"} 1"), "{text}");
-    sessions.expire(at(99));
+    sessions.expire(at(99), Instant::now());
     assert_eq!(sessions.telemetry.render(), text, "counted once");
+}
+
+#[tokio::test]
+async fn a_session_whose_root_went_takes_no_new_streams_and_is_closed_a_moment_later() {
+    let sessions = sessions();
+    let (wall, now) = (SystemTime::now(), Instant::now());
+    let enter =
+        |name| sessions.enter(&sessions.trusted(), Role::Client, &[], &peer(name, wall + Duration::from_secs(3600)));
+    let (gone, stays) = (enter("a"), enter("b"));
+    Sessions::leave(&sessions.open.borrow()[gone.key], SvidReason::UnknownRoot);
+    assert!(gone.leaving().has_fired() && !stays.leaving().has_fired());
+    assert_eq!(gone.left(Duration::MAX).now_or_never(), Some(()));
+    sessions.expire(wall, now + LEAVE - Duration::from_millis(1));
+    assert_eq!(gone.ended().now_or_never(), None, "what is in flight goes on");
+    // The promise is 5 s, and looks are a second apart.
+    sessions.expire(wall, now + Duration::from_secs(5) - TICK);
+    assert_eq!(gone.ended().now_or_never(), Some(Why::Refused(SvidReason::UnknownRoot)));
+    assert_eq!(stays.ended().now_or_never(), None);
 }
 
 #[tokio::test]
@@ -37,7 +55,7 @@ async fn a_session_that_has_ended_by_itself_is_forgotten() {
     drop(sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("a", UNIX_EPOCH)));
     let other =
         sessions.enter(&sessions.trusted(), Role::Client, &[], &peer("b", SystemTime::now() + Duration::from_secs(60)));
-    sessions.expire(SystemTime::now());
+    sessions.expire(SystemTime::now(), Instant::now());
     assert_eq!(other.ended().now_or_never(), None);
     drop(other);
     assert!(sessions.open.borrow().is_empty());

@@ -295,3 +295,24 @@ async fn changes_are_written_at_most_once_a_second_and_the_last_one_always() {
     drop(store);
     assert_eq!(kept.load(None, owner(), kept.now).0.configuration.expect("kept").0, last);
 }
+
+#[test]
+fn each_start_is_newer_than_the_one_before_whatever_the_clock_says() {
+    let kept = Kept::new(None);
+    let next = |now| kept.open(None, owner()).expect("a directory").next_epoch(now).expect("kept");
+    assert_eq!([next(1000), next(2000), next(5), next(5), next(3000)], [1000, 2000, 2001, 2002, 3000]);
+    let file = kept.dir().join("epoch");
+    assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+    for (damaged, expected) in [("", 7), ("x", 7), ("-1", 7), ("18446744073709551615\n", u64::MAX)] {
+        fs::write(&file, damaged).expect("written");
+        assert_eq!(next(7), expected, "{damaged:?}");
+    }
+    fs::write(&file, "1".repeat(30)).expect("written");
+    assert_eq!(
+        kept.open(None, owner()).expect("a directory").next_epoch(7).map_err(|refused| refused.as_str()),
+        Err("too_large")
+    );
+    let mut foreign = kept.open(None, Owner { workload: "shop/other".into(), ..owner() }).expect("a directory");
+    foreign.load(kept.now, WEEK, &Telemetry::default());
+    assert!(foreign.next_epoch(7).is_err(), "that of somebody else stays");
+}

@@ -1,6 +1,11 @@
 //! Making one connection: TCP, for the mesh TLS with the peer's identity checked, then the HTTP handshake.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +24,7 @@ use crate::{
     http::{body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
     listener,
-    live::{Session, Sessions},
+    live::{Cut, Session, Sessions},
 };
 
 /// A new HTTP/1.1 connection to an application.
@@ -64,18 +69,23 @@ pub async fn carrier(
     Carrier::new(mesh.address, stream, session, life).await
 }
 
-/// A new HTTP/2 connection, over mutual TLS or in the clear, and for how long it takes new streams.
+/// A new HTTP/2 connection, over mutual TLS or in the clear; what is fired when it is to take no new streams; and for how
+/// long it takes them at most.
 pub async fn http2(
     key: &Key,
     own: Own<'_>,
     limit: Duration,
-) -> Result<(http2::SendRequest<Body>, Duration), ProxyError> {
+) -> Result<(http2::SendRequest<Body>, Option<Rc<Cut<()>>>, Duration), ProxyError> {
     match key {
-        Key::Plain { address, .. } => Ok((handshake(tcp(*address, limit).await?, None).await?, identity::MAX_AGE)),
+        Key::Plain { address, .. } => {
+            let sender = handshake(tcp(*address, limit).await?, None).await?;
+            Ok((sender, None, identity::MAX_AGE))
+        }
         Key::Mesh { address, identity: expected, target } => {
             let mesh = MeshAddress { address: *address, identity: expected.clone() };
             let (stream, session, life) = session(&mesh, target, own, limit, |own| &own.client).await?;
-            Ok((handshake(stream, Some(session)).await?, life))
+            let leaving = Rc::clone(session.leaving());
+            Ok((handshake(stream, Some(session)).await?, Some(leaving), life))
         }
     }
 }
@@ -113,7 +123,7 @@ async fn session(
 ) -> Result<Proved, ProxyError> {
     let identity = own.identity.borrow().clone();
     let identity =
-        identity.ok_or_else(|| ProxyError::unsent(Reason::NotReady, "this sidecar has no certificate yet"))?;
+        identity::in_force(identity, SystemTime::now()).map_err(|why| ProxyError::unsent(Reason::NotReady, why))?;
     let trusted = own.sessions.trusted();
     let session = tls(mesh, target, Arc::clone(config(&identity)), limit);
     let (stream, peer) = tokio::time::timeout(limit, session).await.map_err(|_| {

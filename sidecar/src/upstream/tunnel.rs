@@ -18,7 +18,7 @@ use super::{StreamGuard, chain};
 use crate::{
     error::{ProxyError, Reason},
     http::UNSENT,
-    live::Session,
+    live::{Cut, Session},
     tunnel::{self, Tunnel},
 };
 
@@ -33,6 +33,8 @@ pub struct Carrier {
     streams: Rc<Cell<u32>>,
     /// It ended, or takes no more streams.
     closed: Rc<Cell<bool>>,
+    /// Fired when the session is to take no more.
+    leaving: Rc<Cut<()>>,
     until: Instant,
 }
 
@@ -59,6 +61,7 @@ impl Carrier {
             sender,
             streams: Rc::clone(&streams),
             closed: Rc::clone(&closed),
+            leaving: Rc::clone(session.leaving()),
             until: Instant::now() + life,
         };
         tokio::task::spawn_local(async move {
@@ -77,12 +80,16 @@ impl Carrier {
 
     /// Takes another tunnel.
     pub fn is_free(&self) -> bool {
-        !self.closed.get() && self.streams.get() < tunnel::STREAMS && Instant::now() < self.until
+        !self.closed.get() && self.streams.get() < tunnel::STREAMS && self.is_young()
     }
 
     /// Worth keeping.
     pub fn is_open(&self) -> bool {
-        !self.closed.get() && (self.streams.get() > 0 || Instant::now() < self.until)
+        !self.closed.get() && (self.streams.get() > 0 || self.is_young())
+    }
+
+    fn is_young(&self) -> bool {
+        !self.leaving.has_fired() && Instant::now() < self.until
     }
 
     /// Opens a tunnel to a service port behind this connection.

@@ -90,7 +90,8 @@ fn shop() -> ApiState {
     let view = watch::Sender::new(Arc::new(view)).subscribe();
     let reflected = watch::Sender::new(Reflected { view: 1, store: 40 }).subscribe();
     let resources = watch::Sender::default().subscribe();
-    let pushed = Pushed { view, resources, reflected, problems: Arc::default() };
+    let registered = watch::Sender::default().subscribe();
+    let pushed = Pushed { view, resources, registered, reflected, problems: Arc::default() };
     ApiState::new(Store::memory(), watch::Sender::default().subscribe(), proxies, pushed, Access::dev())
 }
 

@@ -277,6 +277,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         Pushed {
             view: view.subscribe(),
             resources: watch::Sender::default().subscribe(),
+            registered: registry.watch(),
             reflected: reflected.subscribe(),
             problems: Arc::clone(&problems),
         },

@@ -180,6 +180,9 @@ async fn sessions_end_when_their_root_is_not_trusted_any_more() {
         side.trust.set("weft.local", &[side.authority.root.clone(), other.root.clone()], &[]).expect("roots");
         assert!(goes_on(&mut body).await);
         side.trust.set("weft.local", &[other.root], &[]).expect("a root");
+        // No new streams, while what is in flight goes on for a moment.
+        while within(ask(&mut sender, "GET", "/", &[])).await.is_ok() {}
+        assert!(goes_on(&mut body).await);
         within(body.data()).await.expect("not ended").expect_err("closed");
         eventually("its end", || side.sessions() == 0).await;
         let text = side.telemetry.render();

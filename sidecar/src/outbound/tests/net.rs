@@ -107,7 +107,7 @@ impl App {
                     };
                     let (drain, age) = (Drain::default(), Duration::from_secs(60));
                     let _ = if detected.protocol == crate::detect::Protocol::Http2 {
-                        serve::http2(io, drain, Phase::Stopped, age, handle).await
+                        serve::http2(io, drain, Phase::Stopped, tokio::time::sleep(age), handle).await
                     } else {
                         serve::http1(io, drain, Phase::Stopped, age, handle).await
                     };

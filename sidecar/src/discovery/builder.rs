@@ -1,0 +1,209 @@
+//! From what is held to the snapshot that the workers read. Keeps what outlives a snapshot: loads, health, limits, budgets
+//! and breakers are of an endpoint or a service, not of one version of them.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use weft_policy::{
+    balance::{Balancer, EndpointLoad},
+    breaker::Breaker,
+    limits::Limits,
+    model::{BackendPolicy, Endpoint, Locality, ServicePort, Target},
+    outlier::{Ejections, Health},
+    retry::Budget,
+};
+
+use super::state::State;
+use crate::{
+    app::worker::Clock,
+    snapshot::{Cluster, ClusterShared, EndpointState, Snapshot},
+    telemetry::{CircuitMetrics, Direction, Telemetry},
+};
+
+/// Keeps what outlives a snapshot.
+pub struct Builder {
+    telemetry: Telemetry,
+    /// Where this workload is.
+    own: Locality,
+    clock: Clock,
+    /// Of the last snapshot.
+    clusters: HashMap<Target, Arc<Cluster>>,
+    shared: HashMap<Target, Arc<ClusterShared>>,
+    endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
+}
+
+impl Builder {
+    /// With nothing built yet.
+    #[must_use]
+    pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
+        let (clusters, shared, endpoints) = Default::default();
+        Self { telemetry, own, clock, clusters, shared, endpoints }
+    }
+
+    /// The snapshot of what is held and may be used.
+    pub fn build(&mut self, state: &mut State, namespace: &str) -> Snapshot {
+        let services = state.usable();
+        let mut snapshot =
+            Snapshot { absent: state.absent(), workload: state.workload_config(), ..Snapshot::default() };
+        let mut kept = HashMap::new();
+        for service in services {
+            for host in &service.hostnames {
+                snapshot.hosts.entry(host.clone()).or_insert_with(|| service.id.clone());
+            }
+            if service.id.namespace() == namespace {
+                snapshot.hosts.insert(service.id.name().into(), service.id.clone());
+            }
+            for ip in &service.virtual_ips {
+                snapshot.hosts.entry(ip.to_string().into()).or_insert_with(|| service.id.clone());
+            }
+            for port in &service.ports {
+                let target = Target { service: service.id.clone(), port: port.port };
+                let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
+                snapshot.clusters.insert(target, cluster);
+            }
+            snapshot.services.insert(service.id.clone(), service);
+        }
+        self.endpoints = kept;
+        self.clusters.clone_from(&snapshot.clusters);
+        self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
+        snapshot
+    }
+
+    /// One service port with its endpoints; the cluster of before when nothing of it has changed.
+    pub(crate) fn cluster(
+        &mut self,
+        target: &Target,
+        port: &ServicePort,
+        all: &[Endpoint],
+        kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
+    ) -> Arc<Cluster> {
+        let shared = self.shared(target, &port.backend);
+        let mut endpoints = Vec::new();
+        let mut came = false;
+        for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
+            let Some(&port) = endpoint.ports.get(&target.port) else { continue };
+            let address = SocketAddr::new(endpoint.address, port);
+            let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
+            let state = match self.endpoints.get(&key) {
+                Some(state) if state.endpoint == *endpoint => Arc::clone(state),
+                before => {
+                    // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
+                    let same = |state: &&Arc<EndpointState>| state.endpoint.mesh == endpoint.mesh;
+                    let health = before.filter(same).map(|state| Arc::clone(&state.health));
+                    came |= health.is_none();
+                    Arc::new(EndpointState {
+                        endpoint: endpoint.clone(),
+                        address,
+                        load: EndpointLoad::default(),
+                        health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
+                        unreachable: AtomicBool::new(false),
+                    })
+                }
+            };
+            kept.insert(key, Arc::clone(&state));
+            endpoints.push(state);
+        }
+        // Most changes are of other services: the tables of this one are not built again for them.
+        let previous = self.clusters.get(target);
+        if let Some(cluster) = previous
+            && cluster.policy == port.backend
+            && cluster.protocol == port.protocol
+            && cluster.endpoints.len() == endpoints.len()
+            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
+        {
+            return Arc::clone(cluster);
+        }
+        let before = previous.map(|cluster| &cluster.balancer);
+        let now = self.clock.now();
+        let balancer = Balancer::new(&port.backend.load_balancing, &self.own, &endpoints, now, before);
+        if came {
+            shared.breaker.endpoint_came(now);
+        }
+        let healths = endpoints.iter().map(|state| &state.health);
+        for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
+            shared.circuit.endpoint_changed(endpoints[index].address, change);
+        }
+        shared.circuit.endpoints_changed();
+        let policy = Arc::clone(&port.backend);
+        Arc::new(Cluster {
+            target: target.clone(),
+            protocol: port.protocol,
+            endpoints: endpoints.into(),
+            balancer,
+            policy,
+            shared,
+        })
+    }
+
+    /// What outlives the snapshot, with the ceilings that the policy has now.
+    fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
+        let telemetry = &self.telemetry;
+        let shared = self.shared.entry(target.clone()).or_insert_with(|| {
+            let label = format!("{}:{}", target.service, target.port);
+            let ejections = Arc::new(Ejections::default());
+            Arc::new(ClusterShared {
+                limits: Limits::default(),
+                budget: Budget::default(),
+                breaker: Arc::new(Breaker::default()),
+                circuit: CircuitMetrics::new(telemetry, &label, &ejections),
+                ejections,
+                http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
+                tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
+            })
+        });
+        shared.limits.set(&policy.limits);
+        shared.budget.set(&policy.retry_budget);
+        Arc::clone(shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_policy::model::{Algorithm, LoadBalancing, ObjectName, Protocol};
+
+    use super::*;
+
+    #[test]
+    fn the_balancer_of_a_service_is_built_again_only_when_its_endpoints_or_its_policy_change() {
+        let own = Locality { region: "r".into(), zone: "z".into() };
+        let mut builder = Builder::new(Telemetry::default(), own, Clock::start());
+        let endpoint = |address: &str| Endpoint {
+            address: address.parse().expect("valid"),
+            ports: [(80, 8000)].into(),
+            mesh: None,
+            weight: 1,
+            locality: Locality::default(),
+            healthy: true,
+            draining: false,
+            workload: None,
+        };
+        let target = Target { service: ObjectName::new("a", "x"), port: 80 };
+        let mut policy = LoadBalancing::default();
+        let mut build = |policy: &LoadBalancing, endpoints: &[Endpoint]| {
+            let mut kept = HashMap::new();
+            let backend = BackendPolicy { load_balancing: policy.clone(), ..BackendPolicy::default() };
+            let port = ServicePort {
+                port: 80,
+                name: "".into(),
+                protocol: Protocol::Http,
+                routing: None,
+                direct: Arc::default(),
+                backend: Arc::new(backend),
+            };
+            let cluster = builder.cluster(&target, &port, endpoints, &mut kept);
+            builder.endpoints = kept;
+            builder.clusters.insert(target.clone(), Arc::clone(&cluster));
+            cluster
+        };
+        let first = build(&policy, &[endpoint("10.0.0.1")]);
+        assert!(Arc::ptr_eq(&first, &build(&policy, &[endpoint("10.0.0.1")])));
+        let grown = build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]);
+        assert_eq!(grown.endpoints.len(), 2);
+        assert!(Arc::ptr_eq(&first.endpoints[0], &grown.endpoints[0]), "its load is kept");
+        policy.algorithm = Algorithm::RoundRobin;
+        assert_eq!(build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]).balancer.policy(), &policy);
+    }
+}
