@@ -47,9 +47,12 @@ pub struct Chain {
     seen: Seen,
 }
 
-/// Fields of requests by the app that got them, newest last.
+/// An app, and the fields of a request that came to it.
+type Told = (&'static str, Vec<Field>);
+
+/// Newest last.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(&'static str, Vec<Field>)>>>);
+struct Seen(Arc<Mutex<Vec<Told>>>);
 
 #[derive(Clone)]
 struct App {
