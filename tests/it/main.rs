@@ -25,5 +25,6 @@ mod resilience;
 mod rotation;
 mod routes;
 mod servers;
+mod spans;
 mod truncation;
 mod tunnels;

@@ -84,6 +84,8 @@ pub struct Workload {
     /// `None`: the app is somebody else's, the sidecar stands alone.
     command: Option<Vec<OsString>>,
     front: Option<SocketAddr>,
+    /// Services that the app calls, and where.
+    calls: Vec<(String, SocketAddr)>,
 }
 
 struct Running {
@@ -104,7 +106,8 @@ impl Workload {
     pub fn beside(service: &str, address: SocketAddr, protocol: &str) -> Self {
         let number = address.port();
         let declared = if protocol.is_empty() { number.to_string() } else { format!("main:{number}/{protocol}") };
-        Self { name: service.into(), service: service.into(), port: address, declared, command: None, front: None }
+        let (name, calls) = (service.into(), Vec::new());
+        Self { name, service: service.into(), port: address, declared, command: None, front: None, calls }
     }
 
     /// Another name than the service's, so that the service may have several instances; only beside an app that runs
@@ -116,6 +119,12 @@ impl Workload {
     /// A plaintext front of the app at this address; only beside an app that runs already.
     pub fn front(self, address: SocketAddr) -> Self {
         Self { front: Some(address), ..self }
+    }
+
+    /// The app calls a service at this address; only beside an app that runs already.
+    pub fn calling(mut self, service: &str, address: SocketAddr) -> Self {
+        self.calls.push((service.into(), address));
+        self
     }
 
     /// An app that `weft run` starts; it is to listen at `address`.
@@ -147,7 +156,8 @@ impl Builder {
         self.flag("--svid-lifetime", time)
     }
 
-    fn flag(mut self, name: &str, value: &str) -> Self {
+    /// Another flag of the control plane.
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.extend([name.to_owned(), value.to_owned()]);
         self
     }
@@ -384,6 +394,9 @@ impl TestMesh {
                 .args(["--port", &workload.declared, "--xds", &self.xds.to_string()])
                 .args(["--admin-listen", &admin.to_string()]),
         };
+        for (service, local) in &workload.calls {
+            command.args(["--upstream", &format!("{service}={}", local.port())]);
+        }
         if let Some(front) = workload.front {
             command.args(["--inbound-listen", &format!("{front}={number}")]);
         }

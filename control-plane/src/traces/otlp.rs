@@ -130,18 +130,20 @@ fn text(mut from: String) -> String {
 
 /// Traces in OTLP's JSON (`TracesData`), spans of one process together.
 pub fn json<'a>(traces: impl IntoIterator<Item = &'a [Arc<Span>]>) -> serde_json::Value {
-    let mut resources: Vec<(Arc<Process>, Vec<serde_json::Value>)> = Vec::new();
+    let mut resources: Vec<(&Arc<Process>, &str, Vec<serde_json::Value>)> = Vec::new();
     for span in traces.into_iter().flatten() {
-        let place = resources.iter().position(|(process, _)| *process == span.process).unwrap_or_else(|| {
-            resources.push((Arc::clone(&span.process), Vec::new()));
+        let (process, scope) = (&span.process, span.scope.as_str());
+        let place = resources.iter().position(|(of, by, _)| *of == process && *by == scope).unwrap_or_else(|| {
+            resources.push((process, scope, Vec::new()));
             resources.len() - 1
         });
-        resources[place].1.push(span_json(span));
+        resources[place].2.push(span_json(span));
     }
-    let resources = resources.into_iter().map(|(process, spans)| {
+    let resources = resources.into_iter().map(|(process, scope, spans)| {
         let mut attributes = pairs(&process.attributes);
         attributes.insert(0, pair("service.name", &Value::Text(process.service.clone())));
-        json!({ "resource": { "attributes": attributes }, "scopeSpans": [{ "scope": {}, "spans": spans }] })
+        let scoped = json!([{ "scope": { "name": scope }, "spans": spans }]);
+        json!({ "resource": { "attributes": attributes }, "scopeSpans": scoped })
     });
     json!({ "resourceSpans": resources.collect::<Vec<_>>() })
 }

@@ -198,7 +198,10 @@ fn port(span: &Span, call: &HttpCall) -> u16 {
 fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
     if let Some(peer) = span.peer {
         attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
-        attributes.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
+        // Of an inbound request the port is not known (`OpenSpan::from_ip`).
+        if peer.port() != 0 {
+            attributes.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
+        }
     }
     attributes.push(KeyValue::new("weft.direction", if span.kind == Kind::Server { "inbound" } else { "outbound" }));
     if let Some(id) = &span.peer_id {
@@ -280,3 +283,6 @@ fn code_name(code: u16) -> Cow<'static, str> {
     ];
     NAMES.get(usize::from(code)).map_or_else(|| Cow::Owned(code.to_string()), |name| Cow::Borrowed(*name))
 }
+
+#[cfg(test)]
+mod tests;
