@@ -36,6 +36,7 @@ use crate::{
     state::{Store, keep},
     telemetry::{
         Telemetry,
+        access::AccessLog,
         export::{self, SpanSink, Whose},
     },
     token::PendingKey,
@@ -83,7 +84,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
     let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
 
-    let (spans, exporting) = spans(&args, &telemetry, snapshot.subscribe());
+    let (spans, recording) = record(&args, &telemetry, snapshot.subscribe())?;
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -159,18 +160,34 @@ async fn control(args: SidecarArgs) -> Result<()> {
     for worker in workers {
         let _ = worker.join();
     }
-    // The queue of spans is closed with the last of those who fill it; what it holds still goes out.
+    // The queues are closed with the last of those who fill them; what they hold still goes out.
     drop(context);
-    let _ = tokio::time::timeout(LEAVE, exporting).await;
+    recording.end().await;
     Ok(())
 }
 
-/// Where the workers leave spans, and the task that exports them under the workload's name.
-fn spans(
+/// What takes spans and lines of the access log from the workers.
+struct Recording {
+    exporting: JoinHandle<()>,
+    logging: std::thread::JoinHandle<()>,
+}
+
+impl Recording {
+    /// Waits a moment for what is still in the queues.
+    async fn end(self) {
+        let _ = tokio::time::timeout(LEAVE, self.exporting).await;
+        let logging = tokio::task::spawn_blocking(|| self.logging.join());
+        let _ = tokio::time::timeout(LEAVE, logging).await;
+    }
+}
+
+/// Where the workers leave spans and lines of the access log, under the workload's name.
+fn record(
     args: &SidecarArgs,
     telemetry: &Telemetry,
     snapshot: watch::Receiver<Arc<Snapshot>>,
-) -> (SpanSink, JoinHandle<()>) {
+) -> Result<(SpanSink, Recording)> {
+    let (log, logging) = AccessLog::start(telemetry, args.access_log.as_deref())?;
     let label = |key: &str| args.labels.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
     let whose = Whose {
         service: label("app").unwrap_or(&args.name),
@@ -178,8 +195,8 @@ fn spans(
         instance: &args.name,
         version: label("version"),
     };
-    let (sink, exporting) = export::queue(telemetry, &whose);
-    (sink, tokio::spawn(exporting.run(snapshot)))
+    let (sink, exporting) = export::queue(telemetry, &whose, Some(log));
+    Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
 }
 
 /// Finds the addresses on which the workers will listen. They are kept by sockets that go once the workers have theirs.

@@ -81,6 +81,9 @@ pub struct SidecarArgs {
     /// Print addresses and readiness as JSON lines on stdout
     #[arg(long)]
     pub announce: bool,
+    /// Where the access log goes, appended [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,

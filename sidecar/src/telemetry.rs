@@ -1,6 +1,7 @@
 //! Metrics of this sidecar: its own registry, handles that are resolved when configuration is applied, and
 //! Prometheus text. Recording is an atomic add; locks are taken only to make a handle and to render.
 
+pub mod access;
 mod circuit;
 pub mod export;
 mod histogram;

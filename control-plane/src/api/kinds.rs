@@ -48,8 +48,6 @@ pub struct Kind {
     pub namespaced: bool,
     /// Where its conditions are.
     pub status: StatusShape,
-    /// Whether the sidecars act on it yet. Objects of other kinds are kept and say so: in their status and in warnings.
-    pub enforced: bool,
     /// Columns between NAME and AGE.
     pub columns: &'static [Column],
 }
@@ -106,39 +104,20 @@ pub static KINDS: &[Kind] = &[
         ..route("ReferenceGrant", "referencegrants", "referencegrant")
     },
     Kind {
-        enforced: true,
         status: StatusShape::Conditions,
         columns: columns::WORKLOAD,
         ..weft("Workload", "workloads", "workload", &["wl"])
     },
+    Kind { columns: columns::TRAFFIC, ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"]) },
     Kind {
-        enforced: true,
-        columns: columns::TRAFFIC,
-        ..weft("TrafficPolicy", "trafficpolicies", "trafficpolicy", &["tp"])
-    },
-    Kind {
-        enforced: true,
         columns: columns::AUTHORIZATION,
         ..weft("AuthorizationPolicy", "authorizationpolicies", "authorizationpolicy", &["authz"])
     },
-    Kind {
-        enforced: true,
-        columns: columns::PEER,
-        ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"])
-    },
-    Kind {
-        enforced: true,
-        columns: columns::POLICY,
-        ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"])
-    },
-    Kind {
-        enforced: true,
-        columns: columns::POLICY,
-        ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"])
-    },
+    Kind { columns: columns::PEER, ..weft("PeerAuthentication", "peerauthentications", "peerauthentication", &["pa"]) },
+    Kind { columns: columns::POLICY, ..weft("RateLimitPolicy", "ratelimitpolicies", "ratelimitpolicy", &["rl"]) },
+    Kind { columns: columns::POLICY, ..weft("FaultInjection", "faultinjections", "faultinjection", &["fi"]) },
     Kind { columns: columns::POLICY, ..weft("TelemetryPolicy", "telemetrypolicies", "telemetrypolicy", &["tel"]) },
     Kind {
-        enforced: true,
         columns: columns::POLICY,
         ..weft("RequestAuthentication", "requestauthentications", "requestauthentication", &["ra"])
     },
@@ -157,7 +136,7 @@ const fn core(
     short: &'static [&'static str],
 ) -> Kind {
     let (group, version, status) = (CORE, "v1", StatusShape::Conditions);
-    Kind { group, version, kind, plural, singular, short, namespaced: true, status, enforced: true, columns: &[] }
+    Kind { group, version, kind, plural, singular, short, namespaced: true, status, columns: &[] }
 }
 
 const fn route(kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
@@ -171,7 +150,7 @@ const fn weft(
     short: &'static [&'static str],
 ) -> Kind {
     let status = StatusShape::Ancestors;
-    Kind { group: WEFT, version: "v1alpha1", status, enforced: false, ..core(kind, plural, singular, short) }
+    Kind { group: WEFT, version: "v1alpha1", status, ..core(kind, plural, singular, short) }
 }
 
 /// The kind with this name in URLs.

@@ -9,7 +9,6 @@ use weft_proto::ResourceType;
 use super::{ApiState, admit, held, kinds::Kind};
 use crate::{
     beside::{self, Others},
-    compile::conditions::not_enforced,
     push::View,
     source::{Files, Origin},
     store::{Key, State},
@@ -28,8 +27,7 @@ pub fn of(state: &ApiState, kind: &Kind, object: &Value) -> Vec<String> {
         view: Arc::clone(&state.pushed.view.borrow()),
     };
     let found = beside::find(&object, &Origin::default(), &in_force);
-    let idle = (!kind.enforced).then(|| not_enforced(kind.kind));
-    idle.into_iter().chain(found.iter().map(admit::warning)).take(MOST).collect()
+    found.iter().map(admit::warning).take(MOST).collect()
 }
 
 /// Objects of the store and of files, and services that were made for their workloads.

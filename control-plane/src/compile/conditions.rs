@@ -1,6 +1,5 @@
-//! What the status of an object says of it, in the terms of Gateway API: from what compiling found wrong, from what
-//! sidecars refuse, and from what this version enforces at all (the table in `api::kinds`). Pure; `app` writes it where
-//! the object is kept.
+//! What the status of an object says of it, in the terms of Gateway API: from what compiling found wrong, and from what
+//! sidecars refuse. Pure; `app` writes it where the object is kept.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +9,6 @@ use weft_proto::ResourceType;
 
 use super::attached;
 use crate::{
-    api::kinds,
     source::{HasMetadata, Object, Origin, Problem, Reason, Resources, routes},
     store::Key,
 };
@@ -59,11 +57,11 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
     let mut found = Verdicts::new();
     for route in resources.routes.values() {
         let parents = || routes::http_parents(&route.value);
-        judge.object(&mut found, "HTTPRoute", route, |own| judge.route("HTTPRoute", &route.namespace, own, parents()));
+        judge.object(&mut found, "HTTPRoute", route, |own| judge.route(&route.namespace, own, parents()));
     }
     for route in resources.grpc_routes.values() {
         let parents = || routes::grpc_parents(&route.value);
-        judge.object(&mut found, "GRPCRoute", route, |own| judge.route("GRPCRoute", &route.namespace, own, parents()));
+        judge.object(&mut found, "GRPCRoute", route, |own| judge.route(&route.namespace, own, parents()));
     }
     for policy in attached::all(resources) {
         let of = (policy.namespace, policy.name, policy.metadata, policy.origin);
@@ -71,14 +69,14 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
     }
     for service in resources.services.values() {
         let refusal = judge.services.get(service.id().as_str()).copied();
-        judge.object(&mut found, "Service", service, |own| judge.whole("Service", own, refusal));
+        judge.object(&mut found, "Service", service, |own| judge.whole(own, refusal));
     }
     for workload in resources.workloads.values() {
         let refusal = refused.get(&(ResourceType::WorkloadConfig, workload.id())).map(String::as_str);
-        judge.object(&mut found, "Workload", workload, |own| judge.whole("Workload", own, refusal));
+        judge.object(&mut found, "Workload", workload, |own| judge.whole(own, refusal));
     }
     for config in resources.mesh_configs.values() {
-        judge.object(&mut found, "MeshConfig", config, |own| judge.whole("MeshConfig", own, None));
+        judge.object(&mut found, "MeshConfig", config, |own| judge.whole(own, None));
     }
     for (key, left) in &resources.left_out {
         let all = vec![
@@ -88,12 +86,6 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
         found.insert(key.clone(), Verdict { of: left.of.clone(), conditions: Conditions::Whole(all) });
     }
     found
-}
-
-/// Of kinds that the sidecars do not act on.
-#[must_use]
-pub fn not_enforced(kind: &str) -> String {
-    format!("{kind} is checked and kept, but the sidecars do not act on it yet")
 }
 
 const ACCEPTED: (&str, &str) = ("Accepted", "it is valid, and what it is attached to is there");
@@ -154,7 +146,7 @@ impl<'a> Judge<'a> {
         found.insert(key, Verdict { of, conditions: conditions(own) });
     }
 
-    fn route(&self, kind: &str, namespace: &str, own: &[&Problem], parents: Vec<routes::Parent>) -> Conditions {
+    fn route(&self, namespace: &str, own: &[&Problem], parents: Vec<routes::Parent>) -> Conditions {
         let unresolved = |problem: &&&Problem| {
             matches!(problem.reason, Reason::BackendNotFound | Reason::InvalidKind | Reason::RefNotPermitted)
         };
@@ -171,7 +163,7 @@ impl<'a> Judge<'a> {
             let conditions = vec![
                 condition("Accepted", ACCEPTED, bad.clone()),
                 condition("ResolvedRefs", RESOLVED, dangling),
-                programmed(kind, bad, refusal),
+                programmed(bad, refusal),
             ];
             (json(parent), conditions)
         });
@@ -188,7 +180,7 @@ impl<'a> Judge<'a> {
             };
             let bad = first(false);
             let idle = bad.clone().or_else(|| first(true));
-            vec![condition("Accepted", ACCEPTED, bad), programmed(policy.kind, idle, refusal)]
+            vec![condition("Accepted", ACCEPTED, bad), programmed(idle, refusal)]
         };
         if policy.targets.is_empty() {
             let namespace = json!({ "group": "", "kind": "Namespace", "name": policy.namespace });
@@ -206,9 +198,9 @@ impl<'a> Judge<'a> {
         Conditions::Each(each.collect())
     }
 
-    fn whole(&self, kind: &str, own: &[&Problem], refusal: Option<&str>) -> Conditions {
+    fn whole(&self, own: &[&Problem], refusal: Option<&str>) -> Conditions {
         let bad = own.first().map(|problem| failed(problem));
-        Conditions::Whole(vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(kind, bad, refusal)])
+        Conditions::Whole(vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(bad, refusal)])
     }
 }
 
@@ -229,15 +221,13 @@ fn condition(name: &'static str, (reason, message): (&'static str, &str), bad: O
 }
 
 /// True only for what sidecars act on: not for what is not accepted, not for what they refuse.
-fn programmed(kind: &str, unaccepted: Option<Failure>, refusal: Option<&str>) -> Condition {
-    let enforced = kinds::by_kind(kind).is_some_and(|kind| kind.enforced);
-    let idle = || (!enforced).then(|| ("NotEnforced", not_enforced(kind)));
+fn programmed(unaccepted: Option<Failure>, refusal: Option<&str>) -> Condition {
     let refused = || {
         let text =
             |why: &str| format!("a sidecar keeps the last version that it took: {why} (weft status tells which)");
         refusal.map(|why| ("RefusedBySidecar", text(why)))
     };
-    condition("Programmed", PROGRAMMED, unaccepted.or_else(idle).or_else(refused))
+    condition("Programmed", PROGRAMMED, unaccepted.or_else(refused))
 }
 
 fn json(reference: &impl serde::Serialize) -> Value {

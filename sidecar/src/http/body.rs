@@ -148,8 +148,8 @@ pub struct Finish {
     pub place: Option<Permit>,
     /// The whole body has passed.
     pub complete: bool,
-    /// Of an exchange whose trace is recorded.
-    pub span: Option<Box<OpenSpan>>,
+    /// For trace and access log.
+    pub span: OpenSpan,
 }
 
 /// Where an exchange goes, and what lives as long as it.
@@ -215,9 +215,7 @@ impl Drop for Finish {
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
         }
-        if let Some(span) = &mut self.span {
-            span.ended(reason, self.complete);
-        }
+        self.span.ended(reason, self.complete);
         if self.complete
             && let Some(lease) = self.lease.take()
         {
@@ -341,11 +339,10 @@ impl Follower {
         match self {
             Self::Nobody => {}
             Self::Finish(finish) => {
-                if let Some(span) = &mut finish.span
-                    && let Some(Ok(frame)) = frame
+                if let Some(Ok(frame)) = frame
                     && let Some(trailers) = frame.trailers_ref()
                 {
-                    span.add(|span| span.trailers(trailers));
+                    finish.span.add(|span| span.trailers(trailers));
                 }
             }
             Self::Tee(tee) => {

@@ -263,9 +263,7 @@ impl Switch {
             match futures_util::future::try_join(near, far).await {
                 Ok((near, far)) => {
                     finish.complete = true;
-                    if let Some(span) = &mut finish.span {
-                        span.upgraded();
-                    }
+                    finish.span.upgraded();
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
                     let revoked = finish.revoked();
                     if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {

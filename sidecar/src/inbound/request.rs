@@ -87,7 +87,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         match jwt::check(&app.authenticators, request.headers_mut(), now) {
             Ok(found) => claims = found,
             Err(refusal) => {
-                note(&mut span, &refusal.error, received.grpc);
+                span.failed(&refusal.error, received.grpc);
                 let mut response = failed(&refusal.error, &app.metrics, received.grpc);
                 refusal.write(response.headers_mut());
                 return response;
@@ -98,7 +98,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let permit = match permit {
         Ok(permit) => permit,
         Err(error) => {
-            note(&mut span, &error, received.grpc);
+            span.failed(&error, received.grpc);
             return failed(&error, &app.metrics, received.grpc);
         }
     };
@@ -108,7 +108,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         let (claims, now) = (claims.as_deref(), worker.clock.now());
         match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
-                note(&mut span, &error, received.grpc);
+                span.failed(&error, received.grpc);
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
@@ -122,7 +122,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let mut response = match forwarded.await {
         Ok(response) => response,
         Err(error) => {
-            note(&mut span, &error, received.grpc);
+            span.failed(&error, received.grpc);
             failed(&error, &app.metrics, received.grpc)
         }
     };
@@ -139,31 +139,23 @@ fn traced(
     app: &App,
     (received, rule): (&Received, Option<&HeaderValue>),
     headers: &mut HeaderMap,
-) -> Option<Box<OpenSpan>> {
+) -> OpenSpan {
     let trusted = connection.peer.is_some();
-    let trace = Traced::of(app.telemetry(), headers, trusted, || worker.random())?;
+    let trace = Traced::of(app.telemetry(), headers, trusted, || worker.random());
     worker.count_context(Direction::Inbound, Some(&trace));
     let id = SpanId::random(worker.random());
     trace.tell(headers, id);
-    if !trace.sampled {
-        return None;
-    }
     let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.context.spans);
     span.from_ip(connection.source);
     span.add(|span| {
+        let wanted = app.telemetry().headers.iter();
+        span.headers = wanted.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
         span.peer_id = connection.peer.as_ref().map(|peer| peer.id.as_str().into());
         span.service = connection.service();
         // Believed of callers in the mesh only.
         span.route = rule.filter(|_| trusted).and_then(|rule| rule.to_str().ok()).map(Into::into);
     });
-    Some(span)
-}
-
-/// We answer ourselves.
-fn note(span: &mut Option<Box<OpenSpan>>, error: &ProxyError, grpc: bool) {
-    if let Some(span) = span {
-        span.failed(error, grpc);
-    }
+    span
 }
 
 async fn forward(
@@ -172,7 +164,7 @@ async fn forward(
     received: &mut Received,
     request: Request<Body>,
     (caller_http2, again): (bool, bool),
-    (started, span): (Instant, &mut Option<Box<OpenSpan>>),
+    (started, span): (Instant, &mut OpenSpan),
 ) -> Result<Response<Body>, ProxyError> {
     let http2 = match app.protocol {
         Protocol::Grpc | Protocol::Http2 => true,
@@ -203,9 +195,7 @@ async fn forward(
             Err(error) => return Err(error),
         }
     };
-    if let Some(span) = span {
-        span.add(|span| span.answered(response.status().as_u16(), response.headers()));
-    }
+    span.add(|span| span.answered(response.status().as_u16(), response.headers()));
     let finish = Finish {
         metrics: Some(app.metrics.clone()),
         started,
@@ -216,7 +206,7 @@ async fn forward(
         permit: None,
         place: None,
         complete: false,
-        span: span.take(),
+        span: std::mem::take(span),
     };
     let times = received.times(Some(IDLE), None);
     received.answer(response, finish, times, || worker.context.drain.guard())

@@ -40,7 +40,7 @@ pub async fn run(
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
-    let traced = telemetry.and_then(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
+    let traced = telemetry.map(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
     worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
@@ -108,7 +108,7 @@ pub async fn run(
 
 /// A span of a request that went nowhere, so that its trace tells why.
 fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
-    if let Some(traced) = traced.filter(|traced| traced.sampled) {
+    if let Some(traced) = traced {
         let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
         let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.context.spans);
         span.failed(error, received.grpc);

@@ -69,8 +69,8 @@ struct Tried {
     /// The endpoint, when this is to be held against it.
     failed: SmallVec<[Arc<EndpointState>; 1]>,
     mtls: bool,
-    /// Of a try whose trace is recorded.
-    span: Option<Box<OpenSpan>>,
+    /// For trace and access log.
+    span: OpenSpan,
 }
 
 /// A response, and whether the sidecar beside the app made it because nothing had reached the app.
@@ -144,7 +144,7 @@ impl<'a> Tries<'a> {
         received: &mut Received,
         source: &mut Source,
         number: u32,
-        (result, mut span): (Result<Answered, ProxyError>, Option<Box<OpenSpan>>),
+        (result, mut span): (Result<Answered, ProxyError>, OpenSpan),
         permit: &mut Option<Permit>,
     ) -> Next {
         let Some(failure) = failure_of(&result, received.grpc) else {
@@ -166,10 +166,7 @@ impl<'a> Tries<'a> {
             Decision::Retry { after, permit: place } => {
                 circuit.retried(word(&result));
                 event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:.1?}")));
-                // The answer is not the caller's, and nobody reads it to its end.
-                if let Some(span) = &mut span {
-                    span.ended(None, true);
-                }
+                span.retried();
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
                 self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
@@ -227,7 +224,7 @@ impl<'a> Tries<'a> {
         &mut self,
         received: &mut Received,
         result: Result<Answered, ProxyError>,
-        span: Option<Box<OpenSpan>>,
+        span: OpenSpan,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, ProxyError> {
         let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
@@ -255,15 +252,13 @@ impl<'a> Tries<'a> {
         trying: &RefCell<Option<Admission>>,
     ) -> Tried {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
-        let mut span = self.span(received, request.as_ref());
-        let id = span.as_ref().and_then(|span| span.id()).unwrap_or_else(|| self.new_id());
+        let id = SpanId::random(self.worker.random());
+        let mut span = self.span(id, received, request.as_ref());
         let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
             Err(error) => {
-                if let Some(span) = &mut span {
-                    span.failed(&error, received.grpc);
-                }
+                span.failed(&error, received.grpc);
                 return Tried { result: Err(error), failed: SmallVec::new(), mtls: self.mtls, span };
             }
         };
@@ -273,9 +268,7 @@ impl<'a> Tries<'a> {
         let mtls = key.is_mesh();
         let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();
-        if let Some(span) = &mut span {
-            span.to(&endpoint, key.address(), key.is_http2());
-        }
+        span.to(&endpoint, key.address(), key.is_http2());
         let exchanged = match self.leg(received, request, &key, id) {
             Ok(()) => self.exchange(&key, &endpoint, request).await,
             Err(error) => Err(error),
@@ -292,11 +285,9 @@ impl<'a> Tries<'a> {
         if bad || exchanged.is_ok() {
             load.observe(begun.elapsed(), bad);
         }
-        if let Some(span) = &mut span {
-            match &exchanged {
-                Ok((response, _)) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
-                Err(error) => span.failed(error, received.grpc),
-            }
+        match &exchanged {
+            Ok((response, _)) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
+            Err(error) => span.failed(error, received.grpc),
         }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
@@ -310,20 +301,20 @@ impl<'a> Tries<'a> {
                 permit: None,
                 place: None,
                 complete: false,
-                span: None,
+                span: OpenSpan::default(),
             };
             Answered { response, finish, unsent }
         });
         Tried { result, failed: bad.then_some(endpoint).into_iter().collect(), mtls, span }
     }
 
-    /// The span of the next try, where the trace is recorded.
-    fn span(&self, received: &Received, request: Option<&Request<Body>>) -> Option<Box<OpenSpan>> {
-        let traced = self.traced.filter(|traced| traced.sampled)?;
+    /// The span of the next try.
+    fn span(&self, id: SpanId, received: &Received, request: Option<&Request<Body>>) -> OpenSpan {
+        let Some(traced) = self.traced else { return OpenSpan::default() };
         let none = HeaderMap::new();
         let headers = request.map_or(&none, Request::headers);
-        let sink = &self.worker.context.spans;
-        let mut span = traced.begin(Kind::Client, self.new_id(), (received, received.version), headers, sink);
+        let mut span =
+            traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.context.spans);
         let resend = self.number.replace(self.number.get() + 1);
         span.until(self.plan.timeout.map(|limit| self.started + limit));
         span.add(|span| {
@@ -331,11 +322,7 @@ impl<'a> Tries<'a> {
             span.service = Some(self.plan.cluster.target.clone());
             span.route = Some(&*self.plan.rule.name).filter(|name| !name.is_empty()).map(Into::into);
         });
-        Some(span)
-    }
-
-    fn new_id(&self) -> SpanId {
-        SpanId::random(self.worker.random())
+        span
     }
 
     /// Makes of a request what is sent on this connection.
@@ -396,10 +383,8 @@ impl<'a> Tries<'a> {
 }
 
 /// Notes an event where there is a span; its detail is made only then.
-fn event(span: &mut Option<Box<OpenSpan>>, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
-    if let Some(span) = span {
-        span.add(|span| span.event(name, Some(detail())));
-    }
+fn event(span: &mut OpenSpan, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
+    span.add(|span| span.event(name, Some(detail())));
 }
 
 /// The result of `work`, or `None` when the time is over. The timer is boxed: most requests have none.

@@ -16,8 +16,9 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use weft_policy::model::AccessLogFormat;
 
-use super::{Telemetry, otel, span::Span};
+use super::{Telemetry, access::AccessLog, otel, span::Span};
 use crate::snapshot::Snapshot;
 
 /// Spans that wait for the exporter.
@@ -36,13 +37,14 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 /// Where workers leave their spans. Clones share the queue.
 #[derive(Clone)]
 pub struct SpanSink {
-    queue: mpsc::Sender<Box<Span>>,
+    queue: mpsc::Sender<Span>,
     dropped: Counter,
+    log: Option<AccessLog>,
 }
 
 /// The other end of the queue.
 pub struct Exporting {
-    queue: mpsc::Receiver<Box<Span>>,
+    queue: mpsc::Receiver<Span>,
     exported: Counter,
     failed: Counter,
     resource: Resource,
@@ -62,12 +64,12 @@ pub struct Whose<'a> {
 
 /// The two ends of the queue.
 #[must_use]
-pub fn queue(telemetry: &Telemetry, whose: &Whose<'_>) -> (SpanSink, Exporting) {
+pub fn queue(telemetry: &Telemetry, whose: &Whose<'_>, log: Option<AccessLog>) -> (SpanSink, Exporting) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let dropped = |reason| {
         telemetry.counter("weft_spans_dropped_total", "Spans that were not exported, by reason", &[("reason", reason)])
     };
-    let sink = SpanSink { queue: sender, dropped: dropped("queue_full") };
+    let sink = SpanSink { queue: sender, dropped: dropped("queue_full"), log };
     let mut attributes = vec![
         KeyValue::new("service.namespace", whose.namespace.to_owned()),
         KeyValue::new("service.instance.id", whose.instance.to_owned()),
@@ -86,11 +88,18 @@ impl SpanSink {
     /// A sink that takes nothing; for tests.
     #[cfg(test)]
     pub fn none(telemetry: &Telemetry) -> Self {
-        queue(telemetry, &Whose { service: "", namespace: "", instance: "", version: None }).0
+        queue(telemetry, &Whose { service: "", namespace: "", instance: "", version: None }, None).0
+    }
+
+    /// Leaves a line of the access log; never waits.
+    pub fn log(&self, span: Span, format: AccessLogFormat) {
+        if let Some(log) = &self.log {
+            log.send(span, format);
+        }
     }
 
     /// Leaves a span; never waits.
-    pub fn send(&self, span: Box<Span>) {
+    pub fn send(&self, span: Span) {
         if self.queue.try_send(span).is_err() {
             self.dropped.increment(1);
         }
@@ -134,11 +143,11 @@ impl Exporting {
 
     /// The next spans: a full batch, or what has come within [`LINGER`] of the first. `None`: there will be no more.
     async fn batch(&mut self) -> Option<Vec<SpanData>> {
-        let mut batch = vec![otel::data(*self.queue.recv().await?)];
+        let mut batch = vec![otel::data(self.queue.recv().await?)];
         let end = Instant::now() + LINGER;
         while batch.len() < BATCH {
             match tokio::time::timeout_at(end, self.queue.recv()).await {
-                Ok(Some(span)) => batch.push(otel::data(*span)),
+                Ok(Some(span)) => batch.push(otel::data(span)),
                 Ok(None) | Err(_) => break,
             }
         }

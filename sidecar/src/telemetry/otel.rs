@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use http::{Method, Version, uri::PathAndQuery};
 use opentelemetry::{
-    InstrumentationScope, KeyValue,
+    Array, InstrumentationScope, KeyValue, Value,
     trace::{Event as OtelEvent, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents};
@@ -212,6 +212,11 @@ fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
     }
     if let Some(route) = span.route.as_deref().filter(|_| span.kind == Kind::Client) {
         attributes.push(KeyValue::new("weft.route", route.to_owned()));
+    }
+    for (name, value) in &span.headers {
+        let text = cut(&String::from_utf8_lossy(value.as_bytes())).into_owned();
+        let list = Value::Array(Array::String(vec![text.into()]));
+        attributes.push(KeyValue::new(format!("http.request.header.{name}"), list));
     }
     if let Some(reason) = span.reason {
         attributes.push(KeyValue::new("weft.reason", reason.as_str()));

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Version, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, uri::PathAndQuery};
 use weft_policy::{
     canonical::Authority,
     model::Target,
@@ -20,7 +20,7 @@ use crate::error::Reason;
 const MAX_EVENTS: usize = 32;
 
 /// One hop of a request or connection, from our side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Span {
     /// The trace.
     pub trace: TraceId,
@@ -30,7 +30,7 @@ pub struct Span {
     pub parent: Option<SpanId>,
     /// Whose side it is of.
     pub kind: Kind,
-    /// When it began.
+    /// When it began; set at the end.
     pub started: SystemTime,
     /// How long it took; set at the end.
     pub duration: Duration,
@@ -48,6 +48,8 @@ pub struct Span {
     pub resend: u32,
     /// Why we answered ourselves, or why it ended badly.
     pub reason: Option<Reason>,
+    /// Request headers that the policy wants as attributes.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// What happened meanwhile.
     pub events: Vec<Event>,
     /// Events beyond the bound.
@@ -64,10 +66,10 @@ pub enum Kind {
 }
 
 /// What a span is about.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Call {
     /// A request.
-    Http(Box<HttpCall>),
+    Http(HttpCall),
     /// An opaque connection: bytes to the called side, and from it.
     Tcp {
         /// Sent to the called side.
@@ -78,7 +80,7 @@ pub enum Call {
 }
 
 /// A request and its answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpCall {
     /// Method.
     pub method: Method,
@@ -92,6 +94,8 @@ pub struct HttpCall {
     pub grpc: bool,
     /// `User-Agent`.
     pub user_agent: Option<HeaderValue>,
+    /// `X-Request-Id`.
+    pub request_id: Option<HeaderValue>,
     /// Status of the answer, once there is one.
     pub status: Option<u16>,
     /// `grpc-status` of the answer, once there is one.
@@ -123,6 +127,19 @@ impl Span {
         }
     }
 
+    /// Whether it ended badly for the caller: we answered ourselves or it broke off, or the status says so.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        let bad = match &self.call {
+            Call::Http(call) => {
+                let grpc = call.grpc_status.is_some_and(|code| matches!(code, 2 | 4 | 12..=15));
+                grpc || call.status.is_some_and(|status| status >= 500)
+            }
+            Call::Tcp { .. } => false,
+        };
+        bad || self.reason.is_some()
+    }
+
     /// Takes what the head of an answer says.
     pub fn answered(&mut self, status: u16, headers: &HeaderMap) {
         if let Call::Http(call) = &mut self.call {
@@ -149,6 +166,7 @@ impl HttpCall {
         headers: &HeaderMap,
     ) -> Self {
         let user_agent = headers.get(header::USER_AGENT).cloned();
+        let request_id = headers.get("x-request-id").cloned();
         Self {
             method,
             authority,
@@ -156,6 +174,7 @@ impl HttpCall {
             version,
             grpc,
             user_agent,
+            request_id,
             status: None,
             grpc_status: None,
             upgraded: false,

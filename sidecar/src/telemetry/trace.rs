@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Version};
 use weft_policy::{
-    model::Telemetry,
+    model::{AccessLogFormat, AccessLogMode, Telemetry},
     trace::{self, Formats, Incoming, Outgoing, SpanId, TraceId},
 };
 
@@ -30,47 +30,69 @@ pub const FORCE: HeaderName = HeaderName::from_static("x-weft-force-trace");
 pub struct Traced {
     trace: TraceId,
     parent: Option<SpanId>,
-    /// Whether spans of it are made.
-    pub sampled: bool,
+    /// Whether spans of it are exported.
+    sampled: bool,
+    /// Spans go nowhere: nothing of the context is touched.
+    passive: bool,
     debug: bool,
     random: bool,
     formats: Formats,
+    log: Log,
+    format: AccessLogFormat,
 }
 
-/// A span whose request runs; sent when it is dropped.
-pub struct OpenSpan {
-    span: Option<Box<Span>>,
+/// Whether a request comes into the access log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Log {
+    Always,
+    Failed,
+    Never,
+}
+
+/// The span of an exchange that runs, or nothing where neither trace nor access log wants it. Sent when it is dropped.
+#[derive(Default)]
+pub struct OpenSpan(Option<Box<Running>>);
+
+struct Running {
+    span: Span,
     began: Instant,
     /// When nobody waits for the answer any more.
     deadline: Option<Instant>,
+    export: bool,
+    log: Log,
+    format: AccessLogFormat,
     sink: SpanSink,
 }
 
 impl Traced {
-    /// Reads the context of a request, or begins a trace. `None` when spans go nowhere: then nothing of the context is
-    /// touched. `trusted` callers may force a trace.
-    pub fn of(
-        telemetry: &Telemetry,
-        headers: &mut HeaderMap,
-        trusted: bool,
-        mut random: impl FnMut() -> u64,
-    ) -> Option<Self> {
+    /// Reads the context of a request, or begins a trace. `trusted` callers may force one.
+    pub fn of(telemetry: &Telemetry, headers: &mut HeaderMap, trusted: bool, mut random: impl FnMut() -> u64) -> Self {
         let forced = headers.remove(FORCE).is_some_and(|value| trusted && value == "1");
-        telemetry.endpoint.as_ref()?;
         let mut found = trace::extract(headers);
         if forced {
             found.sampled = Some(true);
         }
         let Incoming { parent, debug, formats, .. } = found;
         let trace = parent.map_or_else(|| TraceId::random([random(), random()]), |parent| parent.trace);
-        Some(Self {
+        let passive = telemetry.endpoint.is_none();
+        let sampled = !passive && telemetry.sampling.records(&found, trace);
+        let log = match telemetry.access_log {
+            AccessLogMode::All => Log::Always,
+            AccessLogMode::Sampled if sampled => Log::Always,
+            AccessLogMode::Errors | AccessLogMode::Sampled => Log::Failed,
+            AccessLogMode::Off => Log::Never,
+        };
+        Self {
             trace,
             parent: parent.map(|parent| parent.span),
-            sampled: telemetry.sampling.records(&found, trace),
+            sampled,
+            passive,
             debug,
             random: parent.is_none_or(|parent| parent.random),
             formats,
-        })
+            log,
+            format: telemetry.format,
+        }
     }
 
     /// Whether the request came with a context.
@@ -82,14 +104,14 @@ impl Traced {
     /// Tells the next leg that `span` causes it. A trace that nobody records and that the next leg knows of stays as it
     /// is told.
     pub fn tell(&self, headers: &mut HeaderMap, span: SpanId) {
-        if !self.sampled && self.parent.is_some() {
+        if self.passive || !self.sampled && self.parent.is_some() {
             return;
         }
-        let Self { trace, parent, sampled, debug, random, formats } = *self;
+        let Self { trace, parent, sampled, debug, random, formats, .. } = *self;
         trace::inject(headers, &Outgoing { trace, span, parent, sampled, debug, random, formats });
     }
 
-    /// Begins a span of a request.
+    /// Begins the span of a request, where somebody wants it.
     #[must_use]
     pub fn begin(
         &self,
@@ -98,52 +120,42 @@ impl Traced {
         (received, version): (&Received, Version),
         headers: &HeaderMap,
         sink: &SpanSink,
-    ) -> Box<OpenSpan> {
+    ) -> OpenSpan {
+        if !self.sampled && self.log == Log::Never {
+            return OpenSpan::default();
+        }
         let names = (received.authority.clone(), received.path.clone());
         let call = HttpCall::new(received.method.clone(), names, (version, received.grpc), headers);
-        self.open(kind, id, Call::Http(Box::new(call)), sink)
-    }
-
-    /// Begins a span of an opaque connection.
-    #[must_use]
-    pub fn begin_tcp(&self, kind: Kind, id: SpanId, sink: &SpanSink) -> Box<OpenSpan> {
-        self.open(kind, id, Call::Tcp { sent: 0, received: 0 }, sink)
-    }
-
-    fn open(&self, kind: Kind, id: SpanId, call: Call, sink: &SpanSink) -> Box<OpenSpan> {
         let span = Span {
             trace: self.trace,
             id,
             parent: self.parent,
             kind,
-            started: SystemTime::now(),
+            started: SystemTime::UNIX_EPOCH,
             duration: Duration::ZERO,
-            call,
+            call: Call::Http(call),
             peer: None,
             peer_id: None,
             service: None,
             route: None,
             resend: 0,
             reason: None,
+            headers: Vec::new(),
             events: Vec::new(),
             events_dropped: 0,
         };
-        Box::new(OpenSpan { span: Some(Box::new(span)), began: Instant::now(), deadline: None, sink: sink.clone() })
+        let Self { sampled: export, log, format, .. } = *self;
+        let (began, sink) = (Instant::now(), sink.clone());
+        OpenSpan(Some(Box::new(Running { span, began, deadline: None, export, log, format, sink })))
     }
 }
 
 impl OpenSpan {
     /// The span, to add to it.
     pub fn add(&mut self, change: impl FnOnce(&mut Span)) {
-        if let Some(span) = &mut self.span {
-            change(span);
+        if let Some(running) = &mut self.0 {
+            change(&mut running.span);
         }
-    }
-
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> Option<SpanId> {
-        self.span.as_ref().map(|span| span.id)
     }
 
     /// Where the request goes.
@@ -158,8 +170,10 @@ impl OpenSpan {
     }
 
     /// Given up at this time.
-    pub const fn until(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+    pub fn until(&mut self, deadline: Option<Instant>) {
+        if let Some(running) = &mut self.0 {
+            running.deadline = deadline;
+        }
     }
 
     /// The peer, where its port is not known.
@@ -197,18 +211,38 @@ impl OpenSpan {
             }
         });
     }
+
+    /// The request is sent again: this answer is nobody's, and the access log has the last one.
+    pub fn retried(&mut self) {
+        self.ended(None, true);
+        if let Some(running) = &mut self.0 {
+            running.log = Log::Never;
+        }
+    }
 }
 
 impl Drop for OpenSpan {
     fn drop(&mut self) {
-        if let Some(mut span) = self.span.take() {
-            span.duration = self.began.elapsed();
-            // Nobody said how it ended: it was not waited for any longer.
-            if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
-                let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
+        let Some(running) = self.0.take() else { return };
+        let Running { mut span, began, deadline, export, log, format, sink } = *running;
+        // Nobody said how it ended: it was not waited for any longer.
+        if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
+        }
+        let log = log == Log::Always || log == Log::Failed && span.is_failure();
+        if !export && !log {
+            return;
+        }
+        span.duration = began.elapsed();
+        span.started = SystemTime::now() - span.duration;
+        match (log, export) {
+            (true, true) => {
+                sink.log(span.clone(), format);
+                sink.send(span);
             }
-            self.sink.send(span);
+            (true, false) => sink.log(span, format),
+            (false, _) => sink.send(span),
         }
     }
 }

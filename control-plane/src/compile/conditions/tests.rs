@@ -165,13 +165,12 @@ fn a_policy_says_what_holds_for_each_target() {
     let section = |name: &str| format!("targetRefs: [{{kind: Service, name: web, sectionName: {name}}}]");
     let limits = "limits: [{requests: 1}]";
     let accepted = ["web: Accepted true Accepted", "web: Programmed true Programmed"];
-    let kept = ["web: Accepted true Accepted", "web: Programmed false NotEnforced"];
     let no_port = ["web: Accepted false TargetNotFound", "web: Programmed false TargetNotFound"];
     let cases: [(&str, String, &[&str]); 11] = [
         ("TrafficPolicy", target("web"), &accepted),
         ("AuthorizationPolicy", target("web"), &accepted),
         ("PeerAuthentication", format!("{}, mode: Strict", target("web")), &accepted),
-        ("TelemetryPolicy", format!("{}, accessLog: {{mode: All}}", target("web")), &kept),
+        ("TelemetryPolicy", format!("{}, accessLog: {{mode: All}}", target("web")), &accepted),
         ("RateLimitPolicy", format!("{}, {limits}", target("web")), &accepted),
         ("TrafficPolicy", section("http"), &accepted),
         ("TrafficPolicy", section("htpt"), &no_port),
@@ -245,7 +244,7 @@ fn what_a_sidecar_refuses_shows_on_the_service_and_on_what_is_attached_to_it() {
     let by = refusal(ResourceType::WorkloadConfig, "default/w");
     assert_eq!(told(std::slice::from_ref(&workload), &by, "Workload default/w"), ["Accepted true Accepted", refused]);
     assert_eq!(told(&[workload], &Refused::new(), "Workload default/w")[1], "Programmed true Programmed");
-    let message = programmed("Service", None, Some("Service default/web: ports[0]: bad")).message;
+    let message = programmed(None, Some("Service default/web: ports[0]: bad")).message;
     assert!(message.contains("ports[0]: bad"), "{message}");
 }
 
@@ -253,7 +252,7 @@ fn what_a_sidecar_refuses_shows_on_the_service_and_on_what_is_attached_to_it() {
 fn the_defaults_of_the_mesh_have_one_name() {
     let config = |name: &str| policy("MeshConfig", name, "peerMode: Strict");
     let of = |name: &str| told(&[config(name)], &Refused::new(), &format!("MeshConfig {name}"));
-    assert_eq!(of("default"), ["Accepted true Accepted", "Programmed false NotEnforced"]);
+    assert_eq!(of("default"), ["Accepted true Accepted", "Programmed true Programmed"]);
     assert_eq!(of("other"), ["Accepted false Invalid", "Programmed false Invalid"]);
 }
 

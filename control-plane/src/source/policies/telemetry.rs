@@ -28,7 +28,7 @@ pub struct TelemetryPolicySpec {
 pub struct Tracing {
     /// Share of traces started here that are kept. Default 1.
     pub sampling_percent: Option<Percent>,
-    /// Request headers that become attributes, at most 16. Default none.
+    /// Request headers that become attributes of the inbound side's spans, at most 16. Default none.
     pub headers: Option<Vec<String>>,
     /// Where the sidecars send spans, OTLP over gRPC. Default http://127.0.0.1:4317.
     pub endpoint: Option<String>,

@@ -29,7 +29,7 @@ impl Tries<'_> {
         let (mut copy, trying) = (Some(copy), RefCell::default());
         let mut second = pin!(self.attempt(&busy, received, &mut copy, &trying));
         let is_final = |tried: &Tried| tried.result.is_ok() && !self.is_retried(&tried.result, received.grpc);
-        let (one, overtaken) = tokio::select! {
+        let (mut one, overtaken) = tokio::select! {
             biased;
             tried = &mut first => (tried, false),
             tried = &mut second => (tried, true),
@@ -43,7 +43,7 @@ impl Tries<'_> {
         let mut last = if overtaken { first.await } else { second.await };
         last.failed.extend(one.failed);
         discard(one.result);
-        drop(one.span);
+        one.span.retried();
         last
     }
 }
