@@ -255,7 +255,10 @@ impl Span {
         };
         let events: usize =
             self.events.iter().map(|event| size_of::<Event>() + event.name.len() + attributes(&event.attributes)).sum();
-        size_of::<Self>() + self.name.len() + attributes(&self.attributes) + events + self.links.len() * 24
+        // The process is shared by the spans of one export. Counted for each: an export may have one span for each process.
+        let process = self.process.service.len() + attributes(&self.process.attributes);
+        let texts = self.name.len() + self.scope.len() + self.status.as_ref().map_or(0, |status| status.message.len());
+        size_of::<Self>() + texts + attributes(&self.attributes) + events + self.links.len() * 24 + process
     }
 }
 

@@ -273,6 +273,11 @@ impl Session {
         tokio::time::timeout(life, self.leaving.fired()).await.unwrap_or_default();
     }
 
+    /// Ready when it must be closed.
+    pub fn poll_ended(&self, context: &Context<'_>) -> Poll<Why> {
+        self.cut.poll(context)
+    }
+
     /// Waits until it must be closed.
     pub async fn ended(&self) -> Why {
         self.cut.fired().await

@@ -5,6 +5,7 @@ mod connect;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod watched;
 
 use std::{
     cell::{Cell, RefCell},

@@ -134,7 +134,13 @@ impl IdentityService {
         if let Some(current) = &peer.identity {
             renewable(current, id, SystemTime::now())?;
             // A renewal says no more and no less of its workload than the certificate before.
-            return self.sign(&message, id, &peer.attested);
+            let certified = self.sign(&message, id, &peer.attested)?;
+            // The call may have begun long before its body came: what was revoked meanwhile gets nothing.
+            if peer.presented.as_ref().is_some_and(|presented| self.ca.is_revoked(&current.id, presented)) {
+                let text = "the certificate is revoked: a new one needs a token";
+                return Err(Refusal::new(Reason::Revoked, text));
+            }
+            return Ok(certified);
         }
         let missing = || Refusal::new(Reason::Missing, "neither a token nor a certificate was presented");
         let token = bearer.as_ref().and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(missing)?;

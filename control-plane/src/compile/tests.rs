@@ -3,6 +3,7 @@
 mod accepted;
 mod access;
 mod fields;
+mod jwt;
 mod policies;
 mod telemetry;
 

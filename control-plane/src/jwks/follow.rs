@@ -108,6 +108,13 @@ impl Fetching {
             self.each.kept.remove(&url);
             self.each.sets.send_if_modified(|sets| Arc::make_mut(sets).0.remove(&url).is_some());
         }
+        // Kept from an earlier process, or never fetched because there were too many.
+        let stale: Vec<String> =
+            self.each.sets.borrow().0.keys().filter(|url| !wanted.contains(url.as_str())).cloned().collect();
+        for url in stale {
+            self.each.kept.remove(&url);
+            self.each.sets.send_if_modified(|sets| Arc::make_mut(sets).0.remove(&url).is_some());
+        }
         for url in wanted {
             if self.running.contains_key(*url) {
                 continue;

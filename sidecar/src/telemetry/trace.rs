@@ -21,8 +21,8 @@ use crate::{
     snapshot::EndpointState,
 };
 
-/// `1` asks that the trace is recorded whatever the sampling. The own app and callers in the mesh may; it goes no
-/// further than the sidecar that it reaches, since what it asks for travels in the trace context.
+/// `1` from the own app asks that the trace is recorded whatever the sampling. It goes no further than its sidecar: what it
+/// asks for travels in the trace context.
 pub const FORCE: HeaderName = HeaderName::from_static("x-weft-force-trace");
 
 /// The trace of a request.
@@ -229,6 +229,11 @@ impl Drop for OpenSpan {
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
+            if late && let Call::Http(call) = &mut span.call {
+                call.status = Some(if call.grpc { 200 } else { Reason::RequestTimeout.status() });
+                call.grpc_status = call.grpc.then(|| u16::from(Reason::RequestTimeout.grpc_status()));
+                call.complete = true;
+            }
         }
         let log = log == Log::Always || log == Log::Failed && span.is_failure();
         if !export && !log {

@@ -18,7 +18,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_policy::model::{MeshAddress, Target};
 use weft_svid::{PeerIdentity, Role};
 
-use super::{Key, chain, tunnel::Carrier};
+use super::{Key, chain, tunnel::Carrier, watched::Watched};
 use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, serve::LocalExecutor},
@@ -175,21 +175,12 @@ where
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(false)
-        .handshake(TokioIo::new(io))
+        .handshake(TokioIo::new(Watched::new(io, session)))
         .await
         .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;
     tokio::task::spawn_local(async move {
-        let ended = async {
-            match &session {
-                Some(session) => session.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            result = connection => if let Err(error) = result {
-                tracing::debug!(error = chain(&error), "HTTP/2 connection ended");
-            },
-            _ = ended => {}
+        if let Err(error) = connection.await {
+            tracing::debug!(error = chain(&error), "HTTP/2 connection ended");
         }
     });
     Ok(sender)

@@ -59,13 +59,21 @@ impl<'a> Authentications<'a> {
         let opaque = [v1::Protocol::Tcp, v1::Protocol::Tls].map(i32::from).contains(&protocol);
         let whole = self.whole(instance, opaque);
         let mut found: Vec<(&Authentication, Vec<v1::ServiceRef>)> = Vec::new();
+        let mut without = Vec::new();
         for port in served {
-            let Some(policy) = self.attached.at_port(port).first().copied().or(whole) else { continue };
             let service = v1::ServiceRef { service: format!("{}/{}", port.namespace, port.service), port: port.number };
+            let Some(policy) = self.attached.at_port(port).first().copied().or(whole) else {
+                without.push(service);
+                continue;
+            };
             match found.iter_mut().find(|(known, _)| std::ptr::eq(*known, policy)) {
                 Some((_, services)) => services.push(service),
                 None => found.push((policy, vec![service])),
             }
+        }
+        // A caller chooses the name that it calls: that of a service without a policy is no way around the others'.
+        for (_, services) in &mut found {
+            services.extend(without.iter().cloned());
         }
         if served.is_empty() {
             found.extend(whole.map(|policy| (policy, Vec::new())));

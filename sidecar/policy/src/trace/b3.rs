@@ -66,11 +66,16 @@ pub(super) fn extract_multi(headers: &HeaderMap) -> Option<Incoming> {
 }
 
 pub(super) fn inject(headers: &mut HeaderMap, outgoing: &Outgoing) {
+    // What was there and broke the rules would send an app that reads it first into another trace.
     if outgoing.formats.b3_single {
         headers.insert(SINGLE, single(outgoing));
+    } else {
+        headers.remove(&SINGLE);
     }
     if outgoing.formats.b3_multi {
         multi(headers, outgoing);
+    } else {
+        [TRACE, SPAN, PARENT, SAMPLED, FLAGS].iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 

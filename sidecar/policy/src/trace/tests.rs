@@ -150,11 +150,12 @@ fn the_list_of_an_invalid_context_goes_with_it() {
 
 #[test]
 fn b3_multi_is_written_with_its_companions_and_debug_replaces_the_decision() {
-    let mut map = headers(&[("x-b3-sampled", "1"), ("x-b3-flags", "0")]);
+    let mut map = headers(&[("x-b3-sampled", "1"), ("x-b3-flags", "0"), ("b3", "nonsense")]);
     let formats = Formats { b3_multi: true, ..Formats::default() };
     inject(&mut map, &outgoing(formats));
     assert_eq!(field(&map, "x-b3-traceid"), [TRACE]);
     assert_eq!(field(&map, "x-b3-spanid"), ["b7ad6b7169203331"]);
+    assert!(map.get("b3").is_none(), "what broke the rules goes");
     assert_eq!(field(&map, "x-b3-parentspanid"), [SPAN]);
     assert_eq!((field(&map, "x-b3-sampled"), field(&map, "x-b3-flags")), (vec!["1"], vec![]));
     inject(&mut map, &Outgoing { debug: true, parent: None, ..outgoing(formats) });

@@ -15,6 +15,8 @@ const MAX_DEPTH: usize = 16;
 /// From here on numbers of JSON are no longer exact in what most libraries make of them: two ids could become one.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 /// What makes the error of a name that is there twice.
+/// Bytes of all flattened names.
+const MAX_NAMES: usize = 64 << 10;
 const TWICE: &str = "a name is there twice";
 
 /// A JSON object.
@@ -24,6 +26,9 @@ pub struct Object {
     names: HashSet<String>,
     /// Every value.
     pub leaves: Vec<Leaf>,
+    /// Bytes of all names above: a long one that is repeated for each element of a list must not grow a small token into
+    /// megabytes before its signature is looked at.
+    bytes: usize,
 }
 
 /// A value and where it is.
@@ -156,6 +161,10 @@ impl<'de> Visitor<'de> for Members<'_> {
                 self.path.push('.');
             }
             self.path.push_str(&name);
+            self.into.bytes += self.path.len();
+            if self.into.bytes > MAX_NAMES {
+                return Err(A::Error::custom("too many names"));
+            }
             if !self.into.names.insert(self.path.clone()) {
                 return Err(A::Error::custom(TWICE));
             }
@@ -181,6 +190,10 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
 
 impl Value<'_> {
     fn leaf<E: de::Error>(self, value: Scalar) -> Result<(), E> {
+        self.into.bytes += self.path.len();
+        if self.into.bytes > MAX_NAMES {
+            return Err(E::custom("too many names"));
+        }
         self.into.leaves.push(Leaf { name: self.path.clone(), value, listed: self.listed });
         Ok(())
     }
