@@ -229,11 +229,6 @@ impl Drop for OpenSpan {
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
-            if late && let Call::Http(call) = &mut span.call {
-                call.status = Some(if call.grpc { 200 } else { Reason::RequestTimeout.status() });
-                call.grpc_status = call.grpc.then(|| u16::from(Reason::RequestTimeout.grpc_status()));
-                call.complete = true;
-            }
         }
         let log = log == Log::Always || log == Log::Failed && span.is_failure();
         if !export && !log {
@@ -243,11 +238,23 @@ impl Drop for OpenSpan {
         span.started = SystemTime::now() - span.duration;
         match (log, export) {
             (true, true) => {
-                sink.log(span.clone(), format);
+                sink.log(told(span.clone()), format);
                 sink.send(span);
             }
-            (true, false) => sink.log(span, format),
+            (true, false) => sink.log(told(span), format),
             (false, _) => sink.send(span),
         }
     }
+}
+
+/// For the access log: the answer that the caller got in place of one that was not waited for. No such answer came from the
+/// other side, so the span has none.
+fn told(mut span: Span) -> Span {
+    if let (Some(Reason::RequestTimeout), Call::Http(call)) = (span.reason, &mut span.call)
+        && call.status.is_none()
+    {
+        call.status = Some(if call.grpc { 200 } else { Reason::RequestTimeout.status() });
+        call.grpc_status = call.grpc.then(|| u16::from(Reason::RequestTimeout.grpc_status()));
+    }
+    span
 }
