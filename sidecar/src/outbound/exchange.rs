@@ -16,7 +16,11 @@ use crate::{
     error::{ProxyError, Reason},
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
-    telemetry::{Direction, span::Kind, trace::Traced},
+    telemetry::{
+        Direction,
+        span::Kind,
+        trace::{FORCE, Traced},
+    },
 };
 
 /// Serves one request; `snapshot` is the newest one.
@@ -39,8 +43,9 @@ pub async fn run(
     };
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
+    let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
-    let traced = telemetry.map(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
+    let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
     worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
@@ -110,7 +115,7 @@ pub async fn run(
 fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
     if let Some(traced) = traced {
         let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
-        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.context.spans);
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.spans);
         span.failed(error, received.grpc);
     }
 }

@@ -84,7 +84,7 @@ fn http(span: &Span, call: &HttpCall) -> Parts {
         attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
     }
     // The route's name belongs to SERVER spans alone (HTTP spans, section on names).
-    let route = span.route.as_deref().filter(|_| span.kind == Kind::Server);
+    let route = span.route().filter(|_| span.kind == Kind::Server);
     if let Some(route) = route {
         attributes.push(KeyValue::new("http.route", route.to_owned()));
     }
@@ -210,7 +210,7 @@ fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
     if let Some(service) = &span.service {
         attributes.push(KeyValue::new("weft.service", format!("{}:{}", service.service, service.port)));
     }
-    if let Some(route) = span.route.as_deref().filter(|_| span.kind == Kind::Client) {
+    if let Some(route) = span.route().filter(|_| span.kind == Kind::Client) {
         attributes.push(KeyValue::new("weft.route", route.to_owned()));
     }
     for (name, value) in &span.headers {

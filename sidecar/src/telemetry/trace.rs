@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -61,13 +62,12 @@ struct Running {
     export: bool,
     log: Log,
     format: AccessLogFormat,
-    sink: SpanSink,
+    sink: Rc<SpanSink>,
 }
 
 impl Traced {
-    /// Reads the context of a request, or begins a trace. `trusted` callers may force one.
-    pub fn of(telemetry: &Telemetry, headers: &mut HeaderMap, trusted: bool, mut random: impl FnMut() -> u64) -> Self {
-        let forced = headers.remove(FORCE).is_some_and(|value| trusted && value == "1");
+    /// Reads the context of a request, or begins a trace, recorded in any case when it is `forced`.
+    pub fn of(telemetry: &Telemetry, headers: &HeaderMap, forced: bool, mut random: impl FnMut() -> u64) -> Self {
         let mut found = trace::extract(headers);
         if forced {
             found.sampled = Some(true);
@@ -119,7 +119,7 @@ impl Traced {
         id: SpanId,
         (received, version): (&Received, Version),
         headers: &HeaderMap,
-        sink: &SpanSink,
+        sink: &Rc<SpanSink>,
     ) -> OpenSpan {
         if !self.sampled && self.log == Log::Never {
             return OpenSpan::default();
@@ -145,7 +145,7 @@ impl Traced {
             events_dropped: 0,
         };
         let Self { sampled: export, log, format, .. } = *self;
-        let (began, sink) = (Instant::now(), sink.clone());
+        let (began, sink) = (Instant::now(), Rc::clone(sink));
         OpenSpan(Some(Box::new(Running { span, began, deadline: None, export, log, format, sink })))
     }
 }
@@ -162,7 +162,7 @@ impl OpenSpan {
     pub fn to(&mut self, endpoint: &EndpointState, address: SocketAddr, http2: bool) {
         self.add(|span| {
             span.peer = Some(address);
-            span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.as_str().into());
+            span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.clone());
             if let Call::Http(call) = &mut span.call {
                 call.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
             }
