@@ -260,28 +260,9 @@ fn cut(text: &str) -> Cow<'static, str> {
     Cow::Owned(text[..end].to_owned())
 }
 
-/// The name of a gRPC status code (gRPC, statuscodes); an unknown number as it is.
+/// The name of a gRPC status code; an unknown number as it is.
 fn code_name(code: u16) -> Cow<'static, str> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(usize::from(code)).map_or_else(|| Cow::Owned(code.to_string()), |name| Cow::Borrowed(*name))
+    weft_policy::grpc::name(code.into()).map_or_else(|| Cow::Owned(code.to_string()), Cow::Borrowed)
 }
 
 #[cfg(test)]
