@@ -19,7 +19,7 @@ use crate::{
     telemetry::{
         Direction,
         span::Kind,
-        trace::{FORCE, Traced},
+        trace::{FORCE, OpenSpan, Traced},
     },
 };
 
@@ -64,18 +64,23 @@ pub async fn run(
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-            unsent(&worker, traced.as_ref(), &received, &error);
+            let told = (traced.as_ref(), &received, request.headers());
+            unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
         plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        let told = (traced.as_ref(), &received, request.headers());
+        let end = (answer.status().as_u16(), answer.headers());
+        unsent(&worker, told, started, |span| span.answered_here(end, None));
         return answer;
     }
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
-        unsent(&worker, traced.as_ref(), &received, &error);
+        let told = (traced.as_ref(), &received, request.headers());
+        unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
@@ -84,7 +89,12 @@ pub async fn run(
         // Rare: boxed, so that the future of every request does not hold a timer.
         match Box::pin(fault::inject(&worker, &plan, &received, request.headers(), started)).await {
             Ok(done) => injected = Some(done),
-            Err(answer) => return filters::answered(plan.filters.as_deref(), answer),
+            Err((reason, answer)) => {
+                let told = (traced.as_ref(), &received, request.headers());
+                let end = (answer.status().as_u16(), answer.headers());
+                unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
+                return filters::answered(plan.filters.as_deref(), answer);
+            }
         }
     }
     if let Some(filters) = &plan.filters {
@@ -111,12 +121,18 @@ pub async fn run(
     filters::answered(plan.filters.as_deref(), response)
 }
 
-/// A span of a request that went nowhere, so that its trace tells why.
-fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
+/// The span of a request that went to no endpoint, so that its trace and the access log tell why.
+fn unsent(
+    worker: &Worker,
+    (traced, received, headers): (Option<&Traced>, &Received, &HeaderMap),
+    started: Instant,
+    end: impl FnOnce(&mut OpenSpan),
+) {
     if let Some(traced) = traced {
-        let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
-        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.spans);
-        span.failed(error, received.grpc);
+        let id = SpanId::random(worker.random());
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &worker.spans);
+        span.of_all(started);
+        end(&mut span);
     }
 }
 

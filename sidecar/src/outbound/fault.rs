@@ -24,14 +24,14 @@ pub struct Injected {
 /// Delays a request that began at `started`, then lets it go on or answers it.
 ///
 /// # Errors
-/// The answer in place of the service's, counted already.
+/// The answer in place of the service's, counted already, and why.
 pub async fn inject(
     worker: &Worker,
     plan: &Plan,
     received: &Received,
     headers: &HeaderMap,
     started: Instant,
-) -> Result<Injected, Response<Body>> {
+) -> Result<Injected, (Reason, Response<Body>)> {
     let injection =
         weft_policy::fault::inject(&plan.rule.requests.faults, headers, SystemTime::now(), || worker.random());
     let names = injection.names.join(", ");
@@ -43,7 +43,7 @@ pub async fn inject(
             let detail = format!("delayed for longer than its timeout by FaultInjection {names}");
             let error = ProxyError::unsent(Reason::FaultDelay, detail);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-            return Err(reply::error(&error, received.grpc, None));
+            return Err((error.reason, reply::error(&error, received.grpc, None)));
         }
     }
     let Some(abort) = injection.abort else {
@@ -52,7 +52,7 @@ pub async fn inject(
     };
     let (status, answer) = aborted(abort, &names, received.grpc);
     metrics.record(status, Some(Reason::FaultAbort), started.elapsed());
-    Err(answer)
+    Err((Reason::FaultAbort, answer))
 }
 
 /// Slows the answer down, also one that we made ourselves, and says what was done.

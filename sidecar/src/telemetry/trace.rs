@@ -57,6 +57,8 @@ pub struct OpenSpan(Option<Box<Running>>);
 struct Running {
     span: Span,
     began: Instant,
+    /// When the caller asked: before earlier tries and waits. The access log has the time from there.
+    asked: Instant,
     /// When nobody waits for the answer any more.
     deadline: Option<Instant>,
     export: bool,
@@ -146,7 +148,7 @@ impl Traced {
         };
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
-        OpenSpan(Some(Box::new(Running { span, began, deadline: None, export, log, format, sink })))
+        OpenSpan(Some(Box::new(Running { span, began, asked: began, deadline: None, export, log, format, sink })))
     }
 }
 
@@ -169,11 +171,27 @@ impl OpenSpan {
         });
     }
 
-    /// Given up at this time.
-    pub fn until(&mut self, deadline: Option<Instant>) {
+    /// A try of what was asked for at this time, given up after `limit` from there.
+    pub fn of_request(&mut self, asked: Instant, limit: Option<Duration>) {
         if let Some(running) = &mut self.0 {
-            running.deadline = deadline;
+            (running.asked, running.deadline) = (asked, limit.map(|limit| asked + limit));
         }
+    }
+
+    /// All of what was asked for at this time: it went to no endpoint.
+    pub fn of_all(&mut self, asked: Instant) {
+        if let Some(running) = &mut self.0 {
+            (running.asked, running.began) = (asked, asked);
+        }
+    }
+
+    /// This is the answer in place of the one of the other side.
+    pub fn answered_here(&mut self, (status, headers): (u16, &HeaderMap), reason: Option<Reason>) {
+        self.add(|span| {
+            span.reason = reason;
+            span.answered(status, headers);
+        });
+        self.ended(reason, true);
     }
 
     /// The peer, where its port is not known.
@@ -224,7 +242,7 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, deadline, export, log, format, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, sink } = *running;
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -238,18 +256,20 @@ impl Drop for OpenSpan {
         span.started = SystemTime::now() - span.duration;
         match (log, export) {
             (true, true) => {
-                sink.log(told(span.clone()), format);
+                sink.log(told(span.clone(), asked), format);
                 sink.send(span);
             }
-            (true, false) => sink.log(told(span), format),
+            (true, false) => sink.log(told(span, asked), format),
             (false, _) => sink.send(span),
         }
     }
 }
 
-/// For the access log: the answer that the caller got in place of one that was not waited for. No such answer came from the
-/// other side, so the span has none.
-fn told(mut span: Span) -> Span {
+/// For the access log: the time that the caller waited, and the answer that it got in place of one that was not waited for.
+/// No such answer came from the other side, so the span has none.
+fn told(mut span: Span, asked: Instant) -> Span {
+    span.started -= asked.elapsed().saturating_sub(span.duration);
+    span.duration = asked.elapsed();
     if let (Some(Reason::RequestTimeout), Call::Http(call)) = (span.reason, &mut span.call)
         && call.status.is_none()
     {
