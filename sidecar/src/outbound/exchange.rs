@@ -89,11 +89,11 @@ pub async fn run(
         // Rare: boxed, so that the future of every request does not hold a timer.
         match Box::pin(fault::inject(&worker, &plan, &received, request.headers(), started)).await {
             Ok(done) => injected = Some(done),
-            Err((reason, answer)) => {
+            Err(aborted) => {
                 let told = (traced.as_ref(), &received, request.headers());
-                let end = (answer.status().as_u16(), answer.headers());
+                let (end, reason) = ((aborted.status, aborted.answer.headers()), aborted.reason);
                 unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
-                return filters::answered(plan.filters.as_deref(), answer);
+                return filters::answered(plan.filters.as_deref(), aborted.answer);
             }
         }
     }

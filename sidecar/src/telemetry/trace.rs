@@ -185,11 +185,13 @@ impl OpenSpan {
         }
     }
 
-    /// This is the answer in place of the one of the other side.
+    /// This is the answer in place of the one of the other side; status 0 is none.
     pub fn answered_here(&mut self, (status, headers): (u16, &HeaderMap), reason: Option<Reason>) {
         self.add(|span| {
             span.reason = reason;
-            span.answered(status, headers);
+            if status > 0 {
+                span.answered(status, headers);
+            }
         });
         self.ended(reason, true);
     }
