@@ -177,7 +177,7 @@ async fn maintain(ca: Arc<Ca>) {
     }
 }
 
-/// Lets nobody call with a certificate that was revoked after the connection began.
+/// Lets nobody call with a certificate that is not accepted any more, as it was when the connection began.
 #[derive(Clone)]
 struct Guard(Arc<Ca>);
 
@@ -187,9 +187,10 @@ impl Interceptor for Guard {
         let Some(PeerInfo { identity: Some(peer), presented: Some(presented), address, .. }) = info else {
             return Ok(request);
         };
-        if self.0.is_revoked(&peer.id, presented) {
-            incoming::refuse_revoked(&self.0, peer.id.as_str(), presented, *address);
-            return Err(tonic::Status::permission_denied("the certificate is revoked: a new one needs a token"));
+        if let Some(why) = self.0.refuses(&peer.id, presented) {
+            incoming::refuse(&self.0, (peer.id.as_str(), why), presented, *address);
+            let text = format!("the certificate is not accepted any more ({why}): a new one needs a token");
+            return Err(tonic::Status::permission_denied(text));
         }
         Ok(request)
     }

@@ -31,7 +31,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use tokio::sync::watch;
 use weft_policy::SpiffeId;
 use weft_proto::v1::TrustBundle;
-use weft_svid::{Svid, TrustStore};
+use weft_svid::{Role, Svid, SvidReason, TrustStore};
 use zeroize::Zeroizing;
 
 pub(crate) use self::files::write_private;
@@ -131,6 +131,7 @@ impl Ca {
                 if state.current.is_none() {
                     rotation::found(&directory, &mut state, now)?;
                 }
+                rotation::revive(&directory, &mut state, now)?;
                 let loaded = rotation::load(&directory, &state, now)?;
                 rotation::unfollow(&mut state, &loaded.0, now);
                 loaded
@@ -223,6 +224,15 @@ impl Ca {
     #[must_use]
     pub fn is_revoked(&self, id: &SpiffeId, presented: &Presented) -> bool {
         self.revocations.borrow().cover(id, presented, None)
+    }
+
+    /// Why a peer that had a session would not get one now: revoked, or under a root that is gone.
+    #[must_use]
+    pub fn refuses(&self, id: &SpiffeId, presented: &Presented) -> Option<SvidReason> {
+        if self.is_revoked(id, presented) {
+            return Some(SvidReason::Revoked);
+        }
+        self.trust.accepts(&presented.chain, Role::Client).err()
     }
 
     /// Signs a request: the key is the request's, everything else is ours; what is attested goes into it. Its life is the

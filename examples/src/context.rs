@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName};
 
 /// The fields of W3C Trace Context, baggage and B3, and the request id.
-const FIELDS: [&str; 10] = [
+pub const FIELDS: [&str; 10] = [
     "traceparent",
     "tracestate",
     "baggage",

@@ -3,7 +3,7 @@
 
 pub mod catalog;
 pub mod client;
-mod context;
+pub mod context;
 pub mod ledger;
 pub mod orders;
 pub mod payments;

@@ -7,6 +7,9 @@ mod tests;
 mod tunnel;
 mod watched;
 
+#[cfg(test)]
+pub(crate) use connect::handshake;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,

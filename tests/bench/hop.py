@@ -5,7 +5,7 @@ Each proxy runs one worker in front of the same nginx backend. The rounds of all
 else the machine does hits all alike; what is compared are medians of ratios within one round. CPU is the time that the
 kernel accounts to the proxy's threads (/proc/PID/task/*/schedstat), so that it does not depend on the load generator.
 
-Usage: tests/bench/hop.py [--weft target/release/weft] [--rounds 5] [--seconds 3] [--connections 32] [--json FILE]
+Usage: tests/bench/hop.py [--weft target/release/weft] [--rounds 5] [--seconds 3] [--connections 32] [--sampling 1] [--json FILE]
 Needs: haproxy, nginx, wrk (Debian packages of these names); everything is on loopback.
 """
 
@@ -90,6 +90,13 @@ def free_port(taken=set()):
     sys.exit("no free port between 23100 and 28000")
 
 
+MESH = """apiVersion: weft.dev/v1alpha1
+kind: MeshConfig
+metadata: {{name: default}}
+spec: {{tracing: {{samplingPercent: {sampling}, endpoint: "http://127.0.0.1:{otlp}"}}}}
+"""
+
+
 class Processes:
     """What was started; `stop` ends just that."""
 
@@ -167,7 +174,7 @@ def wrk(url, connections, seconds):
     return requests, rate, float(latency.group(1)) * scale
 
 
-def start_all(processes, directory, weft):
+def start_all(processes, directory, weft, sampling):
     """Name to (URL, process or None)."""
     def write(name, text):
         path = os.path.join(directory, name)
@@ -176,7 +183,7 @@ def start_all(processes, directory, weft):
         return path
 
     backend, nginx, haproxy, local = (free_port() for _ in range(4))
-    xds, api, admin, outbound, mesh = (free_port() for _ in range(5))
+    xds, api, admin, outbound, mesh, otlp = (free_port() for _ in range(6))
     config = write("backend.conf", NGINX_BACKEND.format(dir=directory, port=backend, body=BODY))
     processes.start("nginx", "-p", directory, "-c", config)
     config = write("proxy.conf", NGINX_PROXY.format(dir=directory, port=nginx, backend=backend))
@@ -185,8 +192,10 @@ def start_all(processes, directory, weft):
     haproxy_process = processes.start("haproxy", "-f", config)
     os.mkdir(os.path.join(directory, "resources"))
     write("resources/app.yaml", RESOURCES.format(backend=backend))
+    # What --dev would make of it is every trace, which is not what a mesh runs with.
+    write("resources/mesh.yaml", MESH.format(sampling=sampling, otlp=otlp))
     processes.start(
-        weft, "control-plane", "--dev", "--xds-listen", f"127.0.0.1:{xds}", "--api-listen", f"127.0.0.1:{api}",
+        weft, "control-plane", "--dev", "--otlp-listen", f"127.0.0.1:{otlp}", "--xds-listen", f"127.0.0.1:{xds}", "--api-listen", f"127.0.0.1:{api}",
         "--data-dir", os.path.join(directory, "data"), "--resources", os.path.join(directory, "resources"),
     )
     wait_for(f"http://127.0.0.1:{api}/healthz")
@@ -226,6 +235,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--sampling", default="1", help="percent of the traces that are recorded")
     parser.add_argument("--json", help="also write every figure to this file")
     arguments = parser.parse_args()
     for program in ("haproxy", "nginx", "wrk", arguments.weft):
@@ -233,7 +243,7 @@ def main():
             sys.exit(f"{program} is not there; Debian's packages haproxy, nginx and wrk, and cargo build --release")
     processes, directory = Processes(), tempfile.mkdtemp(prefix="weft-hop-")
     try:
-        rows = measure(start_all(processes, directory, os.path.abspath(arguments.weft)), arguments)
+        rows = measure(start_all(processes, directory, os.path.abspath(arguments.weft), arguments.sampling), arguments)
     finally:
         processes.stop()
         shutil.rmtree(directory, ignore_errors=True)

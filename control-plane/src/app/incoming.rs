@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use weft_svid::ClientAuth;
+use weft_svid::{ClientAuth, SvidReason};
 
 use crate::ca::{
     Active, Ca, Presented,
@@ -140,7 +140,7 @@ async fn accept(
         info.identity = Some(weft_svid::peer_identity(chain).map_err(io::Error::other)?);
         let read = Presented::of(chain).ok_or_else(|| io::Error::other("a certificate that cannot be read"))?;
         if let Some(identity) = info.identity.as_ref().filter(|of| ca.is_revoked(&of.id, &read)) {
-            refuse_revoked(ca, identity.id.as_str(), &read, address);
+            refuse(ca, (identity.id.as_str(), SvidReason::Revoked), &read, address);
             return Err(io::Error::other("the certificate is revoked"));
         }
         info.presented = Some(Arc::new(read));
@@ -159,11 +159,11 @@ fn refused(ca: &Ca, address: SocketAddr, error: &io::Error) {
     }
 }
 
-/// Tells that somebody came with a certificate that is revoked.
-pub fn refuse_revoked(ca: &Ca, identity: &str, presented: &Presented, from: SocketAddr) {
+/// Tells that somebody came with a certificate that is not accepted, and why.
+pub fn refuse(ca: &Ca, (identity, why): (&str, SvidReason), presented: &Presented, from: SocketAddr) {
     let detail = format!("serial {}", presented.serial());
     let (by, from) = (Credential::Certificate, Some(from));
-    ca.audit().refused(&Refused { reason: "revoked", identity, by, from, detail: &detail });
+    ca.audit().refused(&Refused { reason: why.as_str(), identity, by, from, detail: &detail });
 }
 
 /// A session with what is known of the peer.

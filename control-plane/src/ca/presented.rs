@@ -58,6 +58,8 @@ pub struct Presented {
     pub not_after: i64,
     /// The key by which the leaf was signed (authority key identifier); empty when it does not say.
     pub issuer: Vec<u8>,
+    /// The chain itself, to be judged again.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 impl Presented {
@@ -74,7 +76,8 @@ impl Presented {
             _ => None,
         });
         let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        Some(Self { serials, not_before, not_after, issuer: issuer.unwrap_or_default() })
+        let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
+        Some(Self { serials, not_before, not_after, issuer: issuer.unwrap_or_default(), chain })
     }
 
     /// The leaf's serial number in hex.

@@ -114,6 +114,24 @@ pub(super) fn found(directory: &Directory, state: &mut State, now: SystemTime) -
     Ok(())
 }
 
+/// Makes another issuing certificate where that of the state has expired, as after a long stop: an authority that cannot
+/// start could not be told to make one either.
+pub(super) fn revive(directory: &Directory, state: &mut State, now: SystemTime) -> Result<()> {
+    let Some(current) = &state.current else { return Ok(()) };
+    let ended = Info::of(&current.issuer.der()?)?.not_after;
+    if seconds(now) < ended {
+        return Ok(());
+    }
+    let root_key = current.root.load_key(directory).with_context(|| {
+        format!("the issuing certificate expired at {}, and another one needs the root's key", date(ended))
+    })?;
+    let (issuer, key) = issuer_below(&current.root.der()?, root_key, &state.trust_domain, now)?;
+    directory.write(&issuer.key, key.as_bytes())?;
+    tracing::warn!("the issuing certificate expired at {}: there is another one below the same root", date(ended));
+    state.current = Some(Authority { root: current.root.clone(), issuer });
+    Ok(())
+}
+
 /// The signers of a state, and its roots, the one that issues first.
 #[allow(clippy::type_complexity, reason = "taken apart where it is called")]
 pub(super) fn load(

@@ -135,9 +135,9 @@ impl IdentityService {
             renewable(current, id, SystemTime::now())?;
             // A renewal says no more and no less of its workload than the certificate before.
             let certified = self.sign(&message, id, &peer.attested)?;
-            // The call may have begun long before its body came: what was revoked meanwhile gets nothing.
-            if peer.presented.as_ref().is_some_and(|presented| self.ca.is_revoked(&current.id, presented)) {
-                let text = "the certificate is revoked: a new one needs a token";
+            // The call may have begun long before its body came: what is not trusted any more gets nothing.
+            if let Some(why) = peer.presented.as_ref().and_then(|presented| self.ca.refuses(&current.id, presented)) {
+                let text = format!("the certificate is not accepted any more ({why}): a new one needs a token");
                 return Err(Refusal::new(Reason::Revoked, text));
             }
             return Ok(certified);

@@ -19,7 +19,7 @@ use crate::{
         policies::{Policies, Port, Row, Rule, text},
     },
     push::View,
-    source::{Resources, policies::traffic::GRPC_CODES},
+    source::Resources,
 };
 
 /// Everything that an answer about settings is made of.
@@ -135,8 +135,7 @@ fn fault(fault: &Fault) -> Value {
         let what = match abort {
             Abort::Http(status) => format!("status {}", status.as_u16()),
             Abort::Grpc(code) => {
-                let name = usize::from(*code).checked_sub(1).and_then(|index| GRPC_CODES.get(index));
-                format!("gRPC {}", name.unwrap_or(&"UNKNOWN"))
+                format!("gRPC {}", weft_policy::grpc::name((*code).into()).unwrap_or("UNKNOWN"))
             }
             Abort::Reset => "reset".to_owned(),
         };

@@ -92,7 +92,7 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
     match guard {
         Guard::Authorization if spec["dryRun"] == true => None,
         Guard::Authorization => policy(&origin, (kind, &name, namespace.as_deref()), &name, spec, Refused::Everyone),
-        Guard::Peer if permissive(&spec["mode"]) && spec["ports"].is_null() => None,
+        Guard::Peer if permissive(&spec["mode"]) && spec["ports"].is_null() && !means(spec, "ports") => None,
         // Not another PeerAuthentication: which of several counts depends on what cannot be read here.
         Guard::Peer => {
             let under = format!("{name}.peer-authentication");
@@ -102,16 +102,23 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
             let under = format!("{name}.request-authentication");
             policy(&origin, (kind, &name, namespace.as_deref()), &under, spec, Refused::Everyone)
         }
-        Guard::Mesh if spec["peerMode"].is_null() || permissive(&spec["peerMode"]) || name != "default" => None,
+        Guard::Mesh if name != "default" || permissive(&spec["peerMode"]) => None,
+        Guard::Mesh if spec["peerMode"].is_null() && !means(spec, "peerMode") => None,
         Guard::Mesh => strict_mesh(&origin),
     }
+}
+
+/// Whether a field may stand for this one, misspelt; something that is no map may stand for anything.
+fn means(spec: &Value, field: &str) -> bool {
+    let misspelt = |written: &str| written != field && nearest(written, std::iter::once(field)).is_some();
+    !spec.is_null() && spec.as_object().is_none_or(|fields| fields.keys().any(|written| misspelt(written)))
 }
 
 /// For a file of which nothing can be read: it may say anything. A text that names none of the kinds says nothing of who
 /// is let in.
 pub fn of_unreadable(file: &Arc<str>, text: Option<&str>) -> Option<StandIn> {
-    let names = ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "peerMode"];
-    if text.is_some_and(|text| !names.iter().any(|name| text.contains(name))) {
+    let names = ["authorizationpolicy", "peerauthentication", "requestauthentication", "peermode"];
+    if text.map(str::to_lowercase).is_some_and(|text| !names.iter().any(|name| text.contains(name))) {
         return None;
     }
     let origin = Arc::new(Origin { file: Arc::clone(file), positions: BTreeMap::new() });

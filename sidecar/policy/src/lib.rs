@@ -13,6 +13,7 @@ pub mod cors;
 pub mod deadline;
 pub mod fault;
 pub mod filter;
+pub mod grpc;
 pub mod limits;
 pub mod model;
 pub mod outlier;

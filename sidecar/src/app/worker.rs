@@ -100,6 +100,8 @@ pub struct Worker {
     pub sessions: Rc<Sessions>,
     /// Monotonic time.
     pub clock: Clock,
+    /// Where spans and lines of the access log go; counted here alone, so that a request touches nothing shared.
+    pub spans: Rc<SpanSink>,
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
@@ -136,6 +138,7 @@ impl Worker {
             authenticators: Authenticators::default(),
             books: Books::default(),
             clock: context.clock,
+            spans: Rc::new(context.spans.clone()),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),

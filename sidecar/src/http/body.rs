@@ -27,7 +27,7 @@ pub use self::{
 };
 use crate::{
     app::worker::Clock,
-    error::Reason,
+    error::{ProxyError, Reason},
     inbound,
     snapshot::EndpointState,
     telemetry::{HttpMetrics, trace::OpenSpan},
@@ -193,9 +193,11 @@ impl Drop for LoadGuard {
 
 impl Finish {
     /// The caller gets another answer, for this reason; it is counted where it is made.
-    pub fn discard(&mut self, reason: Reason) {
+    pub fn discard(&mut self, error: ProxyError, grpc: bool) -> ProxyError {
         self.metrics = None;
-        self.reason = Some(reason);
+        self.reason = Some(error.reason);
+        self.span.failed(&error, grpc);
+        error
     }
 
     /// Waits until the exchange is not allowed any more.

@@ -214,24 +214,21 @@ impl Received {
             return Ok(switch.join(response, self.version, finish, guard()));
         }
         if response.status() == 101 {
-            finish.discard(Reason::ProtocolError);
-            return Err(ProxyError::new(Reason::ProtocolError, "101 without an upgrade request"));
+            let error = ProxyError::new(Reason::ProtocolError, "101 without an upgrade request");
+            return Err(finish.discard(error, self.grpc));
         }
         // To a caller in extended CONNECT every 2xx says that the switch was made (RFC 8441 section 5).
         if self.upgrade.is_some() && self.version == Version::HTTP_2 && response.status().is_success() {
-            finish.discard(Reason::UpgradeRefused);
             let detail = format!("the app answered {} to a WebSocket handshake", response.status());
-            return Err(ProxyError::new(Reason::UpgradeRefused, detail));
+            return Err(finish.discard(ProxyError::new(Reason::UpgradeRefused, detail), self.grpc));
         }
         let version = response.version();
         let (mut parts, body) = response.into_parts();
         let framing = match canonical::response(&mut parts, &self.method, version) {
             Ok(framing) => framing,
             Err(violation) => {
-                // The caller gets another answer, which is counted where it is made.
-                finish.discard(Reason::ProtocolError);
                 let detail = format!("{}: {}", violation.rule, violation.detail);
-                return Err(ProxyError::new(Reason::ProtocolError, detail));
+                return Err(finish.discard(ProxyError::new(Reason::ProtocolError, detail), self.grpc));
             }
         };
         if let Framing::Length(length) = framing {

@@ -140,20 +140,19 @@ fn traced(
     (received, rule): (&Received, Option<&HeaderValue>),
     headers: &mut HeaderMap,
 ) -> OpenSpan {
-    let trusted = connection.peer.is_some();
-    let trace = Traced::of(app.telemetry(), headers, trusted, || worker.random());
+    let trace = Traced::of(app.telemetry(), headers, false, || worker.random());
     worker.count_context(Direction::Inbound, Some(&trace));
     let id = SpanId::random(worker.random());
     trace.tell(headers, id);
-    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.context.spans);
+    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.spans);
     span.from_ip(connection.source);
     span.add(|span| {
         let wanted = app.telemetry().headers.iter();
         span.headers = wanted.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
-        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.as_str().into());
+        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.clone());
         span.service = connection.service();
         // Believed of callers in the mesh only.
-        span.route = rule.filter(|_| trusted).and_then(|rule| rule.to_str().ok()).map(Into::into);
+        span.route = rule.filter(|_| connection.peer.is_some()).cloned();
     });
     span
 }

@@ -76,3 +76,31 @@ async fn whoever_waits_wakes_when_it_is_cut_and_the_first_reason_stays() {
     let limited = tokio::time::timeout(Duration::from_secs(20), local.run_until(fire));
     assert_eq!(limited.await.expect("it wakes"), 1);
 }
+
+/// hyper's client holds the connection in a task of its own until the last stream has ended.
+#[tokio::test]
+async fn a_response_that_runs_ends_with_the_session_of_its_connection() {
+    let running = tokio::task::LocalSet::new();
+    let ends = running.run_until(async {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        tokio::task::spawn_local(async move {
+            let mut server = h2::server::handshake(far).await.expect("HTTP/2");
+            let mut open = Vec::new();
+            while let Some(Ok((_, mut respond))) = server.accept().await {
+                open.push(respond.send_response(http::Response::new(()), false).expect("a head"));
+                let _: &Vec<h2::SendStream<bytes::Bytes>> = &open;
+            }
+        });
+        let (sessions, end) = (sessions(), SystemTime::now() + Duration::from_secs(100));
+        let session = sessions.enter(&sessions.trusted(), Role::Server, &[], &peer("a", end));
+        let mut sender = crate::upstream::handshake(near, Some(session)).await.expect("HTTP/2");
+        let request = http::Request::get("http://a/").body(crate::http::body::Body::empty()).expect("a request");
+        let mut body = sender.send_request(request).await.expect("a head").into_body();
+        let mut frame = std::pin::pin!(http_body_util::BodyExt::frame(&mut body));
+        assert!(futures_util::poll!(frame.as_mut()).is_pending(), "it goes on");
+        sessions.expire(end, Instant::now());
+        let frame = tokio::time::timeout(Duration::from_secs(20), frame).await.expect("it ends");
+        assert!(frame.is_some_and(|frame| frame.is_err()), "and not as a whole answer");
+    });
+    ends.await;
+}

@@ -16,7 +16,11 @@ use crate::{
     error::{ProxyError, Reason},
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
-    telemetry::{Direction, span::Kind, trace::Traced},
+    telemetry::{
+        Direction,
+        span::Kind,
+        trace::{FORCE, OpenSpan, Traced},
+    },
 };
 
 /// Serves one request; `snapshot` is the newest one.
@@ -39,8 +43,9 @@ pub async fn run(
     };
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
+    let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
-    let traced = telemetry.map(|told| Traced::of(told, request.headers_mut(), true, || worker.random()));
+    let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
     worker.count_context(Direction::Outbound, traced.as_ref());
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
@@ -59,18 +64,23 @@ pub async fn run(
         Err(error) => {
             let metrics = worker.unrouted(Direction::Outbound);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-            unsent(&worker, traced.as_ref(), &received, &error);
+            let told = (traced.as_ref(), &received, request.headers());
+            unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
         plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        let told = (traced.as_ref(), &received, request.headers());
+        let end = (answer.status().as_u16(), answer.headers());
+        unsent(&worker, told, started, |span| span.answered_here(end, None));
         return answer;
     }
     let Some(permit) = plan.cluster.shared.limits.requests.try_acquire() else {
         let detail = format!("service {} has as many requests as its limit allows", plan.cluster.target.service);
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
-        unsent(&worker, traced.as_ref(), &received, &error);
+        let told = (traced.as_ref(), &received, request.headers());
+        unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
         plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
@@ -79,7 +89,12 @@ pub async fn run(
         // Rare: boxed, so that the future of every request does not hold a timer.
         match Box::pin(fault::inject(&worker, &plan, &received, request.headers(), started)).await {
             Ok(done) => injected = Some(done),
-            Err(answer) => return filters::answered(plan.filters.as_deref(), answer),
+            Err(aborted) => {
+                let told = (traced.as_ref(), &received, request.headers());
+                let (end, reason) = ((aborted.status, aborted.answer.headers()), aborted.reason);
+                unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
+                return filters::answered(plan.filters.as_deref(), aborted.answer);
+            }
         }
     }
     if let Some(filters) = &plan.filters {
@@ -106,12 +121,18 @@ pub async fn run(
     filters::answered(plan.filters.as_deref(), response)
 }
 
-/// A span of a request that went nowhere, so that its trace tells why.
-fn unsent(worker: &Worker, traced: Option<&Traced>, received: &Received, error: &ProxyError) {
+/// The span of a request that went to no endpoint, so that its trace and the access log tell why.
+fn unsent(
+    worker: &Worker,
+    (traced, received, headers): (Option<&Traced>, &Received, &HeaderMap),
+    started: Instant,
+    end: impl FnOnce(&mut OpenSpan),
+) {
     if let Some(traced) = traced {
-        let (id, none) = (SpanId::random(worker.random()), HeaderMap::new());
-        let mut span = traced.begin(Kind::Client, id, (received, received.version), &none, &worker.context.spans);
-        span.failed(error, received.grpc);
+        let id = SpanId::random(worker.random());
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &worker.spans);
+        span.of_all(started);
+        end(&mut span);
     }
 }
 

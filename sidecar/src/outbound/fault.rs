@@ -21,17 +21,27 @@ pub struct Injected {
     names: String,
 }
 
+/// A request that a fault ended.
+pub struct Aborted {
+    /// Of the answer, as it is in the books; 0 for a reset.
+    pub status: u16,
+    /// Why.
+    pub reason: Reason,
+    /// In place of the service's.
+    pub answer: Response<Body>,
+}
+
 /// Delays a request that began at `started`, then lets it go on or answers it.
 ///
 /// # Errors
-/// The answer in place of the service's, counted already.
+/// The answer in place of the service's, counted already, and why.
 pub async fn inject(
     worker: &Worker,
     plan: &Plan,
     received: &Received,
     headers: &HeaderMap,
     started: Instant,
-) -> Result<Injected, Response<Body>> {
+) -> Result<Injected, Aborted> {
     let injection =
         weft_policy::fault::inject(&plan.rule.requests.faults, headers, SystemTime::now(), || worker.random());
     let names = injection.names.join(", ");
@@ -43,7 +53,8 @@ pub async fn inject(
             let detail = format!("delayed for longer than its timeout by FaultInjection {names}");
             let error = ProxyError::unsent(Reason::FaultDelay, detail);
             metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
-            return Err(reply::error(&error, received.grpc, None));
+            let answer = reply::error(&error, received.grpc, None);
+            return Err(Aborted { status: answer.status().as_u16(), reason: error.reason, answer });
         }
     }
     let Some(abort) = injection.abort else {
@@ -52,7 +63,7 @@ pub async fn inject(
     };
     let (status, answer) = aborted(abort, &names, received.grpc);
     metrics.record(status, Some(Reason::FaultAbort), started.elapsed());
-    Err(answer)
+    Err(Aborted { status, reason: Reason::FaultAbort, answer })
 }
 
 /// Slows the answer down, also one that we made ourselves, and says what was done.

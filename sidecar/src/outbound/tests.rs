@@ -2,6 +2,7 @@
 
 mod faults;
 mod hedging;
+mod logged;
 pub(crate) mod net;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};

@@ -313,14 +313,13 @@ impl<'a> Tries<'a> {
         let Some(traced) = self.traced else { return OpenSpan::default() };
         let none = HeaderMap::new();
         let headers = request.map_or(&none, Request::headers);
-        let mut span =
-            traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.context.spans);
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
         let resend = self.number.replace(self.number.get() + 1);
-        span.until(self.plan.timeout.map(|limit| self.started + limit));
+        span.of_request(self.started, self.plan.timeout);
         span.add(|span| {
             span.resend = resend;
             span.service = Some(self.plan.cluster.target.clone());
-            span.route = Some(&*self.plan.rule.name).filter(|name| !name.is_empty()).map(Into::into);
+            span.route = self.plan.rule.tag.clone();
         });
         span
     }

@@ -17,7 +17,7 @@ use http::{HeaderValue, Version};
 use metrics::Counter;
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
-use weft_policy::model::AccessLogFormat;
+use weft_policy::{SpiffeId, model::AccessLogFormat};
 
 use super::{
     Telemetry,
@@ -92,7 +92,7 @@ pub fn line(span: &Span, format: AccessLogFormat) -> String {
 fn json_line(span: &Span, call: &HttpCall) -> String {
     let text =
         |value: &Option<HeaderValue>| value.as_ref().map(|value| cut(&String::from_utf8_lossy(value.as_bytes())));
-    let (peer, other) = (span.peer.map(|peer| peer.to_string()), span.peer_id.as_deref());
+    let (peer, other) = (span.peer.map(|peer| peer.to_string()), span.peer_id.as_ref().map(SpiffeId::as_str));
     let inbound = span.kind == Kind::Server;
     let denied =
         span.events.iter().find(|event| event.name == "weft.not_retried").and_then(|event| event.detail.as_ref());
@@ -112,7 +112,7 @@ fn json_line(span: &Span, call: &HttpCall) -> String {
         "upstream_cluster": span.service.as_ref().map(|service| format!("{}:{}", service.service, service.port)),
         "upstream_host": peer.clone().filter(|_| !inbound),
         "downstream_remote_address": peer.filter(|_| inbound),
-        "route_name": span.route.as_deref(),
+        "route_name": span.route(),
         "attempts": span.resend + 1,
         "not_retried": denied.map(|(_, reason)| reason),
         "user_agent": text(&call.user_agent),
@@ -149,7 +149,7 @@ fn common(span: &Span, call: &HttpCall) -> String {
     format!(
         "{} - {} [{time}] \"{} {} {}\" {} -\n",
         span.peer.map_or_else(|| "-".to_owned(), |peer| peer.ip().to_string()),
-        span.peer_id.as_deref().unwrap_or("-"),
+        span.peer_id.as_ref().map_or("-", SpiffeId::as_str),
         call.method,
         escaped(call.path.as_str()),
         protocol(call.version),

@@ -84,7 +84,7 @@ fn http(span: &Span, call: &HttpCall) -> Parts {
         attributes.push(KeyValue::new("http.response.status_code", i64::from(status)));
     }
     // The route's name belongs to SERVER spans alone (HTTP spans, section on names).
-    let route = span.route.as_deref().filter(|_| span.kind == Kind::Server);
+    let route = span.route().filter(|_| span.kind == Kind::Server);
     if let Some(route) = route {
         attributes.push(KeyValue::new("http.route", route.to_owned()));
     }
@@ -210,7 +210,7 @@ fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
     if let Some(service) = &span.service {
         attributes.push(KeyValue::new("weft.service", format!("{}:{}", service.service, service.port)));
     }
-    if let Some(route) = span.route.as_deref().filter(|_| span.kind == Kind::Client) {
+    if let Some(route) = span.route().filter(|_| span.kind == Kind::Client) {
         attributes.push(KeyValue::new("weft.route", route.to_owned()));
     }
     for (name, value) in &span.headers {
@@ -260,28 +260,9 @@ fn cut(text: &str) -> Cow<'static, str> {
     Cow::Owned(text[..end].to_owned())
 }
 
-/// The name of a gRPC status code (gRPC, statuscodes); an unknown number as it is.
+/// The name of a gRPC status code; an unknown number as it is.
 fn code_name(code: u16) -> Cow<'static, str> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(usize::from(code)).map_or_else(|| Cow::Owned(code.to_string()), |name| Cow::Borrowed(*name))
+    weft_policy::grpc::name(code.into()).map_or_else(|| Cow::Owned(code.to_string()), Cow::Borrowed)
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, uri::PathAndQuery};
 use weft_policy::{
+    SpiffeId,
     canonical::Authority,
     model::Target,
     trace::{SpanId, TraceId},
@@ -39,11 +39,11 @@ pub struct Span {
     /// The other end of the connection.
     pub peer: Option<SocketAddr>,
     /// Its SPIFFE id.
-    pub peer_id: Option<Arc<str>>,
+    pub peer_id: Option<SpiffeId>,
     /// Service port that was called; `None` where it is not known.
     pub service: Option<Target>,
-    /// Name of the route or rule that decided.
-    pub route: Option<Arc<str>>,
+    /// Name of the rule that decided, as sidecars tell it to each other.
+    pub route: Option<HeaderValue>,
     /// Tries of the same request before this one.
     pub resend: u32,
     /// Why we answered ourselves, or why it ended badly.
@@ -118,6 +118,12 @@ pub struct Event {
 }
 
 impl Span {
+    /// The name of the rule as text.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.route.as_ref()?.to_str().ok()
+    }
+
     /// Notes an event.
     pub fn event(&mut self, name: &'static str, detail: Option<(&'static str, String)>) {
         if self.events.len() < MAX_EVENTS {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -56,18 +57,19 @@ pub struct OpenSpan(Option<Box<Running>>);
 struct Running {
     span: Span,
     began: Instant,
+    /// When the caller asked: before earlier tries and waits. The access log has the time from there.
+    asked: Instant,
     /// When nobody waits for the answer any more.
     deadline: Option<Instant>,
     export: bool,
     log: Log,
     format: AccessLogFormat,
-    sink: SpanSink,
+    sink: Rc<SpanSink>,
 }
 
 impl Traced {
-    /// Reads the context of a request, or begins a trace. `trusted` callers may force one.
-    pub fn of(telemetry: &Telemetry, headers: &mut HeaderMap, trusted: bool, mut random: impl FnMut() -> u64) -> Self {
-        let forced = headers.remove(FORCE).is_some_and(|value| trusted && value == "1");
+    /// Reads the context of a request, or begins a trace, recorded in any case when it is `forced`.
+    pub fn of(telemetry: &Telemetry, headers: &HeaderMap, forced: bool, mut random: impl FnMut() -> u64) -> Self {
         let mut found = trace::extract(headers);
         if forced {
             found.sampled = Some(true);
@@ -119,7 +121,7 @@ impl Traced {
         id: SpanId,
         (received, version): (&Received, Version),
         headers: &HeaderMap,
-        sink: &SpanSink,
+        sink: &Rc<SpanSink>,
     ) -> OpenSpan {
         if !self.sampled && self.log == Log::Never {
             return OpenSpan::default();
@@ -145,8 +147,8 @@ impl Traced {
             events_dropped: 0,
         };
         let Self { sampled: export, log, format, .. } = *self;
-        let (began, sink) = (Instant::now(), sink.clone());
-        OpenSpan(Some(Box::new(Running { span, began, deadline: None, export, log, format, sink })))
+        let (began, sink) = (Instant::now(), Rc::clone(sink));
+        OpenSpan(Some(Box::new(Running { span, began, asked: began, deadline: None, export, log, format, sink })))
     }
 }
 
@@ -162,18 +164,36 @@ impl OpenSpan {
     pub fn to(&mut self, endpoint: &EndpointState, address: SocketAddr, http2: bool) {
         self.add(|span| {
             span.peer = Some(address);
-            span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.as_str().into());
+            span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.clone());
             if let Call::Http(call) = &mut span.call {
                 call.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
             }
         });
     }
 
-    /// Given up at this time.
-    pub fn until(&mut self, deadline: Option<Instant>) {
+    /// A try of what was asked for at this time, given up after `limit` from there.
+    pub fn of_request(&mut self, asked: Instant, limit: Option<Duration>) {
         if let Some(running) = &mut self.0 {
-            running.deadline = deadline;
+            (running.asked, running.deadline) = (asked, limit.map(|limit| asked + limit));
         }
+    }
+
+    /// All of what was asked for at this time: it went to no endpoint.
+    pub fn of_all(&mut self, asked: Instant) {
+        if let Some(running) = &mut self.0 {
+            (running.asked, running.began) = (asked, asked);
+        }
+    }
+
+    /// This is the answer in place of the one of the other side; status 0 is none.
+    pub fn answered_here(&mut self, (status, headers): (u16, &HeaderMap), reason: Option<Reason>) {
+        self.add(|span| {
+            span.reason = reason;
+            if status > 0 {
+                span.answered(status, headers);
+            }
+        });
+        self.ended(reason, true);
     }
 
     /// The peer, where its port is not known.
@@ -224,7 +244,7 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, deadline, export, log, format, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, sink } = *running;
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -238,18 +258,20 @@ impl Drop for OpenSpan {
         span.started = SystemTime::now() - span.duration;
         match (log, export) {
             (true, true) => {
-                sink.log(told(span.clone()), format);
+                sink.log(told(span.clone(), asked), format);
                 sink.send(span);
             }
-            (true, false) => sink.log(told(span), format),
+            (true, false) => sink.log(told(span, asked), format),
             (false, _) => sink.send(span),
         }
     }
 }
 
-/// For the access log: the answer that the caller got in place of one that was not waited for. No such answer came from the
-/// other side, so the span has none.
-fn told(mut span: Span) -> Span {
+/// For the access log: the time that the caller waited, and the answer that it got in place of one that was not waited for.
+/// No such answer came from the other side, so the span has none.
+fn told(mut span: Span, asked: Instant) -> Span {
+    span.started -= asked.elapsed().saturating_sub(span.duration);
+    span.duration = asked.elapsed();
     if let (Some(Reason::RequestTimeout), Call::Http(call)) = (span.reason, &mut span.call)
         && call.status.is_none()
     {

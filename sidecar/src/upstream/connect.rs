@@ -162,7 +162,8 @@ async fn tls(
     Ok((stream, peer))
 }
 
-async fn handshake<IO>(io: IO, session: Option<Session>) -> Result<http2::SendRequest<Body>, ProxyError>
+/// HTTP/2 over bytes that end with the session.
+pub async fn handshake<IO>(io: IO, session: Option<Session>) -> Result<http2::SendRequest<Body>, ProxyError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use weft_examples::context::FIELDS;
 
 use crate::{
     http2::{self, End, within},
@@ -22,20 +23,6 @@ use crate::{
 /// What `back` answers: a status (a gRPC code for gRPC), `hang`, or `first-N`, which is N once in each trace. Another app
 /// answers itself where the value ends in `at NAME`.
 pub const ANSWER: &str = "x-answer";
-
-/// Fields that an app copies from the request that it serves to the one that it makes.
-const COPIED: &[&str] = &[
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "b3",
-    "x-b3-traceid",
-    "x-b3-spanid",
-    "x-b3-parentspanid",
-    "x-b3-sampled",
-    "x-b3-flags",
-    ANSWER,
-];
 
 /// A field: its name in lower case, and its value.
 pub type Field = (String, String);
@@ -84,7 +71,7 @@ pub fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a str> {
 }
 
 fn copied(fields: &[Field]) -> Vec<Field> {
-    fields.iter().filter(|(name, _)| COPIED.contains(&name.as_str())).cloned().collect()
+    fields.iter().filter(|(name, _)| *name == ANSWER || FIELDS.contains(&name.as_str())).cloned().collect()
 }
 
 impl App {

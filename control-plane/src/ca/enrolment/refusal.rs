@@ -26,7 +26,7 @@ pub enum Reason {
     RateLimited,
     /// Kubernetes does not vouch for the token, or cannot be asked.
     Review,
-    /// The token or the certificate was revoked.
+    /// The token was revoked, or the certificate is not trusted any more.
     Revoked,
     /// The issue could not be recorded, so it did not happen.
     Store,

@@ -16,7 +16,8 @@ fn a_serial_number_means_one_certificate_and_goes_with_its_end() {
     assert_eq!(entry.identity.as_deref(), Some(id().as_str()), "whose it is is known");
     assert_eq!((entry.expires, entry.not_after), (one.life.to, Some(one.life.to)));
     // A stream that was opened with an earlier certificate says when the present one ends.
-    let earlier = Presented { serials: vec![Serial::new(&[9])], not_before: 0, not_after: 1, issuer: vec![] };
+    let earlier =
+        Presented { serials: vec![Serial::new(&[9])], not_before: 0, not_after: 1, issuer: vec![], chain: vec![] };
     let revocations = ca.revocations().borrow().clone();
     assert!(revocations.cover(&id(), &earlier, Some(one.life.to)));
     assert!(!revocations.cover(&id(), &earlier, Some(one.life.to + 1)) && !revocations.cover(&id(), &earlier, None));

@@ -193,3 +193,42 @@ fn files_for_new_sidecars_have_all_roots_that_are_trusted() {
     ca.maintain(SystemTime::now());
     same(&ca);
 }
+
+#[test]
+fn who_had_a_session_under_a_root_that_is_gone_gets_no_certificate_on_it() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let old = presented(&issue(&ca));
+    let steps =
+        [(Step::RootPrepare, None), (Step::RootSwitch, None), (Step::RootFinish, Some(SvidReason::UnknownRoot))];
+    for (next, expected) in steps {
+        step(&ca, next);
+        assert_eq!(ca.refuses(&id(), &old), expected, "{next:?}");
+    }
+    let new = issue(&ca);
+    assert_eq!(ca.refuses(&id(), &presented(&new)), None);
+    ca.revoke(&Subject::Serial(new.serial.clone()), "ann", "").expect("revoked");
+    assert_eq!(ca.refuses(&id(), &presented(&new)), Some(SvidReason::Revoked));
+}
+
+#[test]
+fn an_authority_that_was_off_while_its_issuing_certificate_ended_starts_with_another_one() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let files = ca.directory.clone();
+    drop(ca);
+    let load = || state::State::load(&files, DOMAIN).expect("readable").expect("there");
+    let (mut state, before) = (load(), load());
+    crate::ca::rotation::revive(&files, &mut state, SystemTime::now()).expect("nothing to do");
+    assert_eq!(state, before);
+    let late = SystemTime::now() + signer::ISSUER_LIFE + HOUR;
+    assert!(crate::ca::rotation::load(&files, &state, late).is_err(), "it has ended");
+    let key = files.read("ca.key").expect("readable").expect("there");
+    files.remove("ca.key").expect("removed");
+    let error = format!("{:#}", crate::ca::rotation::revive(&files, &mut state, late).expect_err("no key"));
+    assert!(error.contains("expired at") && error.contains("ca.key"), "{error}");
+    files.write("ca.key", key.as_bytes()).expect("written");
+    crate::ca::rotation::revive(&files, &mut state, late).expect("another one");
+    let (signer, _, roots) = crate::ca::rotation::load(&files, &state, late).expect("it issues");
+    assert!(signer.not_after > seconds(late) && roots.len() == 1);
+}

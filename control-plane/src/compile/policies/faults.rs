@@ -3,10 +3,7 @@
 use weft_proto::v1;
 
 use super::{Policy, ppm, wire};
-use crate::source::policies::{
-    limits::{FaultAbort, FaultBandwidth, FaultDelay, FaultInjectionSpec},
-    traffic::grpc_code,
-};
+use crate::source::policies::limits::{FaultAbort, FaultBandwidth, FaultDelay, FaultInjectionSpec};
 
 const ALL: f64 = 100.0;
 
@@ -23,7 +20,7 @@ pub fn fault(object: &Policy<FaultInjectionSpec>) -> Option<v1::Fault> {
         (fault.delay, fault.delay_ppm) = (wire(fixed.0), share(*percent));
     }
     if let Some(FaultAbort { http_status, grpc_status, reset: _, percent }) = abort {
-        let grpc = || grpc_status.as_deref().and_then(grpc_code).map(v1::fault::Abort::GrpcStatus);
+        let grpc = || grpc_status.as_deref().and_then(weft_policy::grpc::code).map(v1::fault::Abort::GrpcStatus);
         let kind = http_status.map(|status| v1::fault::Abort::HttpStatus(status.into())).or_else(grpc);
         fault.abort = Some(kind.unwrap_or(v1::fault::Abort::Reset(true)));
         fault.abort_ppm = share(*percent);

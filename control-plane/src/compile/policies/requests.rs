@@ -9,7 +9,7 @@ use weft_proto::v1;
 use super::{Given, Layers, Row, ordered, text, text_or_none, wire};
 use crate::source::policies::{
     Span,
-    traffic::{Backoff, GRPC_CODES, Retries, Timeouts, TrafficPolicySpec, grpc_code},
+    traffic::{Backoff, Retries, Timeouts, TrafficPolicySpec},
 };
 
 /// What is in force for the requests of one rule, or of a port without routes.
@@ -52,7 +52,14 @@ impl<'a> Requests<'a> {
                 Some(retries(spec)?.codes.as_ref()?.iter().copied().map(u32::from).collect())
             }),
             grpc_codes: layers.pick(default.grpc_codes.iter().copied().map(u32::from).collect(), |spec| {
-                Some(retries(spec)?.grpc_codes.as_ref()?.iter().filter_map(|name| grpc_code(name)).collect())
+                Some(
+                    retries(spec)?
+                        .grpc_codes
+                        .as_ref()?
+                        .iter()
+                        .filter_map(|name| weft_policy::grpc::code(name))
+                        .collect(),
+                )
             }),
             methods: layers.pick(Vec::new(), |spec| retries(spec)?.methods.clone()),
             backoff_base: backoff(|backoff| backoff.base, default.backoff_base),
@@ -94,7 +101,6 @@ impl<'a> Requests<'a> {
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'a>> {
         let numbers = |list: &Vec<u32>| list.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        let grpc = |code: &u32| code.checked_sub(1).and_then(|index| GRPC_CODES.get(usize::try_from(index).ok()?));
         let methods = |list: &Vec<String>| if list.is_empty() { "idempotent".to_owned() } else { list.join(", ") };
         vec![
             self.request.row("timeouts.request", text_or_none),
@@ -104,7 +110,9 @@ impl<'a> Requests<'a> {
             self.codes.row("retries.codes", or_none(numbers)),
             self.grpc_codes.row(
                 "retries.grpcCodes",
-                or_none(|list: &Vec<u32>| list.iter().filter_map(grpc).copied().collect::<Vec<_>>().join(", ")),
+                or_none(|list: &Vec<u32>| {
+                    list.iter().filter_map(|code| weft_policy::grpc::name(*code)).collect::<Vec<_>>().join(", ")
+                }),
             ),
             self.methods.row("retries.methods", methods),
             self.backoff_base.row("retries.backoff.base", text),

@@ -86,6 +86,7 @@ fn what_could_not_have_denied_anything_has_no_stand_in() {
     let mesh = |name: &str, spec: &str| at_first(&object("MeshConfig", &format!("name: {name}"), spec)).1.len();
     assert_eq!((mesh("default", "x: 1"), mesh("default", "x: 1, peerMode: Permissive")), (0, 0));
     assert_eq!((mesh("other", "x: 1, peerMode: Strict"), mesh("default", "peerMode: strict")), (0, 1));
+    assert_eq!((mesh("default", "peermode: Strict"), mesh("default", "peer: Strict")), (1, 0), "misspelt, or another");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Percent, Span, Spec, TargetRef, WorkloadSelector, traffic::GRPC_CODES};
+use super::{Percent, Span, Spec, TargetRef, WorkloadSelector};
 use crate::source::check::Check;
 
 /// Longer periods are quotas, which need a count that outlives the process.
@@ -192,7 +192,7 @@ fn aborts(abort: &FaultAbort, check: &mut Check<'_>) {
         (Some(status), None, None) => {
             check.wrong("spec.abort.httpStatus", format!("{status} is not the status of an answer"), "200 to 599");
         }
-        (None, Some(code), None) => check.one_of("spec.abort.grpcStatus", "gRPC code", code, &GRPC_CODES),
+        (None, Some(code), None) => check.one_of("spec.abort.grpcStatus", "gRPC code", code, &weft_policy::grpc::CODES),
         (None, None, Some(true)) => {}
         (None, None, Some(false)) => check.wrong("spec.abort.reset", "false does nothing", "true, or leave it out"),
         _ => check.wrong("spec.abort", "needs exactly one of httpStatus, grpcStatus and reset", ""),

@@ -219,29 +219,3 @@ impl Spec for TrafficPolicySpec {
         }
     }
 }
-
-/// gRPC status codes but OK, by name, in the order of their numbers from 1.
-pub const GRPC_CODES: [&str; 16] = [
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
-/// The number of a gRPC status code, 1 to 16.
-#[must_use]
-pub fn grpc_code(name: &str) -> Option<u32> {
-    (1..).zip(GRPC_CODES).find(|(_, known)| *known == name).map(|(code, _)| code)
-}

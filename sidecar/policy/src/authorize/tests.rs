@@ -316,7 +316,7 @@ fn what_a_lenient_app_takes_for_the_same_path_is_denied_and_not_allowed() {
 fn hosts_match_whatever_their_case_dot_and_port() {
     let both = |host: &[u8], field, value: &str| {
         let host = Authority::parse(host).unwrap().host;
-        Ask { host: host.into(), ..Ask::default() }.both(field, &[value])
+        Ask { host: (*host).into(), ..Ask::default() }.both(field, &[value])
     };
     for host in [&b"Secret.com"[..], b"secret.com.", b"secret.com:80", b"SECRET.COM.:443"] {
         assert_eq!(both(host, "hosts", "secret.com"), YES);

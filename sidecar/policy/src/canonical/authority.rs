@@ -1,6 +1,6 @@
 //! Host with port, and paths that mean one thing only.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, sync::Arc};
 
 use super::{Violation, violation};
 
@@ -8,7 +8,7 @@ use super::{Violation, violation};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Authority {
     /// Lower-case, without a trailing dot or brackets. Empty only in HTTP/1.0 without Host.
-    pub host: Box<str>,
+    pub host: Arc<str>,
     /// Port, where one is given.
     pub port: Option<u16>,
 }

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,8 +21,8 @@ use tokio::{
     task::spawn_local,
 };
 use weft_policy::model::{
-    Access, BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch, Protocol, RouteMatch,
-    RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
+    Access, AccessLogMode, BackendPolicy, Endpoint, InboundLimit, InboundPort, Locality, ObjectName, PathMatch,
+    Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, TlsMode, WeightedBackend, WorkloadConfig,
 };
 
 use crate::{
@@ -32,7 +33,11 @@ use crate::{
     http::{body::Body, serve},
     inbound, outbound,
     snapshot::Snapshot,
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        access::AccessLog,
+        export::{self, Whose},
+    },
 };
 
 /// What is spoken between caller and sidecar; the app is spoken to likewise.
@@ -75,6 +80,8 @@ pub struct Net {
     pub telemetry: Telemetry,
     address: SocketAddr,
     spoken: Spoken,
+    /// Of an outbound side.
+    log: Option<tempfile::NamedTempFile>,
 }
 
 pub fn target(name: &str) -> Target {
@@ -157,7 +164,10 @@ impl Net {
     pub async fn under(policy: BackendPolicy, spoken: Spoken, apps: &[(&str, SocketAddr)], api: RouteRule) -> Self {
         let policy = Arc::new(policy);
         let telemetry = Telemetry::default();
-        let mut snapshot = Snapshot::default();
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let recorded = weft_policy::model::Telemetry { access_log: AccessLogMode::All, ..Default::default() };
+        let workload = WorkloadConfig { id: ObjectName::new("shop", "client-1"), ports: vec![], telemetry: recorded };
+        let mut snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let mut builder = Builder::new(telemetry.clone(), Locality::default(), Clock::start());
         let mut services: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
         apps.iter().for_each(|(name, address)| services.entry(name).or_default().push(*address));
@@ -176,13 +186,13 @@ impl Net {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let worker = worker(snapshot, telemetry.clone(), address);
+        let worker = worker(snapshot, telemetry.clone(), address, Some(log.path()));
         spawn_local(async move {
             while let Ok((io, _)) = listener.accept().await {
                 spawn_local(outbound::by_host(Rc::clone(&worker), io));
             }
         });
-        Self { telemetry, address, spoken }
+        Self { telemetry, address, spoken, log: Some(log) }
     }
 
     /// The inbound side: a sidecar beside an app, whose port has these limits, and its plaintext front.
@@ -203,13 +213,13 @@ impl Net {
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let worker = worker(snapshot, telemetry.clone(), address);
+        let worker = worker(snapshot, telemetry.clone(), address, None);
         spawn_local(async move {
             while let Ok((io, _)) = listener.accept().await {
                 spawn_local(inbound::plaintext(Rc::clone(&worker), app.port(), io));
             }
         });
-        Self { telemetry, address, spoken }
+        Self { telemetry, address, spoken, log: None }
     }
 
     /// One request on a connection of its own; an error is what a caller sees whose connection or stream was reset.
@@ -247,6 +257,14 @@ impl Net {
 
     pub async fn get(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         self.send("GET", path, fields, b"").await.expect("an answer")
+    }
+
+    /// Waits for so many lines of the access log, and gives them.
+    pub async fn lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let path = self.log.as_ref().expect("an outbound side").path();
+        let read = || std::fs::read_to_string(path).expect("readable");
+        eventually(&format!("{count} lines"), || read().lines().count() >= count).await;
+        read().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     /// All metrics.
@@ -313,12 +331,14 @@ fn add(
     snapshot.services.insert(id, Arc::new(service));
 }
 
-fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr) -> Rc<Worker> {
+fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Option<&Path>) -> Rc<Worker> {
+    let whose = Whose { service: "client", namespace: "shop", instance: "client-1", version: None };
+    let log = log.map(|path| AccessLog::start(&telemetry, Some(path)).expect("started").0);
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
-        spans: crate::telemetry::export::SpanSink::none(&telemetry),
+        spans: export::queue(&telemetry, &whose, log).0,
         limiters: Arc::default(),
         seen: Arc::default(),
         trust: weft_svid::TrustStore::default(),

@@ -58,7 +58,10 @@ fn names_are_methods_and_routes_and_never_paths() {
         ("get", Some("r"), "HTTP r", "HTTP"),
     ] {
         for (kind, expected) in [(Kind::Server, server), (Kind::Client, client)] {
-            let span = Span { route: route.map(Into::into), ..span(kind, call(method, "/items/4711?page=4711")) };
+            let span = Span {
+                route: route.map(http::HeaderValue::from_static),
+                ..span(kind, call(method, "/items/4711?page=4711"))
+            };
             let data = data(span);
             assert_eq!(data.name, expected, "{method} {route:?} {kind:?}");
             let (of_server, of_client) = (attribute(&data, "http.route"), attribute(&data, "weft.route"));

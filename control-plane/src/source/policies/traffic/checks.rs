@@ -1,6 +1,6 @@
 //! Ranges and contradictions of traffic settings. What passes here is merged and sent, and every sidecar accepts it.
 
-use super::{Algorithm, GRPC_CODES, HashOn, LoadBalancing, Retries, Timeouts, TrafficPolicySpec};
+use super::{Algorithm, HashOn, LoadBalancing, Retries, Timeouts, TrafficPolicySpec};
 use crate::source::check::Check;
 
 /// Checks the settings at `path`; the defaults of the mesh have the same.
@@ -117,7 +117,7 @@ fn retry(retries: &Retries, path: &str, check: &mut Check<'_>) {
         }
     }
     for (index, code) in retries.grpc_codes.iter().flatten().enumerate() {
-        check.one_of(&format!("{path}.grpcCodes[{index}]"), "gRPC code", code, &GRPC_CODES);
+        check.one_of(&format!("{path}.grpcCodes[{index}]"), "gRPC code", code, &weft_policy::grpc::CODES);
     }
     if retries.methods.as_ref().is_some_and(Vec::is_empty) {
         let hint = "leave it out for the idempotent ones, or set attempts to 0";

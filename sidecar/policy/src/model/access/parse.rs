@@ -107,7 +107,7 @@ impl HostMatch {
                 refuse("has a port, which is not looked at: leave it out")
             }
             Ok(authority) if below.is_some() => Ok(Self::Below(format!(".{}", authority.host).into())),
-            Ok(authority) => Ok(Self::Exact(authority.host)),
+            Ok(authority) => Ok(Self::Exact((*authority.host).into())),
             Err(_) => refuse("is no host name; a * may stand alone, or for the names below, as in *.example.com"),
         }
     }
