@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -16,16 +16,17 @@ use crate::{
 /// Flags of `weft certs revoke`.
 #[derive(Args, Clone, Debug)]
 #[command(
+    group = ArgGroup::new("whom").required(true),
     after_help = "New handshakes are refused at once, streams and connections that the certificate opened end. A \
     sidecar whose identity is revoked needs a token to come back. weft certs ca lists revocations; each goes when the \
     certificates that it means have ended."
 )]
 pub struct RevokeArgs {
     /// Serial number of one certificate, in hex; that of an issuing certificate means all that it signed
-    #[arg(long, value_name = "HEX", required_unless_present = "identity", conflicts_with = "identity")]
+    #[arg(long, value_name = "HEX", group = "whom")]
     pub serial: Option<String>,
     /// All certificates of an identity that were issued so far: its SPIFFE id
-    #[arg(long, value_name = "SPIFFE-ID")]
+    #[arg(long, value_name = "SPIFFE-ID", group = "whom")]
     pub identity: Option<String>,
     /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = "")]

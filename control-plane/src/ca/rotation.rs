@@ -248,7 +248,7 @@ impl Ca {
         let (mut state, phase) = (kept.state.clone(), kept.state.phase);
         let wrong = |wanted: &str| {
             let text = format!(
-                "{} goes with {wanted}, and the rotation of the root is in phase {}",
+                "{} follows on {wanted}, and the rotation of the root is in phase {}: weft certs ca lists the next steps",
                 step.as_str(),
                 phase.as_str()
             );
