@@ -13,6 +13,7 @@ mod demo;
 mod enrolment;
 mod foreign;
 mod http2;
+mod inject;
 mod jwt;
 mod mesh;
 mod messages;
