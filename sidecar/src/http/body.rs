@@ -8,6 +8,7 @@ mod tee;
 use std::{
     num::NonZeroU32,
     pin::Pin,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -43,11 +44,12 @@ pub struct Body {
     follower: Follower,
 }
 
-/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it.
+/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it or its trailers.
 enum Follower {
     Nobody,
     Finish(Finish),
     Tee(Box<Tee>),
+    Trailers(Rc<inbound::Reserved>),
 }
 
 enum Kind {
@@ -203,17 +205,26 @@ impl Finish {
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
-            Leg::App(permit) => {
-                permit.revoked().await;
-            }
+            Leg::App(permit) => _ = permit.revoked().await,
             Leg::Endpoint(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the exchange is not allowed any more, when that is so.
+    #[must_use]
+    pub fn why_revoked(&self) -> Option<Reason> {
+        match &self.leg {
+            Leg::App(permit) => permit.why_revoked(),
+            Leg::Endpoint(_) => None,
         }
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
+        // What ends a connection may end the exchange before its body is asked once more.
+        let cut = || self.why_revoked().unwrap_or(Reason::ClientGone);
+        let reason = if self.complete { self.reason } else { self.reason.or_else(|| Some(cut())) };
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
         }
@@ -282,6 +293,11 @@ impl Body {
         self.follower = Follower::Tee(Box::new(tee));
     }
 
+    /// Leaves these fields out of the trailers. For the body of a request.
+    pub fn strip_trailers(&mut self, reserved: Rc<inbound::Reserved>) {
+        self.follower = Follower::Trailers(reserved);
+    }
+
     fn ended(&mut self) {
         if let Follower::Finish(finish) = &mut self.follower {
             finish.complete = true;
@@ -306,7 +322,13 @@ impl http_body::Body for Body {
             finish.reason = Some(reason);
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
-        let frame = ready!(this.kind.poll(context));
+        let mut frame = ready!(this.kind.poll(context));
+        if let Follower::Trailers(reserved) = &this.follower
+            && let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            reserved.strip_trailers(trailers);
+        }
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
             None => this.ended(),
@@ -339,7 +361,7 @@ impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
         match self {
-            Self::Nobody => {}
+            Self::Nobody | Self::Trailers(_) => {}
             Self::Finish(finish) => {
                 if let Some(Ok(frame)) = frame
                     && let Some(trailers) = frame.trailers_ref()
