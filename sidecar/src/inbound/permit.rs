@@ -37,6 +37,9 @@ pub struct Permit {
     port: u16,
 }
 
+/// What a token gave, and what was shown for it.
+type Token = (Option<Rc<Claims>>, Shown);
+
 /// Why something is not let in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refused<'a> {
@@ -134,7 +137,7 @@ impl Permit {
         connection: &Rc<Connection>,
         app: &App,
         (received, headers): (&Received, &HeaderMap),
-        (claims, shown): (Option<Rc<Claims>>, Shown),
+        (claims, shown): Token,
     ) -> Result<Self, ProxyError> {
         let operation = Operation {
             method: &received.method,
@@ -151,7 +154,7 @@ impl Permit {
         worker: &Worker,
         connection: &Rc<Connection>,
         app: &App,
-        request: Option<(&Operation<'_>, &Received, (Option<Rc<Claims>>, Shown))>,
+        request: Option<(&Operation<'_>, &Received, Token)>,
     ) -> Result<Self, ProxyError> {
         let Some(port) = app.config() else { return Err(Refused::NotReady.error()) };
         let judged = judge(port, &connection.caller(), request.as_ref().map(|(operation, ..)| *operation));
