@@ -11,6 +11,7 @@ mod hexadecimal;
 pub mod jwks;
 pub mod push;
 pub mod registry;
+pub mod sessions;
 pub mod source;
 pub mod store;
 pub mod traces;
