@@ -12,6 +12,7 @@ pub mod inject;
 pub mod jwks;
 pub mod push;
 pub mod registry;
+pub mod sessions;
 pub mod source;
 pub mod store;
 pub mod traces;
