@@ -28,7 +28,7 @@ use crate::{
         upkeep::MAINTENANCE,
     },
     config::ControlPlaneArgs,
-    jwks,
+    jwks, kubernetes,
     push::{
         Reflected, View,
         proxies::Proxies,
@@ -67,6 +67,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
+    kubernetes::start(&args, &ca).await?;
     let traces = spans::receive(&args).await?;
     let registry = Registry::open(&data_dir.join("registrations"));
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
