@@ -8,6 +8,7 @@ pub mod compile;
 pub mod config;
 pub mod explain;
 mod hexadecimal;
+pub mod inject;
 pub mod jwks;
 pub mod push;
 pub mod registry;
