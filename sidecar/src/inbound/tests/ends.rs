@@ -209,7 +209,7 @@ async fn a_certificate_of_another_authority_moves_new_streams_to_new_sessions_an
         assert!(goes_on(&mut body).await);
         let _same = first_chunk(&side, &mut sender, "/").await;
         own(&other.svid("web", hour), 3);
-        while within(ask(&mut sender, "GET", "/", &[])).await.is_ok() {}
+        within(async { while ask(&mut sender, "GET", "/", &[]).await.is_ok() {} }).await;
         assert!(goes_on(&mut body).await);
         let _new = first_chunk(&side, &mut side.peer("orders").await, "/").await;
         assert!(goes_on(&mut body).await);
