@@ -146,6 +146,7 @@ impl Side {
             spans: crate::telemetry::export::SpanSink::none(&telemetry),
             limiters: Arc::default(),
             seen: Arc::default(),
+            propagation: Arc::default(),
             trust: trust.clone(),
             demand: discovery::demand().0,
             identity: identity.subscribe(),
