@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
         Direction,
@@ -36,6 +36,7 @@ pub async fn run(
         Ok(received) => received,
         Err(refused) => {
             worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
@@ -46,7 +47,9 @@ pub async fn run(
     let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
-    worker.count_context(Direction::Outbound, traced.as_ref());
+    if let Some(traced) = &traced {
+        worker.contexts.sent(traced.has_parent());
+    }
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
@@ -91,18 +94,17 @@ pub async fn run(
             Ok(done) => injected = Some(done),
             Err(aborted) => {
                 let told = (traced.as_ref(), &received, request.headers());
-                let (end, reason) = ((aborted.status, aborted.answer.headers()), aborted.reason);
-                unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
+                unsent(&worker, told, started, |span| aborted.tell(span));
                 return filters::answered(plan.filters.as_deref(), aborted.answer);
             }
         }
     }
     if let Some(filters) = &plan.filters {
-        mirror::start(&worker, filters.mirrors(), &received, &mut request);
+        mirror::start(&worker, filters.mirrors(), &received, &mut request, traced.as_ref());
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, traced.as_ref());
+    let tries = Tries::new(&worker, &plan, started, (traced.as_ref(), injected.as_ref()));
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
@@ -119,6 +121,15 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// The line of the access log, and the span, of a request that was refused.
+fn refused_line(worker: &Rc<Worker>, snapshot: &Snapshot, refused: &Refused, started: Instant) {
+    let Some(workload) = &snapshot.workload else { return };
+    let traced = Traced::of(&workload.telemetry, refused.headers(), false, || worker.random());
+    let nothing = HeaderMap::new();
+    let told = (Some(&traced), &refused.received(), refused.headers());
+    unsent(worker, told, started, |span| span.answered_here((refused.status, &nothing), Some(refused.error.reason)));
 }
 
 /// The span of a request that went to no endpoint, so that its trace and the access log tell why.

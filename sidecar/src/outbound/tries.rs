@@ -18,7 +18,7 @@ use weft_policy::{
     retry::{self, Attempt, Decision, Failure, Stop},
 };
 
-use super::{admission::is_available, plan::Plan, source::Source};
+use super::{admission::is_available, fault::Injected, plan::Plan, source::Source};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -46,6 +46,8 @@ pub struct Tries<'a> {
     place: Option<Permit>,
     /// The trace that each try is told of.
     traced: Option<&'a Traced>,
+    /// What a fault does to this request.
+    injected: Option<&'a Injected>,
     /// Tries so far.
     number: Cell<u32>,
 }
@@ -54,11 +56,17 @@ pub struct Tries<'a> {
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Next {
     Done(Result<Response<Body>, ProxyError>),
-    Again(Duration),
+    /// After this time, until which the span is that of a caller who waits.
+    Again(Duration, OpenSpan),
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(worker: &'a Rc<Worker>, plan: &'a Plan, started: Instant, traced: Option<&'a Traced>) -> Self {
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        plan: &'a Plan,
+        started: Instant,
+        (traced, injected): (Option<&'a Traced>, Option<&'a Injected>),
+    ) -> Self {
         Self {
             worker,
             plan,
@@ -69,6 +77,7 @@ impl<'a> Tries<'a> {
             fresh: false,
             place: None,
             traced,
+            injected,
             number: Cell::new(0),
         }
     }
@@ -94,16 +103,16 @@ impl<'a> Tries<'a> {
                 Some(after) if number == 1 && self.repeatable => {
                     Box::pin(self.hedged(after, received, &mut source)).await
                 }
-                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying).await,
+                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying, None).await,
             };
             self.mtls = tried.mtls;
             self.failed.extend(tried.failed);
             let ended = (tried.result, tried.span);
             match self.next(received, &mut source, number, ended, &mut permit) {
                 Next::Done(answer) => return answer,
-                Next::Again(Duration::ZERO) => {}
+                Next::Again(Duration::ZERO, mut span) => span.retried(),
                 // Rare: boxed, so that the future of every request does not hold a timer.
-                Next::Again(after) => Box::pin(tokio::time::sleep(after)).await,
+                Next::Again(after, span) => Box::pin(wait(after, span)).await,
             }
         }
     }
@@ -129,20 +138,23 @@ impl<'a> Tries<'a> {
                 // Most answers of 400 and above are nobody's failure.
                 if stop != Stop::NotRetriable {
                     circuit.not_retried(stop);
-                    event(&mut span, "weft.not_retried", || ("weft.reason", stop.as_str().to_owned()));
+                    span.event("weft.not_retried", || [("weft.reason", stop.as_str().to_owned())]);
                 }
                 Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
-                circuit.retried(word(&result));
-                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:.1?}")));
-                span.retried();
+                let word = word(&result);
+                circuit.retried(word);
+                span.event("weft.retry", || {
+                    [("weft.reason", word.to_owned()), ("weft.retry.after", format!("{after:.1?}"))]
+                });
+                span.ended(None, true);
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
                 self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
                 discard(result);
                 source.refill();
-                Next::Again(after)
+                Next::Again(after, span)
             }
         }
     }
@@ -213,9 +225,11 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// Notes an event where there is a span; its detail is made only then.
-fn event(span: &mut OpenSpan, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
-    span.add(|span| span.event(name, Some(detail())));
+/// Waits for the time of the next try. A caller that leaves meanwhile is a line of the access log.
+async fn wait(after: Duration, span: OpenSpan) {
+    let mut span = span.waits();
+    tokio::time::sleep(after).await;
+    span.retried();
 }
 
 /// What of a result may be a reason to try again. `None`: it is the caller's.

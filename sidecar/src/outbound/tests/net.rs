@@ -78,7 +78,7 @@ pub struct Answer {
 /// A worker between a caller and apps.
 pub struct Net {
     pub telemetry: Telemetry,
-    address: SocketAddr,
+    pub address: SocketAddr,
     spoken: Spoken,
     /// Of an outbound side.
     log: Option<tempfile::NamedTempFile>,
@@ -341,6 +341,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         spans: export::queue(&telemetry, &whose, log).0,
         limiters: Arc::default(),
         seen: Arc::default(),
+        propagation: Arc::default(),
         trust: weft_svid::TrustStore::default(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),
