@@ -18,6 +18,7 @@ pub mod kinds;
 mod mesh;
 pub mod meshconfig;
 mod objects;
+mod observe;
 mod openapi;
 pub mod patch;
 mod respond;
@@ -44,6 +45,7 @@ use self::{access::Access, objects::Pages};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
+    observe::Observers,
     push::{Reflected, View, proxies::Proxies},
     registry,
     source::{Files, Problem, stored::Current},
@@ -78,10 +80,13 @@ pub struct ApiState {
     pub traces: Option<Traces>,
     /// How workloads get certificates; none in tests.
     pub enrolment: Option<Enrolment>,
+    /// What sidecars count and see.
+    pub observers: Observers,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
     pages: Pages,
 }
 
@@ -114,6 +119,7 @@ impl ApiState {
         Self {
             store,
             files,
+            observers: Observers::new(proxies.clone()),
             proxies,
             pushed,
             access,
@@ -124,6 +130,7 @@ impl ApiState {
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
+            looking: at_once(observe::LOOKING),
             pages: Pages::default(),
         }
     }
@@ -160,6 +167,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/stat", get(observe::stat))
+        .route("/weft/v1/edges", get(observe::edges))
+        .route(access::rules::TAP, get(observe::tap::tap))
         .route("/weft/v1/traces", get(traces::api::list))
         .route("/weft/v1/traces/{id}", get(traces::api::get))
         .merge(traces::jaeger::routes())

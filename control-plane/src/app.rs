@@ -29,6 +29,7 @@ use crate::{
     },
     config::ControlPlaneArgs,
     jwks,
+    observe::server::Observing,
     push::{
         Reflected, View,
         proxies::Proxies,
@@ -119,6 +120,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let registered = registry.watch();
     let pushed = Pushed { view: reading, resources, registered, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
+    let observing = Observing::new(state.observers.clone(), ca.revocations(), stopping.subscribe());
     state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
@@ -128,7 +130,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(InterceptedService::new(discovery.service(), guard.clone()))
-            .add_service(InterceptedService::new(identity.server(), guard))
+            .add_service(InterceptedService::new(identity.server(), guard.clone()))
+            .add_service(InterceptedService::new(observing.service(), guard))
             .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
                 let _ = ending.wait_for(|stopping| *stopping).await;
             }),
