@@ -69,7 +69,8 @@ impl Parts {
             }
         }
         for series in &http {
-            name("http.target", &series.target)?;
+            name("http.service", &series.service)?;
+            name("http.route", &series.route)?;
             if series.outcomes.len() > OUTCOMES {
                 return Err(format!("http.outcomes: more than {OUTCOMES}"));
             }
@@ -78,8 +79,8 @@ impl Parts {
                 return Err("http.buckets: not one more than bounds_us".to_owned());
             }
         }
-        tcp.iter().try_for_each(|series| name("tcp.target", &series.target))?;
-        retries.iter().try_for_each(|retries| name("retries.target", &retries.target))?;
+        tcp.iter().try_for_each(|series| name("tcp.service", &series.service))?;
+        retries.iter().try_for_each(|retries| name("retries.service", &retries.service))?;
         report.http.extend(http);
         report.tcp.extend(tcp);
         report.retries.extend(retries);
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     fn part(number: u64, last: bool, target: &str) -> Statistics {
-        let series = HttpSeries { target: target.into(), buckets: vec![1, 0, 0], ..HttpSeries::default() };
+        let series = HttpSeries { service: target.into(), buckets: vec![1, 0, 0], ..HttpSeries::default() };
         Statistics { number, last, bounds_us: vec![10, 20], http: vec![series], ..Statistics::default() }
     }
 
@@ -135,7 +136,7 @@ mod tests {
         assert_eq!(parts.add(part(7, false, "a")), Ok(None));
         assert_eq!(parts.add(part(6, true, "of another round")), Ok(None));
         let report = parts.add(part(7, true, "b")).expect("within bounds").expect("whole");
-        assert_eq!(report.http.iter().map(|series| series.target.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(report.http.iter().map(|series| series.service.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(parts.add(part(7, true, "again")), Ok(None), "nobody has asked for a second one");
     }
 
@@ -149,12 +150,12 @@ mod tests {
         };
         case(|bad| bad.bounds_us = vec![20, 10]);
         case(|bad| bad.bounds_us = (0..100).collect());
-        case(|bad| bad.http[0].target = "x".repeat(NAME + 1));
+        case(|bad| bad.http[0].service = "x".repeat(NAME + 1));
         case(|bad| bad.http[0].buckets = vec![1; 2]);
         case(|bad| bad.http[0].outcomes = vec![HttpOutcome::default(); OUTCOMES + 1]);
         case(|bad| bad.http = vec![bad.http[0].clone(); SERIES + 1]);
         case(|bad| bad.tcp = vec![TcpSeries::default(); SERIES + 1]);
-        case(|bad| bad.retries = vec![Retries { target: "x".repeat(NAME + 1), sent: 1 }]);
+        case(|bad| bad.retries = vec![Retries { service: "x".repeat(NAME + 1), ..Retries::default() }]);
         for bad in cases {
             assert!(parts().add(bad.clone()).is_err(), "{:?}", bad.bounds_us);
         }

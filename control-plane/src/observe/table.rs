@@ -114,35 +114,47 @@ fn add(edges: &mut Edges, workload: &Workload, (base, report): (&Report, &Report
         name: workload.app.clone(),
         identity: workload.identity.clone(),
     };
-    let end = |direction: Direction, target: &str, mtls: bool| match direction {
-        Direction::Outbound => Some((app(), target.to_owned())),
+    let end = |direction: Direction, service: &str, port: u32, mtls: bool| match direction {
+        Direction::Outbound => Some((app(), target(service, port))),
         // From a sidecar: counted there.
-        Direction::Inbound if !mtls => {
-            let port: u32 = target.parse().ok()?;
+        Direction::Inbound if mtls => None,
+        Direction::Inbound if !service.is_empty() => Some((Origin::Outside, target(service, port))),
+        Direction::Inbound if port > 0 => {
             let named = served.get(&(workload.id(), port)).cloned();
-            let to = named.unwrap_or_else(|| format!("{}/{}:{port}", workload.namespace, workload.app));
-            Some((Origin::Outside, to))
+            let own = || format!("{}/{}:{port}", workload.namespace, workload.app);
+            Some((Origin::Outside, named.unwrap_or_else(own)))
         }
         Direction::Inbound | Direction::Unspecified => None,
     };
-    let key = |of: &HttpSeries| (of.direction, of.target.clone(), of.mtls);
+    let key = |of: &HttpSeries| (of.direction, of.service.clone(), of.port, of.mtls, of.route.clone());
     let bases: HashMap<_, &HttpSeries> = base.http.iter().map(|of| (key(of), of)).collect();
     for series in &report.http {
-        let Some(end) = end(series.direction(), &series.target, series.mtls) else { continue };
+        let Some(end) = end(series.direction(), &series.service, series.port, series.mtls) else { continue };
         let base = bases.get(&key(series)).copied();
         edges.entry(end).or_default().requests_of(series, base, &report.bounds);
     }
-    let key = |of: &TcpSeries| (of.direction, of.target.clone(), of.mtls);
+    let key = |of: &TcpSeries| (of.direction, of.service.clone(), of.port, of.mtls);
     let bases: HashMap<_, &TcpSeries> = base.tcp.iter().map(|of| (key(of), of)).collect();
     for series in &report.tcp {
-        let Some(end) = end(series.direction(), &series.target, series.mtls) else { continue };
+        let Some(end) = end(series.direction(), &series.service, series.port, series.mtls) else { continue };
         edges.entry(end).or_default().connections_of(series, bases.get(&key(series)).copied());
     }
-    let bases: HashMap<&str, u64> = base.retries.iter().map(|of| (of.target.as_str(), of.sent)).collect();
+    let bases: HashMap<(&str, u32), u64> =
+        base.retries.iter().map(|of| ((of.service.as_str(), of.port), of.sent)).collect();
     for retries in &report.retries {
-        let before = bases.get(retries.target.as_str()).copied().unwrap_or(0);
-        let sum = &mut edges.entry((app(), retries.target.clone())).or_default().retries;
+        let before = bases.get(&(retries.service.as_str(), retries.port)).copied().unwrap_or(0);
+        let to = target(&retries.service, retries.port);
+        let sum = &mut edges.entry((app(), to)).or_default().retries;
         *sum = sum.saturating_add(retries.sent.saturating_sub(before));
+    }
+}
+
+/// `namespace/name:port`; what is not known is left out.
+fn target(service: &str, port: u32) -> String {
+    match (service, port) {
+        ("", _) => "unknown".to_owned(),
+        (service, 0) => service.to_owned(),
+        (service, port) => format!("{service}:{port}"),
     }
 }
 

@@ -159,7 +159,7 @@ impl Sidecar {
 fn statistics(number: u64, target: &str, count: u64) -> Statistics {
     let outcomes = vec![HttpOutcome { code_class: 2, count, ..HttpOutcome::default() }];
     let direction = weft_proto::v1::Direction::Outbound.into();
-    let http = HttpSeries { direction, target: target.into(), mtls: true, outcomes, buckets: vec![] };
+    let http = HttpSeries { direction, service: target.into(), mtls: true, outcomes, ..HttpSeries::default() };
     Statistics { number, last: true, http: vec![http], ..Statistics::default() }
 }
 
@@ -175,7 +175,7 @@ fn counts<const N: usize>(pairs: [(&str, u64); N]) -> BTreeMap<String, u64> {
 #[tokio::test(start_paused = true)]
 async fn every_sidecar_is_asked_and_one_that_is_silent_is_told_of() {
     let fleet = Fleet::new();
-    fleet.sidecar("shop", "web").await.counting("shop/catalog:80", 7);
+    fleet.sidecar("shop", "web").await.counting("shop/catalog", 7);
     let mute = fleet.sidecar("shop", "mute").await;
     let older = fleet.connect(Some(id("shop", "older"))).await;
     fleet.registered(&older, id("shop", "older"), "shop", "older");
@@ -189,16 +189,16 @@ async fn every_sidecar_is_asked_and_one_that_is_silent_is_told_of() {
 #[tokio::test(start_paused = true)]
 async fn a_sidecar_that_lies_about_who_it_is_is_not_believed() {
     let fleet = Fleet::new();
-    fleet.sidecar("shop", "web").await.counting("shop/catalog:80", 7);
+    fleet.sidecar("shop", "web").await.counting("shop/catalog", 7);
     // With a certificate, but without discovery: nobody knows what it is beside.
     let mut alone = fleet.connect(Some(id("shop", "web"))).await;
     alone.open().await.expect("open");
-    alone.counting("shop/catalog:80", 1000);
+    alone.counting("shop/catalog", 1000);
     // Its connection's discovery stream is another identity's, as after a mistake of ours.
     let mut other = fleet.connect(Some(id("bank", "thief"))).await;
     fleet.registered(&other, id("shop", "web"), "shop", "victim");
     other.open().await.expect("open");
-    other.counting("shop/catalog:80", 1000);
+    other.counting("shop/catalog", 1000);
     let collected = fleet.observers.collect().await;
     assert_eq!(seen(&collected), counts([("shop/web-x1", 7)]));
     // Without a certificate there is no stream at all.
@@ -209,7 +209,7 @@ async fn a_sidecar_that_lies_about_who_it_is_is_not_believed() {
 #[tokio::test(start_paused = true)]
 async fn many_who_ask_at_once_are_one_question_to_the_sidecars() {
     let fleet = Fleet::new();
-    let counting = fleet.sidecar("shop", "web").await.counting("shop/catalog:80", 7);
+    let counting = fleet.sidecar("shop", "web").await.counting("shop/catalog", 7);
     let asking = (0..50).map(|_| {
         let observers = fleet.observers.clone();
         tokio::spawn(async move { observers.collect().await })

@@ -23,24 +23,27 @@ fn state() -> ApiState {
 
 fn report(count: u64) -> Report {
     let outcome = |code_class, failed, count| HttpOutcome { code_class, failed, count, reason: String::new() };
-    let http = |target: &str, count| HttpSeries {
+    let http = |service: &str, count| HttpSeries {
         direction: v1::Direction::Outbound.into(),
-        target: target.into(),
+        service: service.into(),
+        port: 80,
         mtls: true,
+        route: String::new(),
         outcomes: vec![outcome(2, false, count - count / 10), outcome(5, true, count / 10)],
         buckets: vec![0, count],
     };
     let tcp = TcpSeries {
         direction: v1::Direction::Outbound.into(),
-        target: "bank/ledger:9000".into(),
+        service: "bank/ledger".into(),
+        port: 9000,
         open: 1,
         ..TcpSeries::default()
     };
-    let retries = vec![v1::Retries { target: "shop/catalog:80".into(), sent: count / 4 }];
+    let retries = vec![v1::Retries { service: "shop/catalog".into(), port: 80, sent: count / 4 }];
     Report {
         number: 1,
         bounds: [1000].into(),
-        http: vec![http("shop/catalog:80", count), http("bank/vault:80", count)],
+        http: vec![http("shop/catalog", count), http("bank/vault", count)],
         tcp: vec![tcp],
         retries,
     }

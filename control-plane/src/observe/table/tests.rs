@@ -31,17 +31,29 @@ fn http(direction: Direction, target: &str, mtls: bool, counts: &[(u32, bool, u6
         reason: String::new(),
     };
     let total = counts.iter().map(|(_, _, count)| count).sum();
+    let (service, port) = parts(target);
     HttpSeries {
         direction: direction.into(),
-        target: target.into(),
+        service,
+        port,
         mtls,
+        route: String::new(),
         outcomes: counts.iter().map(outcome).collect(),
         buckets: vec![total, 0, 0],
     }
 }
 
+/// Service and port of `service:port` or `port`.
+fn parts(target: &str) -> (String, u32) {
+    let (service, port) = target.rsplit_once(':').unwrap_or(("", target));
+    (service.to_owned(), port.parse().unwrap_or(0))
+}
+
 fn report(http: Vec<HttpSeries>, tcp: Vec<TcpSeries>, retries: &[(&str, u64)]) -> Report {
-    let retries = retries.iter().map(|(target, sent)| Retries { target: (*target).into(), sent: *sent });
+    let retries = retries.iter().map(|(target, sent)| {
+        let (service, port) = parts(target);
+        Retries { service, port, sent: *sent }
+    });
     Report { number: 1, bounds: [1000, 2000].into(), http, tcp, retries: retries.collect() }
 }
 
@@ -96,7 +108,8 @@ fn a_sidecar_that_started_anew_counts_from_nothing_and_one_that_was_not_there_no
 fn instances_of_an_app_are_one_edge_and_opaque_connections_count_too() {
     let tcp = |open, closed| TcpSeries {
         direction: OUT.into(),
-        target: "shop/ledger:9000".into(),
+        service: "shop/ledger".into(),
+        port: 9000,
         mtls: true,
         open,
         closed,
