@@ -113,6 +113,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
     let (saver, keeper) = saver.unzip();
     let wishes = watch::Sender::default();
+    let channels = watch::Sender::new(None);
     let renewal = Renewal {
         signer: Arc::new(enrolment),
         trust: trust.clone(),
@@ -142,6 +143,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         builder: Builder::new(telemetry.clone(), args.locality(), clock),
         drain: drain.clone(),
         backoff: Backoff::default(),
+        channels,
     };
     tokio::spawn(announce_ready(args.announce, readiness.subscribe(), telemetry));
     tokio::spawn(readiness::tell(readiness));

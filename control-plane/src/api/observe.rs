@@ -41,8 +41,8 @@ use crate::{
 pub const LOOKING: usize = 32;
 /// The shortest and the longest window, in seconds; the default of one answer, and of a watch.
 const WINDOW: (u64, u64, u64, u64) = (1, 300, 1, 10);
-/// The shortest and the longest time between two lines of a watch, in seconds.
-const INTERVAL: (u64, u64) = (1, 60);
+/// The shortest and the longest time between two lines of a watch, in seconds; clients give up on silence of 30 s.
+const INTERVAL: (u64, u64) = (1, 20);
 /// The longest watch.
 const LONGEST: Duration = Duration::from_secs(3600);
 

@@ -206,4 +206,4 @@ fn request(span: &Span, call: &HttpCall, query: bool) -> TappedRequest {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
