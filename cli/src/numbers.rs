@@ -90,10 +90,12 @@ pub struct Called {
 /// Percentiles in milliseconds.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Latency {
+    /// Median.
     pub p50: Option<f64>,
+    /// Of 20 requests, one took longer.
     pub p95: Option<f64>,
+    /// Of 100 requests, one took longer.
     pub p99: Option<f64>,
 }
 
