@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -30,7 +30,7 @@ use crate::{
     error::{ProxyError, Reason},
     inbound,
     snapshot::EndpointState,
-    telemetry::{HttpMetrics, trace::OpenSpan},
+    telemetry::{Ended, HttpMetrics, trace::OpenSpan},
     upstream::Lease,
 };
 
@@ -47,7 +47,9 @@ pub struct Body {
 enum Follower {
     Nobody,
     Finish(Finish),
-    Tee(Box<Tee>),
+    /// Counts the bytes of a request.
+    Count(HttpMetrics),
+    Tee(Box<(Tee, Option<HttpMetrics>)>),
 }
 
 enum Kind {
@@ -136,6 +138,12 @@ pub struct Finish {
     pub started: Instant,
     /// Status sent downstream.
     pub status: u16,
+    /// What the caller speaks.
+    pub version: Version,
+    /// gRPC status, once it is known.
+    pub grpc: Option<u8>,
+    /// Of the body that have passed and are not counted yet.
+    pub bytes: u32,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
     /// Where the exchange goes.
@@ -200,6 +208,21 @@ impl Finish {
         error
     }
 
+    /// So many bytes of the body are on their way to the caller. They are counted at the end, and in between before they
+    /// are too many to remember.
+    fn passed(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match self.bytes.checked_add(bytes) {
+            Some(sum) => self.bytes = sum,
+            None => {
+                if let Some(metrics) = &self.metrics {
+                    metrics.response_bytes(self.bytes.into());
+                }
+                self.bytes = bytes;
+            }
+        }
+    }
+
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
@@ -215,7 +238,9 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
         if let Some(metrics) = &self.metrics {
-            metrics.record(self.status, reason, self.started.elapsed());
+            metrics.response_bytes(self.bytes.into());
+            let (trace, grpc) = (self.span.trace(), self.grpc);
+            metrics.record(&Ended { reason, grpc, trace, ..Ended::new(self.status, self.version, self.started) });
         }
         self.span.ended(reason, self.complete);
         if self.complete
@@ -279,7 +304,18 @@ impl Body {
 
     /// Lets `tee` see everything that this body gives. For the body of a request.
     pub fn tee(&mut self, tee: Tee) {
-        self.follower = Follower::Tee(Box::new(tee));
+        let counted = match std::mem::replace(&mut self.follower, Follower::Nobody) {
+            Follower::Count(metrics) => Some(metrics),
+            _ => None,
+        };
+        self.follower = Follower::Tee(Box::new((tee, counted)));
+    }
+
+    /// Counts what passes of the body of a request, if there is one.
+    pub fn count(&mut self, metrics: &HttpMetrics) {
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::Count(metrics.clone());
+        }
     }
 
     fn ended(&mut self) {
@@ -341,16 +377,23 @@ impl Follower {
         match self {
             Self::Nobody => {}
             Self::Finish(finish) => {
-                if let Some(Ok(frame)) = frame
-                    && let Some(trailers) = frame.trailers_ref()
-                {
+                let Some(Ok(frame)) = frame else { return };
+                if let Some(data) = frame.data_ref() {
+                    finish.passed(data.len());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    finish.grpc = finish.grpc.or_else(|| grpc_status(trailers));
                     finish.span.add(|span| span.trailers(trailers));
                 }
             }
-            Self::Tee(tee) => {
+            Self::Count(metrics) => count(metrics, frame),
+            Self::Tee(both) => {
+                let (tee, metrics) = &mut **both;
+                if let Some(metrics) = metrics {
+                    count(metrics, frame);
+                }
                 let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
                 if !tee.sees(frame, last) {
-                    *self = Self::Nobody;
+                    *self = metrics.take().map_or(Self::Nobody, Self::Count);
                 }
             }
         }
@@ -474,6 +517,20 @@ impl Waiting {
         }
         Poll::Pending
     }
+}
+
+/// Counts the bytes of a frame of a request.
+fn count(metrics: &HttpMetrics, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+    if let Some(Ok(frame)) = frame
+        && let Some(data) = frame.data_ref()
+    {
+        metrics.request_bytes(u64::try_from(data.len()).unwrap_or(u64::MAX));
+    }
+}
+
+/// The gRPC status that trailers, or the head of an answer without messages, give.
+pub fn grpc_status(fields: &HeaderMap) -> Option<u8> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 fn deadline_exceeded() -> HeaderMap {

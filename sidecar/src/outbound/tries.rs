@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
+use weft_metrics::TraceId;
 use weft_policy::{
     circuit::Outcome,
     deadline,
@@ -32,11 +33,12 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, Leg, LoadGuard},
+        body::{Body, Finish, Leg, LoadGuard, grpc_status},
         forward::{Received, mark_caller_version},
     },
     snapshot::EndpointState,
     telemetry::{
+        Ended,
         span::Kind,
         trace::{OpenSpan, Traced},
     },
@@ -148,6 +150,7 @@ impl<'a> Tries<'a> {
         permit: &mut Option<Permit>,
     ) -> Next {
         let Some(failure) = failure_of(&result, received.grpc) else {
+            self.retries_ended(number, true);
             return Next::Done(self.answer(received, result, span, permit.take()));
         };
         // A retry that has ended leaves its place to the next.
@@ -161,6 +164,7 @@ impl<'a> Tries<'a> {
                     circuit.not_retried(stop);
                     event(&mut span, "weft.not_retried", || ("weft.reason", stop.as_str().to_owned()));
                 }
+                self.retries_ended(number, stop == Stop::NotRetriable && result.is_ok());
                 Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
@@ -174,6 +178,13 @@ impl<'a> Tries<'a> {
                 source.refill();
                 Next::Again(after)
             }
+        }
+    }
+
+    /// Counts the end of a request that was sent more than once.
+    fn retries_ended(&self, number: u32, well: bool) {
+        if number > 1 {
+            self.plan.cluster.shared.circuit.retries_ended(well);
         }
     }
 
@@ -227,18 +238,19 @@ impl<'a> Tries<'a> {
         span: OpenSpan,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, ProxyError> {
-        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
+        let ends = (received.version, received.grpc);
+        let trace = span.trace();
+        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error, ends, trace))?;
         finish.permit = permit;
         finish.span = span;
         finish.place = self.place.take();
         let times = received.times(self.plan.rule.requests.stream_idle, self.deadline());
         let guard = || self.worker.context.drain.guard();
-        received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
+        received.answer(response, finish, times, guard).map_err(|error| self.fail(error, ends, trace))
     }
 
-    fn fail(&self, error: ProxyError) -> ProxyError {
-        let metrics = &self.plan.cluster.shared.http[usize::from(self.mtls)];
-        metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
+    fn fail(&self, error: ProxyError, ends: (Version, bool), trace: Option<TraceId>) -> ProxyError {
+        self.plan.metrics(self.mtls).record(&Ended { trace, ..Ended::failed(&error, ends, self.started) });
         error
     }
 
@@ -292,9 +304,12 @@ impl<'a> Tries<'a> {
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
             let finish = Finish {
-                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                metrics: Some(self.plan.metrics(mtls).clone()),
                 started: self.started,
                 status: response.status().as_u16(),
+                version: received.version,
+                grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
+                bytes: 0,
                 reason: None,
                 leg: Leg::Endpoint(load),
                 lease: Some(lease),
@@ -419,11 +434,6 @@ fn failure_of(result: &Result<Answered, ProxyError>, grpc: bool) -> Option<Failu
             _ => Some(Failure::Reset),
         },
     }
-}
-
-/// The status of a gRPC answer without messages (trailers-only).
-fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
