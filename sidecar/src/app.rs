@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -38,9 +38,13 @@ use crate::{
         Telemetry,
         access::AccessLog,
         export::{self, SpanSink, Whose},
+        gauges,
     },
     token::PendingKey,
 };
+
+/// Between two looks for series that nobody uses.
+const EXPIRE: Duration = Duration::from_secs(60);
 
 /// Runs a sidecar until it has drained.
 ///
@@ -66,7 +70,10 @@ async fn control(args: SidecarArgs) -> Result<()> {
         .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
     announce(&args, &listeners, admin.local_addr()?);
 
-    let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
+    let telemetry = Telemetry::new(&format!("{}/{}", args.namespace, args.account()));
+    gauges::register(&telemetry);
+    tokio::spawn(expire(telemetry.clone()));
+    let (drain, readiness) = (Drain::default(), Readiness::default());
     let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
@@ -166,6 +173,14 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+/// Forgets the series of what is gone for long.
+async fn expire(telemetry: Telemetry) {
+    let mut tick = tokio::time::interval(EXPIRE);
+    loop {
+        telemetry.expire(tick.tick().await.into_std());
+    }
 }
 
 /// What takes spans and lines of the access log from the workers.

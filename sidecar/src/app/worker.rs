@@ -15,11 +15,12 @@ use std::{
 use metrics::Counter;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
-use weft_policy::{balance::Nanos, limits::Gauge};
+use weft_policy::{SpiffeId, balance::Nanos, limits::Gauge, model::Target};
 use weft_svid::TrustStore;
 
 use crate::{
     config::{SidecarConfig, Upstream},
+    detect,
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
@@ -28,7 +29,10 @@ use crate::{
     live::Sessions,
     outbound::{self, Mirrors},
     snapshot::{Snapshot, SnapshotReader},
-    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
+    telemetry::{
+        Direction, Hop, HttpMetrics, TcpMetrics, Telemetry, UNKNOWN, export::SpanSink, gauges, http::ActiveRequests,
+        trace::Traced,
+    },
     upstream::Pools,
 };
 
@@ -105,11 +109,30 @@ pub struct Worker {
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
-    inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
-    inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
+    inbound: RefCell<HashMap<InboundKey, Rc<InboundMetrics>>>,
+    detected: RefCell<HashMap<(Direction, u16), Detections>>,
     unrouted: [HttpMetrics; 2],
     contexts: [[Counter; 2]; 2],
 }
+
+/// Handles for what one caller does at a port of the app, under the name of one service.
+pub struct InboundMetrics {
+    /// Requests.
+    pub http: HttpMetrics,
+    /// Requests in flight, of all callers.
+    pub active: ActiveRequests,
+    /// Opaque connections.
+    pub tcp: TcpMetrics,
+}
+
+/// Port of the app, service port that was called, caller.
+type InboundKey = (u16, Option<Target>, Option<SpiffeId>);
+
+/// One counter for each of [`detect::Protocol`].
+type Detections = [Counter; detect::Protocol::ALL.len()];
+
+/// Handles that are looked up without a lock; more of them are looked up with one.
+const HANDLES: usize = 256;
 
 impl Clock {
     /// Starts at zero.
@@ -130,7 +153,10 @@ impl Worker {
     pub(crate) fn new(context: WorkerContext) -> Self {
         let sessions = Sessions::new(context.trust.clone(), context.telemetry.clone());
         let pools = Pools::new(context.identity.clone(), Rc::clone(&sessions), context.telemetry.clone());
-        let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
+        let unrouted = |direction| {
+            let hop = Hop { direction, service: UNKNOWN, port: 0, peer: "", route: "" };
+            context.telemetry.http(&hop, false)
+        };
         Self {
             pools: Rc::new(pools),
             sessions,
@@ -141,8 +167,8 @@ impl Worker {
             spans: Rc::new(context.spans.clone()),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
-            inbound_http: RefCell::default(),
-            inbound_tcp: RefCell::default(),
+            inbound: RefCell::default(),
+            detected: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
             contexts: [Direction::Inbound, Direction::Outbound]
                 .map(|direction| ["false", "true"].map(|parent| contexts(&context.telemetry, direction, parent))),
@@ -161,12 +187,47 @@ impl Worker {
         SnapshotReader::new(self.context.snapshot.clone())
     }
 
-    /// Handles for requests to an app port.
+    /// Handles for what `peer` does at a port of the app, which it called as `service`; without one the port of the app
+    /// is all that is known. For each connection, not for each request.
     #[must_use]
-    pub fn inbound_http(&self, port: u16, mtls: bool) -> HttpMetrics {
-        let mut cache = self.inbound_http.borrow_mut();
+    pub fn inbound(&self, port: u16, service: Option<&Target>, peer: Option<&SpiffeId>) -> Rc<InboundMetrics> {
+        let mut cache = self.inbound.borrow_mut();
+        let key = (port, service.cloned(), peer.cloned());
+        if let Some(metrics) = cache.get(&key) {
+            return Rc::clone(metrics);
+        }
         let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
+        let own = self.context.identity.borrow();
+        let domain = own.as_ref().map(|own| own.id.trust_domain());
+        let name = peer.map(|peer| telemetry.peer(peer, domain));
+        let (service, service_port) = service.map_or((UNKNOWN, port), |target| (target.service.as_str(), target.port));
+        let peer_name = name.as_deref().unwrap_or(UNKNOWN);
+        let hop = Hop { direction: Direction::Inbound, service, port: service_port, peer: peer_name, route: "" };
+        let mtls = peer.is_some();
+        let (http, tcp, active) = (telemetry.http(&hop, mtls), telemetry.tcp(&hop, mtls), telemetry.active(&hop));
+        let metrics = Rc::new(InboundMetrics { http, active, tcp });
+        if cache.len() < HANDLES {
+            cache.insert(key, Rc::clone(&metrics));
+        }
+        metrics
+    }
+
+    /// Counts a connection by what its first bytes were.
+    pub fn count_detected(&self, direction: Direction, port: u16, protocol: detect::Protocol) {
+        let mut cache = self.detected.borrow_mut();
+        let counters = cache.entry((direction, port)).or_insert_with(|| {
+            let (help, port) = ("Connections whose protocol was found from their first bytes", port.to_string());
+            detect::Protocol::ALL.map(|protocol| {
+                let labels = [("direction", direction.as_str()), ("port", &*port), ("protocol", protocol.as_str())];
+                self.context.telemetry.counter("weft_detected_connections_total", help, &labels)
+            })
+        });
+        counters[protocol as usize].increment(1);
+    }
+
+    /// Lets go of the handles of callers, so that those who are gone can be forgotten. Connections hold their own.
+    pub fn release_handles(&self) {
+        self.inbound.borrow_mut().clear();
     }
 
     /// Handles for requests that were answered before it was clear whom they were for.
@@ -184,14 +245,6 @@ impl Worker {
             let direction = usize::from(direction == Direction::Outbound);
             self.contexts[direction][usize::from(traced.has_parent())].increment(1);
         }
-    }
-
-    /// Handles for opaque connections to an app port.
-    #[must_use]
-    pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
-        let mut cache = self.inbound_tcp.borrow_mut();
-        let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
 }
 
@@ -251,6 +304,7 @@ fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let drain = context.drain.clone();
+        gauges::runtime(&context.telemetry, std::thread::current().name().unwrap_or("worker"));
         let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
@@ -266,8 +320,11 @@ async fn keep_pools(worker: Rc<Worker>) {
     let mut reader = worker.snapshot();
     let mut seen = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
+    for second in 0_u64.. {
         tick.tick().await;
+        if second.is_multiple_of(60) {
+            worker.release_handles();
+        }
         let snapshot = reader.load();
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
             let live = snapshot.mesh_addresses();

@@ -18,13 +18,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 pub use self::{
-    finish::{Finish, Leg, LoadGuard},
+    finish::{Finish, Leg, LoadGuard, grpc_status},
     incoming::{Ends, Times},
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
 use self::{incoming::FromPeer, paced::Paced};
-use crate::error::Reason;
+use crate::{error::Reason, telemetry::HttpMetrics};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -39,7 +39,9 @@ pub struct Body {
 enum Follower {
     Nobody,
     Finish(Finish),
-    Tee(Box<Tee>),
+    /// Counts the bytes of a request.
+    Count(HttpMetrics),
+    Tee(Box<(Tee, Option<HttpMetrics>)>),
 }
 
 enum Kind {
@@ -122,7 +124,18 @@ impl Body {
 
     /// Lets `tee` see everything that this body gives. For the body of a request.
     pub fn tee(&mut self, tee: Tee) {
-        self.follower = Follower::Tee(Box::new(tee));
+        let counted = match std::mem::replace(&mut self.follower, Follower::Nobody) {
+            Follower::Count(metrics) => Some(metrics),
+            _ => None,
+        };
+        self.follower = Follower::Tee(Box::new((tee, counted)));
+    }
+
+    /// Counts what passes of the body of a request, if there is one.
+    pub fn count(&mut self, metrics: &HttpMetrics) {
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::Count(metrics.clone());
+        }
     }
 
     fn ended(&mut self) {
@@ -184,16 +197,19 @@ impl Follower {
         match self {
             Self::Nobody => {}
             Self::Finish(finish) => {
-                if let Some(Ok(frame)) = frame
-                    && let Some(trailers) = frame.trailers_ref()
-                {
-                    finish.span.add(|span| span.trailers(trailers));
+                if let Some(Ok(frame)) = frame {
+                    finish.sees(frame);
                 }
             }
-            Self::Tee(tee) => {
+            Self::Count(metrics) => count(metrics, frame),
+            Self::Tee(both) => {
+                let (tee, metrics) = &mut **both;
+                if let Some(metrics) = metrics {
+                    count(metrics, frame);
+                }
                 let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
                 if !tee.sees(frame, last) {
-                    *self = Self::Nobody;
+                    *self = metrics.take().map_or(Self::Nobody, Self::Count);
                 }
             }
         }
@@ -233,6 +249,15 @@ impl Kind {
             Self::Paced(paced) => paced.size_hint(),
             Self::Try(body) => body.size_hint(),
         }
+    }
+}
+
+/// Counts the bytes of a frame of a request.
+fn count(metrics: &HttpMetrics, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+    if let Some(Ok(frame)) = frame
+        && let Some(data) = frame.data_ref()
+    {
+        metrics.request_bytes(u64::try_from(data.len()).unwrap_or(u64::MAX));
     }
 }
 

@@ -19,12 +19,12 @@ use crate::{
     error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, IDLE, Leg},
+        body::{Body, Finish, IDLE, Leg, grpc_status},
         forward::Received,
         reply,
     },
     telemetry::{
-        Direction, HttpMetrics,
+        Direction, Ended, HttpMetrics,
         span::Kind,
         trace::{OpenSpan, Traced},
     },
@@ -37,11 +37,13 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert
 
 /// Serves one request of an inbound connection.
 pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let started = Instant::now();
+    let (started, version) = (Instant::now(), request.version());
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Inbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            let reason = Some(refused.error.reason);
+            let ended = Ended { reason, ..Ended::new(refused.status, version, started) };
+            worker.unrouted(Direction::Inbound).record(&ended);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
@@ -61,7 +63,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     };
     let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
-        metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+        metrics.record(&Ended::failed(error, (version, grpc), started));
         // Who is refused may come often; what policies refuse has a log of its own.
         if !matches!(
             error.reason,
@@ -88,7 +90,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             Ok(found) => claims = found,
             Err(refusal) => {
                 span.failed(&refusal.error, received.grpc);
-                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                let mut response = failed(&refusal.error, &app.metrics.http, received.grpc);
                 refusal.write(response.headers_mut());
                 return response;
             }
@@ -99,7 +101,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(permit) => permit,
         Err(error) => {
             span.failed(&error, received.grpc);
-            return failed(&error, &app.metrics, received.grpc);
+            return failed(&error, &app.metrics.http, received.grpc);
         }
     };
     let mut told = None;
@@ -109,7 +111,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
                 span.failed(&error, received.grpc);
-                let mut response = failed(&error, &app.metrics, received.grpc);
+                let mut response = failed(&error, &app.metrics.http, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
             }
@@ -123,7 +125,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(response) => response,
         Err(error) => {
             span.failed(&error, received.grpc);
-            failed(&error, &app.metrics, received.grpc)
+            failed(&error, &app.metrics.http, received.grpc)
         }
     };
     if let Some(told) = told {
@@ -171,6 +173,8 @@ async fn forward(
         Protocol::Http | Protocol::Http1 => false,
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
+    let mut request = request;
+    request.body_mut().count(&app.metrics.http);
     let key = permit.key(http2);
     let mut request = Some(received.leg(request, http2)?);
     // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an
@@ -196,9 +200,12 @@ async fn forward(
     };
     span.add(|span| span.answered(response.status().as_u16(), response.headers()));
     let finish = Finish {
-        metrics: Some(app.metrics.clone()),
+        metrics: Some(app.metrics.http.clone()),
         started,
         status: response.status().as_u16(),
+        version: received.version,
+        grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
+        bytes: 0,
         reason: None,
         leg: Leg::App(permit),
         lease: Some(lease),

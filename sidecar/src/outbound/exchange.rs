@@ -17,7 +17,7 @@ use crate::{
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
     snapshot::Snapshot,
     telemetry::{
-        Direction,
+        Direction, Ended,
         span::Kind,
         trace::{FORCE, OpenSpan, Traced},
     },
@@ -30,12 +30,14 @@ pub async fn run(
     caller: Rc<Caller>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let started = Instant::now();
+    let (started, version) = (Instant::now(), request.version());
     // 1, 2: canonicalise or reject before anything else looks at the request.
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            let reason = Some(refused.error.reason);
+            let ended = Ended { reason, ..Ended::new(refused.status, version, started) };
+            worker.unrouted(Direction::Outbound).record(&ended);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
@@ -62,15 +64,15 @@ pub async fn run(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            let metrics = worker.unrouted(Direction::Outbound);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            let ended = Ended::failed(&error, (version, received.grpc), started);
+            worker.unrouted(Direction::Outbound).record(&ended);
             let told = (traced.as_ref(), &received, request.headers());
             unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
-        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        plan.metrics(false).record(&Ended::new(answer.status().as_u16(), version, started));
         let told = (traced.as_ref(), &received, request.headers());
         let end = (answer.status().as_u16(), answer.headers());
         unsent(&worker, told, started, |span| span.answered_here(end, None));
@@ -81,7 +83,7 @@ pub async fn run(
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         let told = (traced.as_ref(), &received, request.headers());
         unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
-        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+        plan.metrics(false).record(&Ended::failed(&error, (version, received.grpc), started));
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
     let mut injected = None;
@@ -97,6 +99,7 @@ pub async fn run(
             }
         }
     }
+    request.body_mut().count(plan.metrics(false));
     if let Some(filters) = &plan.filters {
         mirror::start(&worker, filters.mirrors(), &received, &mut request);
     }
@@ -107,9 +110,9 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
-            let mtls = usize::from(plan.timed_out(&worker));
+            let mtls = plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
-            plan.cluster.shared.http[mtls].record(error.reason.status(), Some(error.reason), started.elapsed());
+            plan.metrics(mtls).record(&Ended::failed(&error, (version, grpc), started));
             Err(error)
         }),
     };

@@ -17,7 +17,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, Leg, LoadGuard},
+        body::{Body, Finish, Leg, LoadGuard, grpc_status},
         forward::{Received, mark_caller_version},
     },
     outbound::{
@@ -97,9 +97,12 @@ impl Tries<'_> {
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
             let finish = Finish {
-                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                metrics: Some(self.plan.metrics(mtls).clone()),
                 started: self.started,
                 status: response.status().as_u16(),
+                version: received.version,
+                grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
+                bytes: 0,
                 reason: None,
                 leg: Leg::Endpoint(load),
                 lease: Some(lease),
@@ -201,9 +204,4 @@ fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
         Some(code) => Outcome::grpc(code),
         None => Outcome::http(response.status()),
     }
-}
-
-/// The status of a gRPC answer without messages (trailers-only).
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
