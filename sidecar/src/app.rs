@@ -30,7 +30,9 @@ use crate::{
     harden,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
     inbound::{self, Seen},
-    listener, probe,
+    listener,
+    observe::{self, taps::Taps},
+    probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -91,7 +93,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
     let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
 
-    let (spans, recording) = record(&args, &telemetry, snapshot.subscribe())?;
+    let (channels, taps) = observe::start(&telemetry);
+    let (spans, recording) = record(&args, &telemetry, taps, snapshot.subscribe())?;
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -120,7 +123,6 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
     let (saver, keeper) = saver.unzip();
     let wishes = watch::Sender::default();
-    let channels = watch::Sender::new(None);
     let renewal = Renewal {
         signer: Arc::new(enrolment),
         trust: trust.clone(),
@@ -202,6 +204,7 @@ impl Recording {
 fn record(
     args: &SidecarArgs,
     telemetry: &Telemetry,
+    taps: Taps,
     snapshot: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<(SpanSink, Recording)> {
     let (log, logging) = AccessLog::start(telemetry, args.access_log.as_deref())?;
@@ -212,7 +215,7 @@ fn record(
         instance: &args.name,
         version: label("version"),
     };
-    let (sink, exporting) = export::queue(telemetry, &whose, Some(log));
+    let (sink, exporting) = export::queue(telemetry, &whose, Some(log), Some(taps));
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
 }
 

@@ -42,14 +42,23 @@ pub struct Observe {
     pub backoff: Backoff,
 }
 
+/// Starts to observe: what is to be told of the connection of discovery, and what workers show requests to.
+#[must_use]
+pub fn start(telemetry: &Telemetry) -> (watch::Sender<Option<Channel>>, Taps) {
+    let channels = watch::Sender::new(None);
+    let (taps, tapped) = Taps::new();
+    let (telemetry, backoff) = (telemetry.clone(), Backoff::default());
+    let observe = Observe { channels: channels.subscribe(), telemetry, taps: taps.clone(), tapped, backoff };
+    tokio::spawn(observe.run());
+    (channels, taps)
+}
+
 impl Observe {
     /// Follows the connection of discovery for as long as there is one.
     pub async fn run(mut self) {
         loop {
-            let Ok(channel) = self.channels.wait_for(Option::is_some).await else { return };
-            let channel = channel.clone();
-            self.channels.mark_unchanged();
-            let Some(channel) = channel else { continue };
+            let channel = self.channels.wait_for(Option::is_some).await.ok().and_then(|channel| channel.clone());
+            let Some(channel) = channel else { return };
             let code = self.follow(channel).await;
             // Nobody is there who could end them.
             self.taps.clear();

@@ -18,6 +18,7 @@ mod mesh;
 mod messages;
 mod needs;
 mod net;
+mod observe;
 mod operate;
 mod process;
 mod python;

@@ -64,6 +64,8 @@ struct Running {
     export: bool,
     log: Log,
     format: AccessLogFormat,
+    /// Its answer is not the caller's: the request is sent again.
+    retried: bool,
     sink: Rc<SpanSink>,
 }
 
@@ -123,7 +125,7 @@ impl Traced {
         headers: &HeaderMap,
         sink: &Rc<SpanSink>,
     ) -> OpenSpan {
-        if !self.sampled && self.log == Log::Never {
+        if !self.sampled && self.log == Log::Never && !sink.is_tapped() {
             return OpenSpan::default();
         }
         let names = (received.authority.clone(), received.path.clone());
@@ -148,7 +150,8 @@ impl Traced {
         };
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
-        OpenSpan(Some(Box::new(Running { span, began, asked: began, deadline: None, export, log, format, sink })))
+        let (asked, deadline, retried) = (began, None, false);
+        OpenSpan(Some(Box::new(Running { span, began, asked, deadline, export, log, format, retried, sink })))
     }
 }
 
@@ -243,7 +246,7 @@ impl OpenSpan {
     pub fn retried(&mut self) {
         self.ended(None, true);
         if let Some(running) = &mut self.0 {
-            running.log = Log::Never;
+            (running.log, running.retried) = (Log::Never, true);
         }
     }
 }
@@ -251,25 +254,30 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, asked, deadline, export, log, format, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, retried, sink } = *running;
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
         }
         let log = log == Log::Always || log == Log::Failed && span.is_failure();
-        if !export && !log {
+        let tap = !retried && sink.is_tapped();
+        if !export && !log && !tap {
             return;
         }
         span.duration = began.elapsed();
         span.started = SystemTime::now() - span.duration;
+        if tap {
+            sink.tap(&told(span.clone(), asked));
+        }
         match (log, export) {
             (true, true) => {
                 sink.log(told(span.clone(), asked), format);
                 sink.send(span);
             }
             (true, false) => sink.log(told(span, asked), format),
-            (false, _) => sink.send(span),
+            (false, true) => sink.send(span),
+            (false, false) => {}
         }
     }
 }
