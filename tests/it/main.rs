@@ -16,6 +16,7 @@ mod http2;
 mod jwt;
 mod mesh;
 mod messages;
+mod metrics;
 mod needs;
 mod net;
 mod operate;

@@ -205,7 +205,6 @@ async fn forward(
         status: response.status().as_u16(),
         version: received.version,
         grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
-        bytes: 0,
         reason: None,
         leg: Leg::App(permit),
         lease: Some(lease),
