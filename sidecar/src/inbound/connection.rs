@@ -27,11 +27,10 @@ use super::{
     unknown_port,
 };
 use crate::{
-    app::worker::{InboundMetrics, Worker},
+    app::worker::{InFlight, InboundMetrics, Worker},
     error::{ProxyError, Reason},
     live::Cut,
     snapshot::SnapshotReader,
-    telemetry::http::ActiveRequest,
 };
 
 /// Connections that are judged again before others get the thread: signatures of tokens may have to be verified.
@@ -87,7 +86,7 @@ struct Flight {
     /// `None`: bytes.
     head: Option<Head>,
     cut: Cut<Reason>,
-    _active: Option<ActiveRequest>,
+    _active: Option<InFlight>,
 }
 
 /// What it takes to judge a request again. Nothing here is copied but counted, unless policies look at more than that.
@@ -207,7 +206,7 @@ impl Connection {
 
     /// Something begins that was let in.
     pub(super) fn begin(&self, app: &App, head: Option<Head>) -> usize {
-        let active = head.is_some().then(|| app.metrics.active.begin());
+        let active = head.is_some().then(|| InFlight::begin(&app.metrics));
         self.flights.borrow_mut().insert(Flight { port: app.port, head, cut: Cut::default(), _active: active })
     }
 
