@@ -9,6 +9,7 @@ pub mod config;
 pub mod explain;
 mod hexadecimal;
 pub mod jwks;
+pub mod metrics;
 pub mod observe;
 pub mod push;
 pub mod registry;

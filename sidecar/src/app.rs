@@ -70,12 +70,10 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let admin = tokio::net::TcpListener::bind(args.admin_listen)
         .await
         .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    announce(&args, &listeners, admin.local_addr()?);
+    let seen_at = admin.local_addr()?;
+    announce(&args, &listeners, seen_at);
 
-    let telemetry = Telemetry::new(&format!("{}/{}", args.namespace, args.account()));
-    gauges::register(&telemetry);
-    tokio::spawn(expire(telemetry.clone()));
-    let (drain, readiness) = (Drain::default(), Readiness::default());
+    let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
@@ -91,7 +89,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     };
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
-    let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
+    let registration = watch::Sender::new(registration(&args, listeners.mesh, seen_at, epoch(store.as_deref())));
 
     let (channels, taps) = observe::start(&telemetry);
     let (spans, recording) = record(&args, &telemetry, taps, snapshot.subscribe())?;
@@ -175,6 +173,14 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+/// The metrics of this sidecar.
+fn telemetry(args: &SidecarArgs) -> Telemetry {
+    let telemetry = Telemetry::new(&format!("{}/{}", args.namespace, args.account()));
+    gauges::register(&telemetry);
+    tokio::spawn(expire(telemetry.clone()));
+    telemetry
 }
 
 /// Forgets the series of what is gone for long.
@@ -277,7 +283,7 @@ fn epoch(store: Option<&Store>) -> u64 {
     })
 }
 
-fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
+fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_ms: u64) -> Registration {
     Registration {
         name: args.name.clone(),
         namespace: args.namespace.clone(),
@@ -304,6 +310,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         certificate_end_ms: 0,
         service_account: args.account().into(),
         connections: Vec::new(),
+        admin_address: admin.to_string(),
     }
 }
 

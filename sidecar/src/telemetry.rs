@@ -22,6 +22,7 @@ use std::{
 use weft_metrics::{Registry, Snapshot};
 use weft_policy::SpiffeId;
 
+use self::gauges::ConfigAge;
 pub use self::{
     circuit::CircuitMetrics,
     http::{Ended, HttpMetrics},
@@ -55,6 +56,7 @@ struct Shared {
     /// `namespace/service account` of this workload.
     own: Box<str>,
     peers: Mutex<BTreeSet<Box<str>>>,
+    age: ConfigAge,
 }
 
 /// What the series of a hop are about.
@@ -161,10 +163,16 @@ impl Telemetry {
         name.into()
     }
 
+    /// How old the configuration is, to be told by discovery.
+    #[must_use]
+    pub fn config_age(&self) -> &ConfigAge {
+        &self.0.age
+    }
+
     /// Drops the series of what is gone for long. To be called now and then.
     pub fn expire(&self, now: Instant) {
         self.0.registry.expire(now);
-        let left = self.0.registry.values_of("peer_service");
+        let left = self.0.registry.values_of(&["http", "tcp"], "peer_service");
         self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer| left.contains(peer));
     }
 }

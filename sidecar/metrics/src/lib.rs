@@ -15,6 +15,6 @@ mod text;
 
 pub use exemplar::{Exemplar, TraceId};
 pub use histogram::{BOUNDS, Histogram, HistogramValue};
-pub use registry::{IDLE, MAX_SERIES, OVERFLOW, Registry, Series};
+pub use registry::{IDLE, MAX_SERIES, OVERFLOW, Registry, Series, Timing};
 pub use snapshot::{Collector, Family, Kind, Labels, Sample, Snapshot, Value, float};
 pub use text::Format;

@@ -16,7 +16,7 @@ use metrics::{CounterFn, GaugeFn};
 use crate::{
     histogram::Histogram,
     snapshot::{Collector, Labels, Snapshot, float},
-    text::{self, Format},
+    text::Format,
 };
 
 /// A series that nobody holds is kept for this time, so that a scraper gets its last value.
@@ -155,17 +155,23 @@ impl Registry {
         });
     }
 
-    /// The values that a label has.
+    /// The values that a label has in the series of these names.
     #[must_use]
-    pub fn values_of(&self, label: &str) -> BTreeSet<Box<str>> {
+    pub fn values_of(&self, names: &[&str], label: &str) -> BTreeSet<Box<str>> {
         let all = lock(&self.0.series);
-        let labels = all.keys().flat_map(|(_, labels)| labels.iter());
+        let labels = all.keys().filter(|(name, _)| names.contains(name)).flat_map(|(_, labels)| labels.iter());
         labels.filter(|(name, _)| *name == label).map(|(_, value)| value.into()).collect()
     }
 
     /// Everything, now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_with(|_| {})
+    }
+
+    /// Everything, now, with what the caller knows.
+    #[must_use]
+    pub fn snapshot_with(&self, more: impl FnOnce(&mut Collector)) -> Snapshot {
         let mut out = Collector::default();
         let held = {
             let all = lock(&self.0.series);
@@ -175,6 +181,7 @@ impl Registry {
             all.len()
         };
         lock(&self.0.sources).retain(|source| source(&mut out));
+        more(&mut out);
         let none = Labels::new(&[]);
         let help = "Sets of labels that this process keeps";
         out.gauge("weft_series", help, &none, float(u64::try_from(held).unwrap_or(u64::MAX)));
@@ -186,7 +193,7 @@ impl Registry {
     /// Everything, now, as text.
     #[must_use]
     pub fn render(&self, format: Format) -> String {
-        text::write(&self.snapshot(), format)
+        self.snapshot().render(format)
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::histogram::HistogramValue;
+use crate::{
+    histogram::HistogramValue,
+    text::{self, Format},
+};
 
 /// Labels of a series, in the order in which they are written.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -113,6 +116,12 @@ impl Snapshot {
         self.families.values().map(|family| family.samples.len()).sum()
     }
 
+    /// All of it as text.
+    #[must_use]
+    pub fn render(&self, format: Format) -> String {
+        text::write(self, format)
+    }
+
     /// There is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -121,6 +130,12 @@ impl Snapshot {
 }
 
 impl Collector {
+    /// What was said.
+    #[must_use]
+    pub fn finish(self) -> Snapshot {
+        self.0
+    }
+
     /// A value of a counter. `name` ends in `_total`.
     pub fn counter(&mut self, name: &'static str, help: &'static str, labels: &Labels, value: u64) {
         self.add((Kind::Counter, name, help), labels, &[], Value::Number(float(value)));

@@ -197,7 +197,7 @@ fn rules(services: &[Arc<Service>]) -> HashMap<Target, BTreeSet<Box<str>>> {
 
 #[cfg(test)]
 mod tests {
-    use weft_policy::model::{Algorithm, LoadBalancing, ObjectName, Protocol};
+    use weft_policy::model::{Algorithm, LoadBalancing, ObjectName, Protocol, RouteRule, Routing, WeightedBackend};
 
     use super::*;
 
@@ -240,5 +240,31 @@ mod tests {
         assert!(Arc::ptr_eq(&first.endpoints[0], &grown.endpoints[0]), "its load is kept");
         policy.algorithm = Algorithm::RoundRobin;
         assert_eq!(build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]).balancer.policy(), &policy);
+    }
+
+    #[test]
+    fn the_rules_that_lead_to_a_target_are_known_by_name() {
+        let target = |name: &str| Target { service: ObjectName::new("a", name), port: 80 };
+        let rule = |name: &str, to: &[&str]| {
+            let to = to.iter().map(|to| WeightedBackend {
+                target: Some(target(to)),
+                weight: 1,
+                filters: Default::default(),
+            });
+            Arc::new(RouteRule { name: name.into(), backends: to.collect(), ..RouteRule::default() })
+        };
+        let port = ServicePort {
+            port: 80,
+            name: "".into(),
+            protocol: Protocol::Http,
+            routing: Some(Routing { rules: vec![rule("a/r#0", &["x", "y"]), rule("a/r#1", &["y"])], matches: vec![] }),
+            direct: Arc::default(),
+            backend: Arc::default(),
+        };
+        let service =
+            Service { id: ObjectName::new("a", "x"), hostnames: vec![], virtual_ips: vec![], ports: vec![port] };
+        let found = rules(&[Arc::new(service)]);
+        let names = |name: &str| found[&target(name)].iter().map(|rule| &**rule).collect::<Vec<_>>();
+        assert_eq!((names("x"), names("y")), (vec!["a/r#0"], vec!["a/r#0", "a/r#1"]));
     }
 }

@@ -9,6 +9,7 @@ mod tee;
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,7 +25,7 @@ pub use self::{
     tee::{Copied, Tee},
 };
 use self::{incoming::FromPeer, paced::Paced};
-use crate::{error::Reason, telemetry::HttpMetrics};
+use crate::{error::Reason, inbound, telemetry::HttpMetrics};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -35,13 +36,14 @@ pub struct Body {
     follower: Follower,
 }
 
-/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it.
+/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it or its trailers.
 enum Follower {
     Nobody,
     Finish(Finish),
     /// Counts the bytes of a request.
     Count(HttpMetrics),
     Tee(Box<(Tee, Option<HttpMetrics>)>),
+    Trailers(Rc<inbound::Reserved>, Option<HttpMetrics>),
 }
 
 enum Kind {
@@ -133,9 +135,16 @@ impl Body {
 
     /// Counts what passes of the body of a request, if there is one.
     pub fn count(&mut self, metrics: &HttpMetrics) {
-        if let Kind::Incoming(_) = self.kind {
-            self.follower = Follower::Count(metrics.clone());
+        match (&self.kind, &mut self.follower) {
+            (Kind::Incoming(_), Follower::Trailers(_, counted)) => *counted = Some(metrics.clone()),
+            (Kind::Incoming(_), follower) => *follower = Follower::Count(metrics.clone()),
+            _ => {}
         }
+    }
+
+    /// Leaves these fields out of the trailers. For the body of a request.
+    pub fn strip_trailers(&mut self, reserved: Rc<inbound::Reserved>) {
+        self.follower = Follower::Trailers(reserved, None);
     }
 
     fn ended(&mut self) {
@@ -162,7 +171,13 @@ impl http_body::Body for Body {
             finish.reason = Some(reason);
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
-        let frame = ready!(this.kind.poll(context));
+        let mut frame = ready!(this.kind.poll(context));
+        if let Follower::Trailers(reserved, _) = &this.follower
+            && let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            reserved.strip_trailers(trailers);
+        }
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
             None => this.ended(),
@@ -195,13 +210,13 @@ impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
         match self {
-            Self::Nobody => {}
+            Self::Nobody | Self::Trailers(_, None) => {}
             Self::Finish(finish) => {
                 if let Some(Ok(frame)) = frame {
                     finish.sees(frame);
                 }
             }
-            Self::Count(metrics) => count(metrics, frame),
+            Self::Count(metrics) | Self::Trailers(_, Some(metrics)) => count(metrics, frame),
             Self::Tee(both) => {
                 let (tee, metrics) = &mut **both;
                 if let Some(metrics) = metrics {

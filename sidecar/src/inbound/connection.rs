@@ -27,12 +27,14 @@ use super::{
     unknown_port,
 };
 use crate::{
-    app::worker::{InboundMetrics, Worker},
+    app::worker::{InFlight, InboundMetrics, Worker},
     error::{ProxyError, Reason},
     live::Cut,
     snapshot::SnapshotReader,
-    telemetry::http::ActiveRequest,
 };
+
+/// Connections that are judged again before others get the thread: signatures of tokens may have to be verified.
+const CHECKS: usize = 16;
 
 /// A connection of a caller, or one of its tunnels.
 pub struct Connection {
@@ -72,6 +74,8 @@ pub struct App {
     pub metrics: Rc<InboundMetrics>,
     pub limits: Arc<[limit::Limit]>,
     pub authenticators: Rc<[Rc<jwt::Authenticator>]>,
+    /// What callers must not say here.
+    pub reserved: Option<Rc<jwt::Reserved>>,
     pub book: Rc<Book>,
     workload: Arc<WorkloadConfig>,
 }
@@ -82,7 +86,7 @@ struct Flight {
     /// `None`: bytes.
     head: Option<Head>,
     cut: Cut<Reason>,
-    _active: Option<ActiveRequest>,
+    _active: Option<InFlight>,
 }
 
 /// What it takes to judge a request again. Nothing here is copied but counted, unless policies look at more than that.
@@ -91,6 +95,7 @@ pub struct Head {
     path: PathAndQuery,
     host: HeaderValue,
     claims: Option<Rc<Claims>>,
+    shown: jwt::Shown,
     /// Where policies look at headers.
     headers: Option<Box<HeaderMap>>,
 }
@@ -148,11 +153,7 @@ impl Connection {
                 port.ok_or_else(|| unknown_port("the service name"))?
             }
         };
-        // In plaintext nobody says which service was called: all that lead to the port count.
-        let services = match &self.leads_to {
-            LeadsTo::Port(_) => &port.services[..],
-            LeadsTo::Service(target) => target.as_slice(),
-        };
+        let services = self.services(port);
         // One that leads there alone is the one that was called.
         let called = match services {
             [one] => Some(one),
@@ -165,11 +166,20 @@ impl Connection {
             metrics: worker.inbound(port.port, called, self.peer.as_ref().map(|peer| &peer.id)),
             limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
             authenticators: worker.authenticators.of(port, services, &context.telemetry),
+            reserved: jwt::Reserved::of(port),
             book: worker.books.of(workload, port, &context.telemetry),
             workload: Arc::clone(workload),
         });
         *cached = Some(Rc::clone(&app));
         Ok(app)
+    }
+
+    /// The services that may have been called: in plaintext nobody says which, so all that lead to the port count.
+    fn services<'a>(&'a self, port: &'a InboundPort) -> &'a [Target] {
+        match &self.leads_to {
+            LeadsTo::Port(_) => &port.services,
+            LeadsTo::Service(target) => target.as_slice(),
+        }
     }
 
     /// The service port that the caller named.
@@ -196,7 +206,7 @@ impl Connection {
 
     /// Something begins that was let in.
     pub(super) fn begin(&self, app: &App, head: Option<Head>) -> usize {
-        let active = head.is_some().then(|| app.metrics.active.begin());
+        let active = head.is_some().then(|| InFlight::begin(&app.metrics));
         self.flights.borrow_mut().insert(Flight { port: app.port, head, cut: Cut::default(), _active: active })
     }
 
@@ -211,6 +221,16 @@ impl Connection {
         self.flights.borrow().get(flight).map_or(Poll::Pending, |flight| flight.cut.poll(context))
     }
 
+    /// Why what has begun is not allowed any more, when that is so.
+    pub(super) fn why_revoked(&self, flight: usize) -> Option<Reason> {
+        self.flights.borrow().get(flight)?.cut.why()
+    }
+
+    /// Ends all that has begun.
+    pub fn cut(&self, reason: Reason) {
+        self.flights.borrow().iter().for_each(|(_, flight)| flight.cut.fire(reason));
+    }
+
     /// Judges all of it by this configuration; what is missing there is not allowed.
     fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
         let find = |number| workload.and_then(|workload| Some((workload, declared(workload, number)?)));
@@ -220,6 +240,7 @@ impl Connection {
                 self.end.fire(refused.reason());
             }
         }
+        let mut ready: Option<(u16, Rc<[Rc<jwt::Authenticator>]>)> = None;
         for (_, flight) in self.flights.borrow().iter() {
             let Some((workload, port)) = find(flight.port) else {
                 flight.cut.fire(Reason::NotReady);
@@ -228,7 +249,13 @@ impl Connection {
             let book = worker.books.of(workload, port, &worker.context.telemetry);
             let judged = match &flight.head {
                 None => permit::judge(port, &self.caller(), None),
-                Some(head) => head.judge(port, &book, &self.caller()),
+                Some(head) => {
+                    let of = || worker.authenticators.of(port, self.services(port), &worker.context.telemetry);
+                    // All that is in flight on a connection is at one port, unless the configuration has changed.
+                    let known = ready.take().filter(|(number, _)| *number == port.port);
+                    let (_, authenticators) = ready.insert(known.unwrap_or_else(|| (port.port, of())));
+                    head.judge(port, &book, &self.caller(), authenticators)
+                }
             };
             if let Some(refused) = judged.refused {
                 book.note(worker, self, Judged { shadow: None, ..judged });
@@ -247,10 +274,15 @@ impl Drop for Connection {
 
 impl Admitted {
     /// Judges all connections by this configuration.
-    pub fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
-        let all: Vec<_> = self.0.borrow().iter().filter_map(|(_, connection)| connection.upgrade()).collect();
-        for connection in all {
-            connection.recheck(worker, workload);
+    pub async fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
+        let all: Vec<_> = self.0.borrow().iter().map(|(_, connection)| Weak::clone(connection)).collect();
+        for (number, connection) in all.iter().enumerate() {
+            if let Some(connection) = connection.upgrade() {
+                connection.recheck(worker, workload);
+            }
+            if number % CHECKS == CHECKS - 1 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -271,9 +303,8 @@ impl Head {
     /// Keeps what can be asked again of a request. Headers are copied where policies look at them.
     pub fn new(
         operation: &Operation<'_>,
-        path: &PathAndQuery,
-        host: &HeaderValue,
-        claims: Option<Rc<Claims>>,
+        (path, host): (&PathAndQuery, &HeaderValue),
+        (claims, shown): (Option<Rc<Claims>>, jwt::Shown),
         of_headers: bool,
     ) -> Self {
         Self {
@@ -281,12 +312,19 @@ impl Head {
             path: path.clone(),
             host: host.clone(),
             claims,
+            shown,
             headers: of_headers.then(|| Box::new(operation.headers.clone())),
         }
     }
 
     /// What a policy would now look at and was not kept is not known: such a request is not allowed.
-    fn judge<'a>(&self, port: &'a InboundPort, book: &Book, caller: &Caller<'_>) -> Judged<'a> {
+    fn judge<'a>(
+        &self,
+        port: &'a InboundPort,
+        book: &Book,
+        caller: &Caller<'_>,
+        authenticators: &Rc<[Rc<jwt::Authenticator>]>,
+    ) -> Judged<'a> {
         const UNKNOWN: Judged<'static> = Judged { refused: Some(Refused::Unknown), shadow: None };
         let none = HeaderMap::new();
         let headers = match &self.headers {
@@ -300,7 +338,11 @@ impl Head {
             text => Authority::parse(text),
         };
         let Ok(host) = host else { return UNKNOWN };
-        let claims = self.claims.as_deref();
+        let claims = match self.shown.again(authenticators, self.claims.as_ref()) {
+            Ok(claims) => claims,
+            Err(reason) => return Judged { refused: Some(Refused::Token(reason)), shadow: None },
+        };
+        let claims = claims.as_deref();
         let operation = Operation { method: &self.method, path: self.path.path(), host: &host, headers, claims };
         permit::judge(port, caller, Some(&operation))
     }

@@ -83,10 +83,13 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
     let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
+    let now = (!app.authenticators.is_empty())
+        .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
     let mut claims = None;
-    if !app.authenticators.is_empty() {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        match jwt::check(&app.authenticators, request.headers_mut(), now) {
+    if let Some(reserved) = &app.reserved {
+        request.body_mut().strip_trailers(Rc::clone(reserved));
+        match jwt::check(&app.authenticators, reserved, request.headers_mut(), now.unwrap_or_default()) {
             Ok(found) => claims = found,
             Err(refusal) => {
                 span.failed(&refusal.error, received.grpc);
@@ -96,7 +99,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             }
         }
     }
-    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.clone()));
+    let permit = Permit::request(worker, connection, &app, (&received, request.headers()), (claims.clone(), shown));
     let permit = match permit {
         Ok(permit) => permit,
         Err(error) => {
@@ -163,7 +166,7 @@ async fn forward(
     worker: &Rc<Worker>,
     (app, permit): (&App, Permit),
     received: &mut Received,
-    request: Request<Body>,
+    mut request: Request<Body>,
     (caller_http2, again): (bool, bool),
     (started, span): (Instant, &mut OpenSpan),
 ) -> Result<Response<Body>, ProxyError> {
@@ -173,7 +176,6 @@ async fn forward(
         Protocol::Http | Protocol::Http1 => false,
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
-    let mut request = request;
     request.body_mut().count(&app.metrics.http);
     let key = permit.key(http2);
     let mut request = Some(received.leg(request, http2)?);
@@ -205,7 +207,6 @@ async fn forward(
         status: response.status().as_u16(),
         version: received.version,
         grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
-        bytes: 0,
         reason: None,
         leg: Leg::App(permit),
         lease: Some(lease),

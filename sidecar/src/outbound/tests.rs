@@ -2,6 +2,7 @@
 
 mod faults;
 mod hedging;
+mod hostile;
 mod logged;
 pub(crate) mod net;
 

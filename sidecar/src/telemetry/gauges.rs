@@ -1,21 +1,82 @@
 //! Values that are known elsewhere and asked for when somebody reads: what is in flight to a service, what the runtimes
 //! do, which version runs.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::SystemTime,
+};
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 use weft_metrics::{Collector, Labels, float, process};
 use weft_policy::model::Target;
+use weft_proto::ResourceType;
 
 use super::{Direction, Telemetry, http::ACTIVE};
 use crate::snapshot::ClusterShared;
+
+/// Name and help of what discovery counts by type.
+pub const NACKS: (&str, &str) =
+    ("weft_config_nack_total", "Configuration updates of which something was refused (NACK)");
 
 /// Metrics of the process, the runtime of the caller, and the version.
 pub fn register(telemetry: &Telemetry) {
     process::register(telemetry.registry());
     runtime(telemetry, "control");
+    let age = telemetry.config_age().clone();
+    telemetry.registry().source(move |out| {
+        if let Some(seconds) = age.seconds(SystemTime::now()) {
+            let help =
+                "Time since the configuration was last known to be the newest; 0 while the control plane is there";
+            out.gauge("weft_config_age_seconds", help, &Labels::new(&[]), seconds);
+        }
+        true
+    });
+    // From the start, so that the first refusal is an increase.
+    for kind in ResourceType::ALL {
+        let _ = telemetry.counter(NACKS.0, NACKS.1, &[("type", kind.name())]);
+    }
     let labels = [("version", env!("CARGO_PKG_VERSION"))];
     telemetry.gauge("weft_build_info", "Version of the sidecar", &labels).set(1.0);
+}
+
+/// When the configuration was last known to be the control plane's newest.
+#[derive(Clone, Default)]
+pub struct ConfigAge(Arc<Mutex<Known>>);
+
+#[derive(Clone, Copy, Default)]
+enum Known {
+    /// There is none yet.
+    #[default]
+    Never,
+    /// The control plane is there: what it does not send has not changed.
+    Now,
+    /// It was away from then on.
+    Until(SystemTime),
+}
+
+impl ConfigAge {
+    /// The control plane is there.
+    pub fn current(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Known::Now;
+    }
+
+    /// The control plane is away; the configuration was right until then, if it was until now.
+    pub fn away(&self, until: SystemTime) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*known, Known::Now | Known::Never) {
+            *known = Known::Until(until);
+        }
+    }
+
+    /// Seconds since it was known to be the newest; `None`: there is none.
+    #[must_use]
+    pub fn seconds(&self, now: SystemTime) -> Option<f64> {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Known::Never => None,
+            Known::Now => Some(0.0),
+            Known::Until(then) => Some(now.duration_since(then).unwrap_or_default().as_secs_f64()),
+        }
+    }
 }
 
 /// Metrics of the runtime that calls this, under a name.

@@ -51,9 +51,6 @@ pub struct Ended {
 #[derive(Clone)]
 pub struct ActiveRequests(Arc<Active>);
 
-/// One of them, until it is dropped.
-pub struct ActiveRequest(Arc<Active>);
-
 /// Bytes of bodies, whatever the hop is made of: how a request will go out is not known when its first bytes come in.
 #[derive(Default)]
 struct Bodies {
@@ -140,15 +137,12 @@ impl Ended {
 
 impl ActiveRequests {
     /// One more.
-    #[must_use]
-    pub fn begin(&self) -> ActiveRequest {
+    pub fn begin(&self) {
         self.0.0.fetch_add(1, Ordering::Relaxed);
-        ActiveRequest(Arc::clone(&self.0))
     }
-}
 
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
+    /// One that began has ended.
+    pub fn end(&self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

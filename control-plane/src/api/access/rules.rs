@@ -183,6 +183,7 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
         "/weft/v1/stat" | "/weft/v1/edges" => Ok(()),
         // Without one it is the own one.
         TAP if namespaces.iter().all(|namespace| namespace == own) => Ok(()),
+        "/weft/v1/prometheus/targets" => Ok(()),
         // No limit is not a limit, and each value that is given has to be the own one.
         "/weft/v1/history" | "/weft/v1/explain"
             if !namespaces.is_empty() && namespaces.iter().all(|namespace| namespace == own) =>
@@ -278,6 +279,7 @@ mod tests {
             ("GET /openapi/v3/api/v1", "yyyyy"),
             ("GET /metrics", "yyynn"),
             ("GET /weft/v1/proxies", "yyyyy"),
+            ("GET /weft/v1/prometheus/targets", "yyyyy"),
             ("GET /weft/v1/graph", "yyyyy"),
             ("GET /weft/v1/resources/errors", "yyynn"),
             ("GET /weft/v1/history", "yyynn"),

@@ -31,8 +31,6 @@ pub struct Finish {
     pub version: Version,
     /// gRPC status, once it is known.
     pub grpc: Option<u8>,
-    /// Of the body that have passed and are not counted yet.
-    pub bytes: u32,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
     /// Where the exchange goes.
@@ -97,43 +95,42 @@ impl Finish {
         error
     }
 
-    /// What of the body is on its way to the caller: its bytes are counted at the end, and in between before they are too
-    /// many to remember; its trailers may have a status.
+    /// What of the body is on its way to the caller: its bytes are counted, its trailers may have a status.
     pub(super) fn sees(&mut self, frame: &Frame<Bytes>) {
         if let Some(trailers) = frame.trailers_ref() {
             self.grpc = self.grpc.or_else(|| grpc_status(trailers));
             self.span.add(|span| span.trailers(trailers));
             return;
         }
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        match self.bytes.checked_add(bytes) {
-            Some(sum) => self.bytes = sum,
-            None => {
-                if let Some(metrics) = &self.metrics {
-                    metrics.response_bytes(self.bytes.into());
-                }
-                self.bytes = bytes;
-            }
+        if let (Some(data), Some(metrics)) = (frame.data_ref(), &self.metrics) {
+            metrics.response_bytes(u64::try_from(data.len()).unwrap_or(u64::MAX));
         }
     }
 
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
-            Leg::App(permit) => {
-                permit.revoked().await;
-            }
+            Leg::App(permit) => _ = permit.revoked().await,
             Leg::Endpoint(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the exchange is not allowed any more, when that is so.
+    #[must_use]
+    pub fn why_revoked(&self) -> Option<Reason> {
+        match &self.leg {
+            Leg::App(permit) => permit.why_revoked(),
+            Leg::Endpoint(_) => None,
         }
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
+        // What ends a connection may end the exchange before its body is asked once more.
+        let cut = || self.why_revoked().unwrap_or(Reason::ClientGone);
+        let reason = if self.complete { self.reason } else { self.reason.or_else(|| Some(cut())) };
         if let Some(metrics) = &self.metrics {
-            metrics.response_bytes(self.bytes.into());
             let (trace, grpc) = (self.span.trace(), self.grpc);
             metrics.record(&Ended { reason, grpc, trace, ..Ended::new(self.status, self.version, self.started) });
         }

@@ -102,7 +102,6 @@ impl Tries<'_> {
                 status: response.status().as_u16(),
                 version: received.version,
                 grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
-                bytes: 0,
                 reason: None,
                 leg: Leg::Endpoint(load),
                 lease: Some(lease),
