@@ -118,10 +118,10 @@ pub struct Tcp {
 impl Answer {
     /// Of which time and of whom: `over the last 1.0 s, 8 sidecars`.
     pub fn about(&self) -> String {
-        let window = self.window.seconds.map_or_else(
-            || "since the sidecars started".to_owned(),
-            |seconds| format!("over the last {seconds:.1} s"),
-        );
+        let window = self
+            .window
+            .seconds
+            .map_or_else(|| "since the sidecars started".to_owned(), |seconds| format!("over the last {seconds:.1} s"));
         format!("{window}, {}", number(self.sidecars.counted, "sidecar"))
     }
 

@@ -238,8 +238,14 @@ mod tests {
     fn a_service_is_one_line_with_success_as_seen_and_as_it_was() {
         let answer = answer(&example(), "").unwrap();
         let text = plain(&services(&answer, false));
-        assert!(text.starts_with("SERVICE          SUCCESS  RPS  P50    P95     P99    MTLS  RETRIES  ACTUAL\n"), "{text}");
-        assert!(text.ends_with("shop/catalog:80  99.50 %  200  1.2ms  20.0ms  250ms  mTLS  5        97.07 %\n"), "{text}");
+        assert!(
+            text.starts_with("SERVICE          SUCCESS  RPS  P50    P95     P99    MTLS  RETRIES  ACTUAL\n"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("shop/catalog:80  99.50 %  200  1.2ms  20.0ms  250ms  mTLS  5        97.07 %\n"),
+            "{text}"
+        );
         let wide = plain(&services(&answer, true));
         assert!(wide.contains("200       1       1+2  2.0KiB  0B"), "{wide}");
     }

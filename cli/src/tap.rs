@@ -145,7 +145,9 @@ fn row(line: &Value, wide: bool) -> String {
     let identity = text(&line["peer"], "identity");
     let other = match identity.split_once("/ns/") {
         Some((_, rest)) => rest.replacen("/sa/", "/", 1),
-        None if identity.is_empty() => Some(text(&line["peer"], "address")).filter(|at| !at.is_empty()).unwrap_or_else(|| "-".to_owned()),
+        None if identity.is_empty() => {
+            Some(text(&line["peer"], "address")).filter(|at| !at.is_empty()).unwrap_or_else(|| "-".to_owned())
+        }
         None => identity.clone(),
     };
     let outbound = line["direction"] == "outbound";
@@ -156,12 +158,19 @@ fn row(line: &Value, wide: bool) -> String {
     let status = match line["status"].as_u64() {
         None => style::paint(BAD, "---"),
         Some(status) => {
-            let style = if status >= 500 { BAD } else if status >= 400 { WARNING } else { GOOD };
+            let style = if status >= 500 {
+                BAD
+            } else if status >= 400 {
+                WARNING
+            } else {
+                GOOD
+            };
             style::paint(style, &status.to_string())
         }
     };
     let tls = if line["mtls"] == true { "mTLS" } else { "plaintext" };
-    let took = latency(line["durationUs"].as_u64().and_then(|us| u32::try_from(us).ok()).map(|us| f64::from(us) / 1000.0));
+    let took =
+        latency(line["durationUs"].as_u64().and_then(|us| u32::try_from(us).ok()).map(|us| f64::from(us) / 1000.0));
     let mut row = format!(
         "{time:<12} {way} {} -> {} {tls} {} {} {status} {took}",
         shown(&from),
@@ -216,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_request_is_one_line_whichever_way_it_goes() {
-        let out = "20:01:02.345 out shop/web-x1 -> shop/catalog:80 mTLS GET /items 503 1.2ms reason=no_endpoints attempts=3";
+        let out =
+            "20:01:02.345 out shop/web-x1 -> shop/catalog:80 mTLS GET /items 503 1.2ms reason=no_endpoints attempts=3";
         assert_eq!(plain(&example(), false), out);
         let mut inbound = example();
         inbound["direction"] = "inbound".into();
@@ -239,8 +249,28 @@ mod tests {
     #[test]
     fn flags_become_the_query() {
         let cli = Cli::try_parse_from([
-            "weft", "tap", "catalog", "-n", "shop", "--method", "GET", "--path", "/a b", "--status", "5xx", "--peer",
-            "shop/web", "--direction", "inbound", "--limit", "5", "--duration", "2m", "--max-rate", "7", "--query",
+            "weft",
+            "tap",
+            "catalog",
+            "-n",
+            "shop",
+            "--method",
+            "GET",
+            "--path",
+            "/a b",
+            "--status",
+            "5xx",
+            "--peer",
+            "shop/web",
+            "--direction",
+            "inbound",
+            "--limit",
+            "5",
+            "--duration",
+            "2m",
+            "--max-rate",
+            "7",
+            "--query",
         ]);
         let Command::Tap(args) = cli.unwrap().command else { panic!("not tap") };
         let expected = "/weft/v1/tap?service=shop%2Fcatalog&method=GET&path=%2Fa+b&status=5xx&peer=shop%2Fweb\

@@ -204,7 +204,11 @@ impl Observers {
     }
 
     /// A stream of `peer` has been opened on the connection from `address`, of which it is the only one.
-    fn open(&self, peer: SpiffeId, address: String) -> (Stream, mpsc::Receiver<Result<ObserveDemand, Status>>, oneshot::Receiver<()>) {
+    fn open(
+        &self,
+        peer: SpiffeId,
+        address: String,
+    ) -> (Stream, mpsc::Receiver<Result<ObserveDemand, Status>>, oneshot::Receiver<()>) {
         let (demands, receiver) = mpsc::channel(DEMANDS);
         let (end, ended) = oneshot::channel();
         let (asked, answered, parts, report) = (0, 0, Parts::default(), None);

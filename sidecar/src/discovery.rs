@@ -181,7 +181,8 @@ impl Discovery {
         for request in self.opening() {
             let _ = sender.try_send(request);
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024);
         let opened = tokio::select! {
             opened = client.delta_aggregated_resources(ReceiverStream::new(receiver)) => opened,
             () = drain.stopped() => return Ended::Stopped,

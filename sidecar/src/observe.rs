@@ -14,8 +14,8 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Streaming, transport::Channel};
 use weft_proto::v1::{
-    ObserveDemand, ObserveReport, Tapped, TappedRequest, observation_client::ObservationClient,
-    observe_demand::Demand, observe_report::Report,
+    ObserveDemand, ObserveReport, Tapped, TappedRequest, observation_client::ObservationClient, observe_demand::Demand,
+    observe_report::Report,
 };
 
 use self::taps::Taps;
@@ -129,7 +129,11 @@ impl Observe {
             Some(Demand::StartTap(start)) => {
                 let id = start.id;
                 // That it has begun is told at once; one that is not taken is never said to have.
-                self.taps.start(start, Instant::now()).map(|dropped| tapped(id, Vec::new(), dropped)).into_iter().collect()
+                self.taps
+                    .start(start, Instant::now())
+                    .map(|dropped| tapped(id, Vec::new(), dropped))
+                    .into_iter()
+                    .collect()
             }
             Some(Demand::StopTap(stop)) => {
                 self.taps.stop(stop.id);

@@ -51,7 +51,10 @@ fn services_are_drawn_with_the_busiest_first() {
     let lines = text(&terminal);
     assert_eq!(lines[0], "weft top: services by requests per second, over the last 10.0 s, 8 sidecars");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(words(&lines[1]), ["SERVICE", "RPS", "SUCCESS", "ACTUAL", "P50", "P95", "P99", "MTLS", "RETRIES", "TCP"]);
+    assert_eq!(
+        words(&lines[1]),
+        ["SERVICE", "RPS", "SUCCESS", "ACTUAL", "P50", "P95", "P99", "MTLS", "RETRIES", "TCP"]
+    );
     let busiest = ["shop/b:80", "50.0", "80.00", "%", "50.00", "%", "1.0ms", "2.0ms", "9.0ms", "mTLS", "4", "1+2"];
     assert_eq!(words(&lines[2]), busiest);
     assert!(lines[3].starts_with("shop/a:80") && lines[4].starts_with("shop/c:80"), "{lines:#?}");

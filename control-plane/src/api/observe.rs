@@ -4,12 +4,7 @@
 
 pub mod tap;
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -149,12 +144,7 @@ fn wanted(query: StatQuery, caller: Caller, show: Show) -> Result<Wanted, ApiErr
     Ok(Wanted { show, window, interval, service, namespace, caller })
 }
 
-fn seconds(
-    field: &str,
-    text: Option<&str>,
-    (least, most): (u64, u64),
-    default: u64,
-) -> Result<Duration, ApiError> {
+fn seconds(field: &str, text: Option<&str>, (least, most): (u64, u64), default: u64) -> Result<Duration, ApiError> {
     let Some(text) = text else { return Ok(Duration::from_secs(default)) };
     let number = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|number| (least..=most).contains(number));
     let refused = || ApiError::bad_request(format!("{field}: {text:?} is not {least}s to {most}s"));

@@ -116,7 +116,11 @@ fn failure(word: &str) -> bool {
 }
 
 /// The registry gives numbers as a scraper has them.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters are whole, and the cast saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters are whole, and the cast saturates"
+)]
 fn count(sample: &Sample) -> u64 {
     sample.number() as u64
 }

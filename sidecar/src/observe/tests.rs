@@ -25,7 +25,10 @@ struct Played {
 impl Observation for Played {
     type ObserveStream = ReceiverStream<Result<ObserveDemand, Status>>;
 
-    async fn observe(&self, request: Request<Streaming<ObserveReport>>) -> Result<Response<Self::ObserveStream>, Status> {
+    async fn observe(
+        &self,
+        request: Request<Streaming<ObserveReport>>,
+    ) -> Result<Response<Self::ObserveStream>, Status> {
         let (sender, mut reports) = (self.reports.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Some(Ok(report)) = reports.next().await {

@@ -108,9 +108,8 @@ pub async fn tap(
 
 /// The wish in the terms of the sidecars, within what the caller may see.
 fn wish(query: TapQuery, caller: &Caller, domain: Option<&str>) -> Result<Wish, ApiError> {
-    let refused = |field: &str, value: &str, what: &str| {
-        Err(ApiError::bad_request(format!("{field}: {value:?} is not {what}")))
-    };
+    let refused =
+        |field: &str, value: &str, what: &str| Err(ApiError::bad_request(format!("{field}: {value:?} is not {what}")));
     let texts = [&query.service, &query.namespace, &query.method, &query.path, &query.status, &query.peer];
     if texts.into_iter().flatten().any(|text| text.len() > TEXT) {
         return Err(ApiError::bad_request(format!("a filter is longer than {TEXT} bytes")));

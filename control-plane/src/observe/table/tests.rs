@@ -67,8 +67,13 @@ const IN: Direction = Direction::Inbound;
 
 #[test]
 fn a_call_is_counted_once_where_it_leaves_and_from_outside_where_it_comes_in() {
-    let web = report(vec![http(OUT, "shop/catalog:80", true, &[(2, false, 90), (5, true, 10)])], vec![], &[("shop/catalog:80", 5)]);
-    let catalog = report(vec![http(IN, "8080", true, &[(2, false, 95)]), http(IN, "8080", false, &[(2, false, 3)])], vec![], &[]);
+    let web = report(
+        vec![http(OUT, "shop/catalog:80", true, &[(2, false, 90), (5, true, 10)])],
+        vec![],
+        &[("shop/catalog:80", 5)],
+    );
+    let catalog =
+        report(vec![http(IN, "8080", true, &[(2, false, 95)]), http(IN, "8080", false, &[(2, false, 3)])], vec![], &[]);
     let now = collected(vec![(workload("web", 1), web), (workload("catalog", 1), catalog)]);
     let served = Served::from([(("shop/catalog-x1".into(), 8080), "shop/catalog:80".into())]);
     let edges = edges(None, &now, &served);
@@ -131,16 +136,32 @@ fn instances_of_an_app_are_one_edge_and_opaque_connections_count_too() {
 
 #[test]
 fn a_port_of_no_service_is_named_after_its_app() {
-    let now = collected(vec![(workload("web", 1), report(vec![http(IN, "8080", false, &[(2, false, 1)])], vec![], &[]))]);
-    assert_eq!(edges(None, &now, &Served::new()).into_keys().collect::<Vec<_>>(), [(Origin::Outside, "shop/web:8080".into())]);
+    let now =
+        collected(vec![(workload("web", 1), report(vec![http(IN, "8080", false, &[(2, false, 1)])], vec![], &[]))]);
+    assert_eq!(
+        edges(None, &now, &Served::new()).into_keys().collect::<Vec<_>>(),
+        [(Origin::Outside, "shop/web:8080".into())]
+    );
 }
 
 #[test]
 fn counters_that_go_back_are_no_negative_numbers() {
-    let series = |count| report(vec![http(OUT, "shop/catalog:80", true, &[(2, false, count)])], vec![], &[("x", count)]);
-    let (before, now) = (collected(vec![(workload("web", 1), series(9))]), collected(vec![(workload("web", 1), series(3))]));
+    let series =
+        |count| report(vec![http(OUT, "shop/catalog:80", true, &[(2, false, count)])], vec![], &[("x", count)]);
+    let (before, now) =
+        (collected(vec![(workload("web", 1), series(9))]), collected(vec![(workload("web", 1), series(3))]));
     assert_eq!(edges(Some(&before), &now, &Served::new()), Edges::new());
-    let huge = report(vec![http(OUT, "a/b:1", true, &[(2, false, u64::MAX)]); 2].into_iter().map(|mut of| { of.buckets.clear(); of }).collect(), vec![], &[]);
+    let huge = report(
+        vec![http(OUT, "a/b:1", true, &[(2, false, u64::MAX)]); 2]
+            .into_iter()
+            .map(|mut of| {
+                of.buckets.clear();
+                of
+            })
+            .collect(),
+        vec![],
+        &[],
+    );
     let found = edges(None, &collected(vec![(workload("web", 1), huge)]), &Served::new());
     assert_eq!(found[&(from("web"), "a/b:1".into())].requests, u64::MAX);
 }
