@@ -170,11 +170,12 @@ async fn a_control_plane_that_reads_nothing_costs_requests_nothing() {
     let mut session = Session::open(1).await;
     session.start(1000).await;
     // Never waits, whatever the control plane does; the queue and the transport hold so much and no more.
-    for _ in 0..100 {
+    for _ in 0..20 {
         for _ in 0..1000 {
             session.taps.ended(&span(&format!("/{}", "x".repeat(2000))));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert!(session.taps.dropped(7).is_none_or(|dropped| dropped > 50_000), "{:?}", session.taps.dropped(7));
+    let dropped = session.taps.dropped(7);
+    assert!(dropped.is_some_and(|dropped| dropped > 15_000), "{dropped:?}");
 }
