@@ -68,8 +68,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let admin = tokio::net::TcpListener::bind(args.admin_listen)
         .await
         .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    let seen_at = admin.local_addr()?;
-    announce(&args, &listeners, seen_at);
+    let seen_at = announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
@@ -309,7 +308,8 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_m
     }
 }
 
-fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
+/// Says where it listens; gives back where its metrics are.
+fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) -> SocketAddr {
     tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
     if args.announce {
         let upstreams: serde_json::Map<_, _> = listeners
@@ -322,6 +322,7 @@ fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
             "mesh": listeners.mesh.to_string(), "upstreams": upstreams,
         }));
     }
+    admin
 }
 
 async fn announce_ready(announce: bool, mut status: watch::Receiver<Status>, telemetry: Telemetry) {
