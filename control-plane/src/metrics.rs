@@ -13,7 +13,7 @@ use weft_metrics::{Registry, Timing, process};
 use weft_proto::ResourceType;
 
 pub use self::convergence::follow;
-pub use self::read::{Parts, snapshot};
+pub use self::read::snapshot;
 
 /// What the parts tell. Clones share it.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use books::Books;
-pub use connection::Admitted;
+pub use connection::{Admitted, App};
 use connection::{Connection, LeadsTo};
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;

@@ -136,6 +136,6 @@ pub async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) 
 /// GET `/metrics`: in the form that the scraper asks for.
 pub async fn metrics(State(state): State<ApiState>, headers: HeaderMap) -> impl IntoResponse {
     let format = Format::accepted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
-    let text = crate::metrics::snapshot(&state.metrics, &state).render(format);
+    let text = crate::metrics::snapshot(&state).render(format);
     ([(header::CONTENT_TYPE, format.content_type())], text)
 }

@@ -8,7 +8,6 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use weft_metrics::Timing;
 
 use super::Metrics;
 use crate::api::access::rules::Asked;

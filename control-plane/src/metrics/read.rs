@@ -4,16 +4,12 @@ use std::{collections::BTreeMap, sync::PoisonError};
 
 use weft_metrics::{Collector, Labels, Snapshot, float};
 
-use super::Metrics;
 use crate::api::ApiState;
-
-/// The parts of the control plane, as the API has them.
-pub type Parts = ApiState;
 
 /// Everything, now.
 #[must_use]
-pub fn snapshot(metrics: &Metrics, parts: &Parts) -> Snapshot {
-    metrics.registry().snapshot_with(|out| {
+pub fn snapshot(parts: &ApiState) -> Snapshot {
+    parts.metrics.registry().snapshot_with(|out| {
         mesh(parts, out);
         store(parts, out);
         parts.access.collect(out);
@@ -31,7 +27,7 @@ pub fn snapshot(metrics: &Metrics, parts: &Parts) -> Snapshot {
     })
 }
 
-fn mesh(parts: &Parts, out: &mut Collector) {
+fn mesh(parts: &ApiState, out: &mut Collector) {
     let none = Labels::new(&[]);
     let rows = parts.proxies.rows();
     out.gauge("weft_connected_proxies", "Sidecars connected", &none, count(rows.len()));
@@ -51,7 +47,7 @@ fn mesh(parts: &Parts, out: &mut Collector) {
     out.gauge("weft_resource_problems", "Problems of the resources", &none, count(problems));
 }
 
-fn store(parts: &Parts, out: &mut Collector) {
+fn store(parts: &ApiState, out: &mut Collector) {
     let none = Labels::new(&[]);
     let stopped = if parts.store.stopped().is_some() { 1.0 } else { 0.0 };
     out.gauge("weft_store_stopped", "Whether the store takes no writes until a restart", &none, stopped);

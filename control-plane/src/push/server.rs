@@ -303,8 +303,7 @@ impl Connected {
     /// Sends what is due by the newest view; false when nothing is.
     async fn push(&mut self, slot: Slot) -> bool {
         let waiting = self.metrics.waits();
-        let turns = Arc::clone(&self.turns);
-        let _turn = turns.acquire().await;
+        let _turn = self.turns.acquire().await;
         drop(waiting);
         let view = Arc::clone(&self.view.borrow_and_update());
         let Some(response) = self.state.next(&view) else {

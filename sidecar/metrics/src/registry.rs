@@ -113,7 +113,7 @@ impl Registry {
     }
 
     /// Durations, made on the first call with these labels. It stays for ever: labels must be of a closed set.
-    pub fn timer(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> Arc<impl Timing + use<>> {
+    pub fn timer(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> Arc<dyn Timing> {
         self.get(name, Labels::new(labels), true, || Timer(name, help, Histogram::default()))
     }
 

@@ -43,7 +43,8 @@ enum Follower {
     /// Counts the bytes of a request.
     Count(HttpMetrics),
     Tee(Box<(Tee, Option<HttpMetrics>)>),
-    Trailers(Rc<inbound::Reserved>, Option<HttpMetrics>),
+    /// The port of the app to which the request goes: counts its bytes, and leaves out trailers that it may not have.
+    App(Rc<inbound::App>),
 }
 
 enum Kind {
@@ -135,16 +136,16 @@ impl Body {
 
     /// Counts what passes of the body of a request, if there is one.
     pub fn count(&mut self, metrics: &HttpMetrics) {
-        match (&self.kind, &mut self.follower) {
-            (Kind::Incoming(_), Follower::Trailers(_, counted)) => *counted = Some(metrics.clone()),
-            (Kind::Incoming(_), follower) => *follower = Follower::Count(metrics.clone()),
-            _ => {}
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::Count(metrics.clone());
         }
     }
 
-    /// Leaves these fields out of the trailers. For the body of a request.
-    pub fn strip_trailers(&mut self, reserved: Rc<inbound::Reserved>) {
-        self.follower = Follower::Trailers(reserved, None);
+    /// Counts what passes of the body of a request to a port of the app, and leaves out the trailers that it may not have.
+    pub fn for_app(&mut self, app: &Rc<inbound::App>) {
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::App(Rc::clone(app));
+        }
     }
 
     fn ended(&mut self) {
@@ -172,7 +173,8 @@ impl http_body::Body for Body {
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
         let mut frame = ready!(this.kind.poll(context));
-        if let Follower::Trailers(reserved, _) = &this.follower
+        if let Follower::App(app) = &this.follower
+            && let Some(reserved) = &app.reserved
             && let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -210,13 +212,14 @@ impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
         match self {
-            Self::Nobody | Self::Trailers(_, None) => {}
+            Self::Nobody => {}
             Self::Finish(finish) => {
                 if let Some(Ok(frame)) = frame {
                     finish.sees(frame);
                 }
             }
-            Self::Count(metrics) | Self::Trailers(_, Some(metrics)) => count(metrics, frame),
+            Self::Count(metrics) => count(metrics, frame),
+            Self::App(app) => count(&app.metrics.http, frame),
             Self::Tee(both) => {
                 let (tee, metrics) = &mut **both;
                 if let Some(metrics) = metrics {

@@ -86,9 +86,9 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let now = (!app.authenticators.is_empty())
         .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
+    request.body_mut().for_app(&app);
     let mut claims = None;
     if let Some(reserved) = &app.reserved {
-        request.body_mut().strip_trailers(Rc::clone(reserved));
         match jwt::check(&app.authenticators, reserved, request.headers_mut(), now.unwrap_or_default()) {
             Ok(found) => claims = found,
             Err(refusal) => {
@@ -166,7 +166,7 @@ async fn forward(
     worker: &Rc<Worker>,
     (app, permit): (&App, Permit),
     received: &mut Received,
-    mut request: Request<Body>,
+    request: Request<Body>,
     (caller_http2, again): (bool, bool),
     (started, span): (Instant, &mut OpenSpan),
 ) -> Result<Response<Body>, ProxyError> {
@@ -176,7 +176,6 @@ async fn forward(
         Protocol::Http | Protocol::Http1 => false,
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
-    request.body_mut().count(&app.metrics.http);
     let key = permit.key(http2);
     let mut request = Some(received.leg(request, http2)?);
     // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an

@@ -5,6 +5,7 @@ mod hedging;
 mod hostile;
 mod logged;
 pub(crate) mod net;
+mod sessions;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use net::{ALL, App, Net, Spoken, local, rule, target, to};

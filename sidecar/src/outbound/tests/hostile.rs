@@ -19,7 +19,9 @@ async fn flood(io: &mut TcpStream, numbers: std::ops::Range<u32>, host: impl Fn(
     let requests: String = numbers
         .map(|number| {
             let (host, agent) = (host(number), format!("user-agent: a{number}\r\nx-request-id: i{number}"));
-            format!("M{number} /api/p{number}?q={number} HTTP/1.1\r\nhost: {host}\r\n{agent}\r\n\r\n")
+            // Letters alone: what begins otherwise is not taken for HTTP.
+            let method: String = number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'A')).collect();
+            format!("M{method} /api/p{number}?q={number} HTTP/1.1\r\nhost: {host}\r\n{agent}\r\n\r\n")
         })
         .collect();
     let (mut read, mut write) = io.split();
