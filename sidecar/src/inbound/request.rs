@@ -38,18 +38,19 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert
 
 /// Serves one request of an inbound connection.
 pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let (started, version) = (Instant::now(), request.version());
+    let started = Instant::now();
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
             let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, version, started) };
+            let ended = Ended { reason, ..Ended::new(refused.status, refused.version, started) };
             worker.unrouted(Direction::Inbound).record(&ended);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
+    let version = received.version;
     let caller = request.headers_mut().remove(CALLER_VERSION);
     let rule = request.headers_mut().remove(RULE);
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the

@@ -30,19 +30,20 @@ pub async fn run(
     caller: Rc<Caller>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let (started, version) = (Instant::now(), request.version());
+    let started = Instant::now();
     // 1, 2: canonicalise or reject before anything else looks at the request.
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
             let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, version, started) };
+            let ended = Ended { reason, ..Ended::new(refused.status, refused.version, started) };
             worker.unrouted(Direction::Outbound).record(&ended);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
+    let version = received.version;
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
     let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
