@@ -22,7 +22,7 @@ use std::{
 pub use books::Books;
 pub use connection::{Admitted, App};
 use connection::{Connection, LeadsTo};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 pub use jwt::{Authenticators, Reserved};
 pub use limit::Limiters;
@@ -45,7 +45,7 @@ use crate::{
     identity, listener,
     live::Session,
     opaque,
-    telemetry::Direction,
+    telemetry::{Direction, trace::OpenSpan},
     upstream,
 };
 
@@ -194,8 +194,10 @@ fn handles(worker: &Worker, connection: &Connection) -> Rc<InboundMetrics> {
 
 /// Opaque bytes, on a port that is declared so or that nobody declared. What policies say is asked before the dial.
 async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
+    let mut span = OpenSpan::default();
     let opened = async {
         let app = connection.app(worker)?;
+        span = connection.span_of_bytes(worker, &app, &HeaderMap::new());
         let permit = Permit::bytes(worker, connection, &app)?;
         let stream = permit.dial().await?;
         Ok::<_, ProxyError>((permit, stream))
@@ -205,11 +207,12 @@ async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl
         Ok(opened) => opened,
         Err(error) => {
             tracing::debug!(%error, "plaintext connection refused");
+            span.refused(error.reason);
             return metrics.refused(error.reason);
         }
     };
     let open = metrics.opened();
-    open.closed(permit.copy(io, app, &metrics).await);
+    open.closed(permit.copy(io, app, &metrics, &mut span).await);
 }
 
 /// Judges what is open again whenever another inbound configuration has come, for as long as the worker lives.

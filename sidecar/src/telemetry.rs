@@ -7,6 +7,7 @@ pub mod export;
 pub mod gauges;
 pub mod http;
 mod otel;
+pub mod propagation;
 pub mod span;
 mod tcp;
 #[cfg(test)]

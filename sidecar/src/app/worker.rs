@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::metrics::Counter;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
@@ -33,7 +32,12 @@ use crate::{
     live::Sessions,
     outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
-    telemetry::{Direction, Hop, HttpMetrics, Telemetry, UNKNOWN, export::SpanSink, gauges, trace::Traced},
+    telemetry::{
+        Direction, Hop, HttpMetrics, Telemetry, UNKNOWN,
+        export::SpanSink,
+        gauges,
+        propagation::{Contexts, Propagation},
+    },
     upstream::Pools,
 };
 
@@ -65,6 +69,8 @@ pub struct WorkerContext {
     pub limiters: Arc<Limiters>,
     /// Who has connected to the app's ports.
     pub seen: Arc<Seen>,
+    /// Whether the app passes on trace contexts.
+    pub propagation: Arc<Propagation>,
     /// Roots and revocations of now.
     pub trust: TrustStore,
 }
@@ -115,7 +121,8 @@ pub struct Worker {
     inbound: RefCell<HashMap<InboundKey, Rc<InboundMetrics>>>,
     detected: RefCell<HashMap<(Direction, u16), Detections>>,
     unrouted: [HttpMetrics; 2],
-    contexts: [[Counter; 2]; 2],
+    /// Whether requests come with a trace context.
+    pub contexts: Contexts,
 }
 
 impl Clock {
@@ -155,8 +162,7 @@ impl Worker {
             inbound: RefCell::default(),
             detected: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
-            contexts: [Direction::Inbound, Direction::Outbound]
-                .map(|direction| ["false", "true"].map(|parent| contexts(&context.telemetry, direction, parent))),
+            contexts: context.propagation.enter(),
             context,
         }
     }
@@ -180,20 +186,6 @@ impl Worker {
             Direction::Outbound => &self.unrouted[1],
         }
     }
-
-    /// Counts a request by whether it came with a trace context.
-    pub fn count_context(&self, direction: Direction, traced: Option<&Traced>) {
-        if let Some(traced) = traced {
-            let direction = usize::from(direction == Direction::Outbound);
-            self.contexts[direction][usize::from(traced.has_parent())].increment(1);
-        }
-    }
-}
-
-fn contexts(telemetry: &Telemetry, direction: Direction, parent: &str) -> Counter {
-    let help = "Requests by whether they came with a trace context";
-    let labels = [("direction", direction.as_str()), ("parent", parent)];
-    telemetry.counter("weft_trace_contexts_total", help, &labels)
 }
 
 /// Starts `count` workers. A worker ends when the drain has stopped.

@@ -1,7 +1,7 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
@@ -53,12 +53,17 @@ struct Switch {
     key: Option<HeaderValue>,
 }
 
+/// Until it is said whose request was refused.
+const UNKNOWN: Version = Version::HTTP_11;
+
 /// A request refused before anything else looked at it.
 pub struct Refused {
     /// Why.
     pub error: ProxyError,
     /// Status of the answer.
     pub status: u16,
+    /// HTTP version of the caller.
+    pub version: Version,
 }
 
 impl Received {
@@ -66,7 +71,12 @@ impl Received {
     ///
     /// # Errors
     /// The rule that the request breaks.
-    pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
+    pub fn new(request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
+        let version = request.version();
+        Self::read(request).map_err(|refused| Refused { version, ..refused })
+    }
+
+    fn read(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
         few_fields(request.headers())?;
         websocket_only(&request)?;
         let on_upgrade = hyper::upgrade::on(&mut request);
@@ -262,12 +272,16 @@ impl Switch {
                     finish.complete = true;
                     finish.span.upgraded();
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
+                    let (sent, received) = (Cell::new(0), Cell::new(0));
+                    let count = |moved: &Cell<u64>, bytes| moved.set(moved.get() + bytes);
+                    let (forward, backward) = (|bytes| count(&sent, bytes), |bytes| count(&received, bytes));
                     let revoked = finish.revoked();
-                    if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {
+                    if let Err(error) = opaque::copy_until(near, far, forward, backward, revoked).await {
                         let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
                         tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
                         finish.reason = Some(reason);
                     }
+                    finish.span.moved(sent.get(), received.get(), finish.reason);
                     // The connection was an upgrade's: it does not go back to a pool.
                     finish.lease = None;
                 }
@@ -304,7 +318,11 @@ fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
         return Ok(());
     }
     let detail = format!("{fields} fields: at most {FIELDS} are accepted");
-    Err(Refused { error: ProxyError::unsent(Reason::HeaderTooLarge, detail), status: Reason::HeaderTooLarge.status() })
+    Err(Refused {
+        error: ProxyError::unsent(Reason::HeaderTooLarge, detail),
+        status: Reason::HeaderTooLarge.status(),
+        version: UNKNOWN,
+    })
 }
 
 /// Of the protocols that extended CONNECT can name only WebSocket is carried (RFC 8441 section 4; RFC 9220 section 3 has
@@ -320,7 +338,7 @@ fn websocket_only<B>(request: &Request<B>) -> Result<(), Refused> {
         Some(protocol) => (501, format!(":protocol {:?}: only websocket is carried", protocol.as_str())),
         None => (400, "CONNECT has a path and no :protocol".to_owned()),
     };
-    Err(Refused { error: ProxyError::unsent(Reason::BadRequest, detail), status })
+    Err(Refused { error: ProxyError::unsent(Reason::BadRequest, detail), status, version: UNKNOWN })
 }
 
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.
@@ -350,7 +368,7 @@ pub fn mark_caller_version(request: &mut Request<Body>, version: Version, again:
 impl From<Violation> for Refused {
     fn from(violation: Violation) -> Self {
         let detail = format!("{}: {}", violation.rule, violation.detail);
-        Self { error: ProxyError::unsent(Reason::BadRequest, detail), status: violation.status }
+        Self { error: ProxyError::unsent(Reason::BadRequest, detail), status: violation.status, version: UNKNOWN }
     }
 }
 

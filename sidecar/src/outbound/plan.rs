@@ -27,7 +27,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
-    telemetry::HttpMetrics,
+    telemetry::{HttpMetrics, trace::OpenSpan},
 };
 
 /// What is to be done with a request.
@@ -113,7 +113,8 @@ impl Plan {
         let Some(admission) = self.trying.take() else { return false };
         let mtls = admission.endpoint().endpoint.mesh.is_some();
         if self.timeout == self.rule.requests.timeout {
-            admission.record(worker, &self.cluster, Outcome::Timeout);
+            // The try that was waited for has its span; it is given up with it.
+            admission.record(worker, &self.cluster, Outcome::Timeout, &mut OpenSpan::default());
         }
         mtls
     }

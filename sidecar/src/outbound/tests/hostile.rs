@@ -31,7 +31,7 @@ async fn flood(io: &mut TcpStream, numbers: std::ops::Range<u32>, host: impl Fn(
         let mut rest = Vec::new();
         while answers < expected {
             let length = read.read(&mut bytes).await.expect("open");
-            assert!(length > 0, "closed after {answers} answers");
+            assert!(length > 0, "closed after {answers} answers: {}", String::from_utf8_lossy(&bytes[..400]));
             rest.extend_from_slice(&bytes[..length]);
             let mark = b"HTTP/1.1 ";
             answers += rest.windows(mark.len()).filter(|window| window == mark).count();
