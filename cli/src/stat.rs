@@ -164,7 +164,7 @@ fn services(answer: &Answer, wide: bool) -> Table {
     let mut heading = vec!["SERVICE", "SUCCESS", if timed { "RPS" } else { "REQUESTS" }, "P50", "P95", "P99", "MTLS"];
     heading.extend(["RETRIES", "ACTUAL"]);
     if wide {
-        heading.extend(["REQUESTS", "FAILED", "TCP", "SENT", "RECEIVED"]);
+        heading.extend(["REQUESTS", "FAILED", "TCP", "SENT", "RECEIVED"].into_iter().skip(usize::from(!timed)));
     }
     let mut table = Table::new(&heading);
     for item in &answer.items {
@@ -173,7 +173,8 @@ fn services(answer: &Answer, wide: bool) -> Table {
         row.extend([item.latency_ms.p50, item.latency_ms.p95, item.latency_ms.p99].map(latency));
         row.extend([secured(item), item.retries.to_string(), crate::numbers::percent(item.actual_success_rate)]);
         if wide {
-            row.extend([item.requests.to_string(), item.failed.to_string(), item.connections()]);
+            let counts = [item.requests.to_string(), item.failed.to_string(), item.connections()];
+            row.extend(counts.into_iter().skip(usize::from(!timed)));
             row.extend([item.tcp.sent_bytes, item.tcp.received_bytes].map(bytes));
         }
         table.row(row);

@@ -73,7 +73,9 @@ fn stat_edges_and_tap_agree_with_what_the_load_counted() {
         .calls("bad")
         .start();
     eventually("a call", || ok(get(mesh.local("good"), "good", "/")));
-    let names = ["default/good:80", "default/bad:80"];
+    // Services that are made for their workloads have the ports of the apps.
+    let names = [format!("default/good:{}", good.port()), format!("default/bad:{}", bad.port())];
+    let names = names.each_ref().map(String::as_str);
     let before = eventually("what was counted before", || {
         let counted = names.map(|name| counted(&mesh, name));
         if number(&counted[0], "requests") > 0 { Ok(counted) } else { Err(format!("{counted:?}")) }
@@ -154,5 +156,6 @@ fn retries_are_told_apart_and_callers_from_outside_are_plaintext() {
         let outside = |edge: &&Value| edge["from"]["outside"] == true;
         edges["items"].as_array().and_then(|all| all.iter().find(outside).cloned()).ok_or_else(|| edges.to_string())
     });
-    assert_eq!((&edge["to"]["service"], &edge["mtlsShare"]), (&"default/fronted:80".into(), &0.0.into()), "{edge:#}");
+    let to = Value::from(format!("default/fronted:{}", app.port()));
+    assert_eq!((&edge["to"]["service"], &edge["mtlsShare"]), (&to, &0.0.into()), "{edge:#}");
 }

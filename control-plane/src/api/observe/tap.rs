@@ -232,7 +232,7 @@ fn line(Seen { workload, request }: &Seen) -> Value {
     let TappedRequest { method, authority, path, status, grpc_status, duration_us, attempts, .. } = request;
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let millis = i64::try_from(request.started_ms).unwrap_or(i64::MAX);
-    let time = Timestamp::from_millisecond(millis).map(|time| time.to_string()).ok();
+    let time = Timestamp::from_millisecond(millis).map(|time| format!("{time:.3}")).ok();
     let direction = match request.direction() {
         Direction::Inbound => "inbound",
         Direction::Outbound => "outbound",
