@@ -117,8 +117,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         snapshot: snapshot.subscribe(),
     };
     show(seen, admin, &args.pod).await?;
-    let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
-    let (saver, keeper) = saver.unzip();
+    let (saver, keeper) = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone())).unzip();
     let wishes = watch::Sender::default();
     let renewal = Renewal {
         signer: Arc::new(enrolment),

@@ -17,6 +17,9 @@ const PART: usize = 512;
 /// Direction, service, port, mutual TLS and rule.
 type Key = (i32, String, u32, bool, String);
 
+/// Requests by class of status, reason and whether the called side failed.
+type Outcomes = BTreeMap<(u32, String, bool), u64>;
+
 /// A report in parts, each with the number of the question; the last one says so.
 pub fn reports(snapshot: &Snapshot, number: u64) -> impl Iterator<Item = Statistics> + use<> {
     let (mut http, mut tcp, mut retries) = (http(snapshot), tcp(snapshot), retries(snapshot));
@@ -37,7 +40,7 @@ pub fn reports(snapshot: &Snapshot, number: u64) -> impl Iterator<Item = Statist
 }
 
 fn http(snapshot: &Snapshot) -> Vec<HttpSeries> {
-    let mut all: BTreeMap<Key, (BTreeMap<(u32, String, bool), u64>, Vec<u64>)> = BTreeMap::new();
+    let mut all: BTreeMap<Key, (Outcomes, Vec<u64>)> = BTreeMap::new();
     for sample in snapshot.samples("weft_http_requests_total") {
         let outcome = outcome(sample);
         *all.entry(key(sample)).or_default().0.entry(outcome).or_default() += count(sample);
@@ -48,7 +51,7 @@ fn http(snapshot: &Snapshot) -> Vec<HttpSeries> {
         sums.resize(histogram.buckets.len(), 0);
         sums.iter_mut().zip(histogram.buckets).for_each(|(sum, more)| *sum += more);
     }
-    let series = |((direction, service, port, mtls, route), (outcomes, buckets)): (Key, (BTreeMap<_, u64>, _))| {
+    let series = |((direction, service, port, mtls, route), (outcomes, buckets)): (Key, (Outcomes, _))| {
         let outcome = |((code_class, reason, failed), count)| HttpOutcome { code_class, reason, failed, count };
         let outcomes = outcomes.into_iter().map(outcome).collect();
         HttpSeries { direction, service, port, mtls, route, outcomes, buckets }

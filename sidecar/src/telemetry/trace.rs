@@ -66,7 +66,7 @@ struct Running {
     export: bool,
     log: Log,
     format: AccessLogFormat,
-    /// Its answer is not the caller's: the request is sent again.
+    /// Its answer is not the caller's: the request is sent again, or it is a copy.
     retried: bool,
     sink: Rc<SpanSink>,
 }
