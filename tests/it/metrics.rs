@@ -50,12 +50,14 @@ fn busy(name: &str) -> TestMesh {
         .replicas("web", "http", &[web])
         .outside("half", "http", &[half, dead])
         .outside("gone", "http", &[dead])
+        .outside("shut", "tcp", &[dead])
         .workload(Workload::beside("kv", tcp, "tcp"))
         .workload(Workload::beside("plain", recorder(OK).0, "").front(front))
         .calls("web")
         .calls("half")
         .calls("gone")
         .calls("kv")
+        .calls("shut")
         .start();
     eventually("web", || ok(get(mesh.local("web"), "web", "/")));
     for _ in 0..40 {
@@ -68,6 +70,7 @@ fn busy(name: &str) -> TestMesh {
     let head = "Host: gone\r\nConnection: close\r\nContent-Type: application/grpc\r\n";
     let _ = call(mesh.local("gone"), &format!("GET /a.B/C HTTP/1.1\r\n{head}\r\n"));
     let _ = get(mesh.outbound(), "nobody.x.y", "/");
+    let _ = get(mesh.local("shut"), "shut", "/");
     eventually("the plaintext front", || ok(get(front, "plain", "/")));
     eventually("kv", || {
         let mut stream = connect(mesh.local("kv"))?;

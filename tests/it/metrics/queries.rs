@@ -70,7 +70,7 @@ fn named(query: &str) -> Named {
                     let end = selector(bytes, at);
                     found.metrics.push((word.to_owned(), labels(&query[at + 1..end])));
                     at = end + 1;
-                } else if !rest.starts_with('(') && !WORDS.contains(&word) {
+                } else if !(rest.starts_with('(') || is_grouped(rest) || WORDS.contains(&word)) {
                     found.metrics.push((word.to_owned(), Vec::new()));
                 }
             }
@@ -78,6 +78,11 @@ fn named(query: &str) -> Named {
         }
     }
     found
+}
+
+/// Whether what comes after a word says that the word aggregates.
+fn is_grouped(rest: &str) -> bool {
+    ["by", "without"].iter().any(|word| rest.strip_prefix(word).is_some_and(|rest| rest.trim_start().starts_with('(')))
 }
 
 /// Behind the end of the text in quotes that begins here.
