@@ -1,6 +1,7 @@
 //! Which trace a request belongs to, what the next leg is told of it, and the span that we make of our part.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
@@ -69,6 +70,8 @@ struct Running {
     /// Its answer is not the caller's: the request is sent again, or it is a copy.
     retried: bool,
     sink: Rc<SpanSink>,
+    /// Another try of the same request is its line. `None`: there is none beside it.
+    quiet: Option<Rc<Cell<bool>>>,
 }
 
 impl Traced {
@@ -169,7 +172,8 @@ impl Traced {
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
         let (asked, deadline, retried) = (began, None, false);
-        OpenSpan(Some(Box::new(Running { span, began, asked, deadline, export, log, format, retried, sink })))
+        let running = Running { span, began, asked, deadline, export, log, format, retried, sink, quiet: None };
+        OpenSpan(Some(Box::new(running)))
     }
 }
 
@@ -310,6 +314,31 @@ impl OpenSpan {
         });
     }
 
+    /// Shares whether it comes into the access log with who starts other tries beside it.
+    pub fn beside(&mut self, quiet: &Rc<Cell<bool>>) {
+        if let Some(running) = &mut self.0 {
+            running.quiet = Some(Rc::clone(quiet));
+        }
+    }
+
+    /// The request is sent again after a while. What is left is for the access log alone, should the caller not wait for
+    /// so long; say [`Self::retried`] of it when the next try begins.
+    #[must_use]
+    pub fn waits(mut self) -> Self {
+        let Some(mut running) = self.0.take_if(|running| running.log != Log::Never) else { return Self(None) };
+        if std::mem::take(&mut running.export) {
+            let mut span = running.span.clone();
+            span.duration = running.began.elapsed();
+            span.started = SystemTime::now() - span.duration;
+            running.sink.send(span);
+        }
+        running.span.reason = None;
+        if let Call::Http(call) = &mut running.span.call {
+            (call.status, call.grpc_status, call.complete) = (None, None, false);
+        }
+        Self(Some(running))
+    }
+
     /// The request is sent again: this answer is nobody's, and the access log has the last one.
     pub fn retried(&mut self) {
         self.ended(None, true);
@@ -327,14 +356,16 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, asked, deadline, export, log, format, retried, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, retried, sink, quiet } = *running;
+        let quiet = quiet.is_some_and(|quiet| quiet.get());
+        let log = if quiet { Log::Never } else { log };
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
         }
         let log = log == Log::Always || log == Log::Failed && span.is_failure();
-        let tap = !retried && sink.is_tapped();
+        let tap = !retried && !quiet && sink.is_tapped();
         if !export && !log && !tap {
             return;
         }
