@@ -43,7 +43,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(received) => received,
         Err(refused) => {
             let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, refused.version, started) };
+            let ended = Ended { reason, ..Ended::new(refused.status, refused.version(), started) };
             worker.unrouted(Direction::Inbound).record(&ended);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
         Direction, Ended,
@@ -36,8 +36,9 @@ pub async fn run(
         Ok(received) => received,
         Err(refused) => {
             let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, refused.version, started) };
+            let ended = Ended { reason, ..Ended::new(refused.status, refused.version(), started) };
             worker.unrouted(Direction::Outbound).record(&ended);
+            refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
@@ -124,6 +125,15 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// The line of the access log, and the span, of a request that was refused.
+fn refused_line(worker: &Rc<Worker>, snapshot: &Snapshot, refused: &Refused, started: Instant) {
+    let Some(workload) = &snapshot.workload else { return };
+    let traced = Traced::of(&workload.telemetry, refused.headers(), false, || worker.random());
+    let nothing = HeaderMap::new();
+    let told = (Some(&traced), &refused.received(), refused.headers());
+    unsent(worker, told, started, |span| span.answered_here((refused.status, &nothing), Some(refused.error.reason)));
 }
 
 /// The span of a request that went to no endpoint, so that its trace and the access log tell why.
