@@ -39,6 +39,12 @@ impl Refused {
         &self.head.headers
     }
 
+    /// What the caller speaks.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.head.version
+    }
+
     /// What it says of itself, for books alone. A Host that is none is left out.
     #[must_use]
     pub fn received(&self) -> Received {

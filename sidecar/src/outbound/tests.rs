@@ -2,7 +2,6 @@
 
 mod faults;
 mod hedging;
-mod hostile;
 mod logged;
 pub(crate) mod net;
 mod sessions;

@@ -267,11 +267,6 @@ impl Net {
         read().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Where it takes calls.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// All metrics.
     pub fn text(&self) -> String {
         self.telemetry.render()
