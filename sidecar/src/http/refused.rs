@@ -27,12 +27,6 @@ impl Refusal {
 }
 
 impl Refused {
-    /// HTTP version of the caller.
-    #[must_use]
-    pub const fn version(&self) -> Version {
-        self.head.version
-    }
-
     /// Its fields.
     #[must_use]
     pub const fn headers(&self) -> &HeaderMap {
