@@ -136,15 +136,13 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     state.metrics = metrics;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
-    let mut ending = stopping.subscribe();
+    let ending = ended(stopping.subscribe());
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(InterceptedService::new(discovery.service(), guard.clone()))
             .add_service(InterceptedService::new(identity.server(), guard.clone()))
             .add_service(InterceptedService::new(observing.service(), guard))
-            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
-                let _ = ending.wait_for(|stopping| *stopping).await;
-            }),
+            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), ending),
     );
     tokio::select! {
         result = &mut grpc => result?.context("discovery server"),
@@ -157,6 +155,11 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
             result
         }
     }
+}
+
+/// Returns when the control plane is to end.
+async fn ended(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// The authority, embedded or from files.
