@@ -157,7 +157,7 @@ fn what_a_mesh_exports_is_clean_and_has_everything_that_rules_and_dashboards_ask
     assert!(metric(mesh.client_admin(), "weft_http_requests_total", &routed) > 0.5, "{}", texts[0]);
     let by = ["peer_service=\"default/client\"", "service=\"default/web\"", "tls=\"mtls\""];
     assert!(metric(mesh.admin("web-0"), "weft_http_requests_total", &by) > 0.5, "{}", texts[1]);
-    assert!(metric(mesh.client_admin(), "weft_http_request_bytes_total", &["default/web"]) > 4.5);
+    assert!(metric(mesh.client_admin(), "weft_http_request_bytes_total", &["direction=\"outbound\""]) > 4.5);
     assert!(metric(mesh.client_admin(), "weft_http_response_bytes_total", &["default/web"]) > 99.5);
     let plain = ["peer_service=\"unknown\"", "tls=\"none\"", "service=\"default/plain\""];
     assert!(metric(mesh.admin("plain"), "weft_http_requests_total", &plain) > 0.5, "{}", texts[3]);

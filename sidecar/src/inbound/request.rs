@@ -42,9 +42,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, refused.version(), started) };
-            worker.unrouted(Direction::Inbound).record(&ended);
+            worker.unrouted(Direction::Inbound).record(&refused.ended(started));
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;

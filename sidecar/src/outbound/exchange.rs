@@ -35,9 +35,7 @@ pub async fn run(
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            let reason = Some(refused.error.reason);
-            let ended = Ended { reason, ..Ended::new(refused.status, refused.version(), started) };
-            worker.unrouted(Direction::Outbound).record(&ended);
+            worker.unrouted(Direction::Outbound).record(&refused.ended(started));
             refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
