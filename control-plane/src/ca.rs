@@ -35,7 +35,7 @@ use weft_proto::v1::TrustBundle;
 use weft_svid::{Role, Svid, SvidReason, TrustStore};
 use zeroize::Zeroizing;
 
-pub(crate) use self::files::write_private;
+pub(crate) use self::files::{open_private, read_private, write_private};
 use self::{
     audit::Audit,
     enrolment::attested::{self, Attested},

@@ -210,8 +210,10 @@ fn an_own_authority_and_files_follow_each_other() {
 #[test]
 fn a_former_issuing_certificate_of_files_stays_revoked_until_its_own_end_and_does_not_come_back() {
     let (company, written, directory) = (Company::new("company"), Written(temporary()), temporary());
-    let ends = |days: u64| move |params: &mut CertificateParams| {
-        params.not_after = time::OffsetDateTime::now_utc() + HOUR * 24 * u32::try_from(days).expect("small");
+    let ends = |days: u64| {
+        move |params: &mut CertificateParams| {
+            params.not_after = time::OffsetDateTime::now_utc() + HOUR * 24 * u32::try_from(days).expect("small");
+        }
     };
     let (between, between_key) = company.sign(|params| {
         ends(300)(params);

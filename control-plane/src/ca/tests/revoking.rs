@@ -14,7 +14,11 @@ fn a_serial_number_means_one_certificate_and_goes_with_its_end() {
     let entry = ca.revoke(&Subject::Serial(one.serial.clone()), "ann", "lost laptop").expect("revoked");
     assert_eq!((covered(&ca, &one), covered(&ca, &other)), (true, false));
     assert_eq!(entry.identity.as_deref(), Some(id().as_str()), "whose it is is known");
-    assert_eq!((entry.expires, entry.not_after), (one.life.to + 300, Some(one.life.to)), "and for clocks that are behind");
+    assert_eq!(
+        (entry.expires, entry.not_after),
+        (one.life.to + 300, Some(one.life.to)),
+        "and for clocks that are behind"
+    );
     // A stream that was opened with an earlier certificate says when the present one ends.
     let earlier =
         Presented { serials: vec![Serial::new(&[9])], not_before: 0, not_after: 1, issuer: vec![], chain: vec![] };
