@@ -26,7 +26,7 @@ use crate::{
     inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
     listener,
     live::Sessions,
-    outbound::{self, Mirrors},
+    outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
     upstream::Pools,
@@ -102,6 +102,8 @@ pub struct Worker {
     pub clock: Clock,
     /// Where spans and lines of the access log go; counted here alone, so that a request touches nothing shared.
     pub spans: Rc<SpanSink>,
+    /// Keys of sessions.
+    pub sealers: Sealers,
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
@@ -139,6 +141,7 @@ impl Worker {
             books: Books::default(),
             clock: context.clock,
             spans: Rc::new(context.spans.clone()),
+            sealers: Sealers::default(),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),

@@ -14,6 +14,7 @@ use weft_policy::{
     model::{BackendPolicy, Endpoint, Locality, ServicePort, Target},
     outlier::{Ejections, Health},
     retry::Budget,
+    session,
 };
 
 use super::state::State;
@@ -97,6 +98,7 @@ impl Builder {
                     Arc::new(EndpointState {
                         endpoint: endpoint.clone(),
                         address,
+                        session: session::of_endpoint(address, endpoint.workload.as_ref()),
                         load: EndpointLoad::default(),
                         health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
                         unreachable: AtomicBool::new(false),

@@ -32,6 +32,8 @@ pub struct Admission {
 pub struct Asked<'a> {
     /// What the endpoint is chosen by, where it is by a hash.
     pub hash: Option<u64>,
+    /// Who takes it while it can: the endpoint of its session.
+    pub bound: Option<u64>,
     /// A failure can be hidden from the caller by another try.
     pub repeatable: bool,
     /// Endpoints that have failed already.
@@ -39,8 +41,8 @@ pub struct Asked<'a> {
 }
 
 impl Admission {
-    /// Asks both circuits and picks an endpoint: one that waits for its probe, else one that is in and has not failed,
-    /// else an ejected one that has not, else the one that failed first.
+    /// Asks both circuits and picks an endpoint: that of the session, else one that waits for its probe, else one that is
+    /// in and has not failed, else an ejected one that has not, else the one that failed first.
     ///
     /// # Errors
     /// When the service is left alone, or has no endpoints.
@@ -58,6 +60,9 @@ impl Admission {
             }
             Entry::Refused(until) => return Err(refused(cluster, begun, until)),
         };
+        if let Some(endpoint) = asked.bound.and_then(|bound| of_session(cluster, bound, asked.failed)) {
+            return Ok(Self { begun, endpoint, probe: None, breaker });
+        }
         if asked.failed.is_empty() {
             let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
             if let Some(taken) = shared.ejections.take_probe(begun, asked.repeatable, healths) {
@@ -148,6 +153,12 @@ impl EndpointState {
 #[must_use]
 pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
     !endpoint.health.is_out() && !has_failed(endpoint, failed)
+}
+
+/// The endpoint of a session, while it is there, in, and has not failed.
+fn of_session(cluster: &Cluster, bound: u64, failed: &[Arc<EndpointState>]) -> Option<Arc<EndpointState>> {
+    let found = cluster.endpoints.iter().find(|endpoint| endpoint.session == bound)?;
+    is_available(found, failed).then(|| Arc::clone(found))
 }
 
 fn has_failed(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {

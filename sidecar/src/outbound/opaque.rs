@@ -72,7 +72,8 @@ async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<
     loop {
         number += 1;
         // Nothing is sent before the connection is there: each try can be made again elsewhere.
-        let admission = Admission::ask(worker, cluster, &Asked { hash, repeatable: true, failed: &failed })?;
+        let admission =
+            Admission::ask(worker, cluster, &Asked { hash, bound: None, repeatable: true, failed: &failed })?;
         let endpoint = Arc::clone(admission.endpoint());
         let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
         let begun = Instant::now();

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_policy::{circuit::Outcome, deadline, trace::SpanId};
+use weft_policy::{circuit::Outcome, deadline, session::of_target, trace::SpanId};
 
 use super::Tries;
 use crate::{
@@ -59,7 +59,8 @@ impl Tries<'_> {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
         let id = SpanId::random(self.worker.random());
         let mut span = self.span(id, received, request.as_ref());
-        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        let bound = self.plan.session.as_ref().and_then(|session| session.endpoint());
+        let asked = Asked { hash: Some(self.plan.hash), bound, repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
             Err(error) => {
@@ -96,6 +97,9 @@ impl Tries<'_> {
         }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
+            if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session) {
+                bound.answer(worker, session, (of_target(&cluster.target), &endpoint), response.headers_mut());
+            }
             let finish = Finish {
                 metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
                 started: self.started,
