@@ -237,9 +237,12 @@ pub struct ServiceArgs {
     /// Where orders reaches payments
     #[arg(long, env = "WEFT_UPSTREAM_PAYMENTS", default_value = "127.0.0.1:9003", hide_env_values = true)]
     pub payments: SocketAddr,
-    /// Where orders reaches the ledger
+    /// Where orders reaches the ledger's journal
     #[arg(long, env = "WEFT_UPSTREAM_LEDGER", default_value = "127.0.0.1:9004", hide_env_values = true)]
     pub ledger: SocketAddr,
+    /// Where the ledger takes entries, and where orders reaches that
+    #[arg(long)]
+    pub entries: Option<SocketAddr>,
 }
 
 /// The demo's services.

@@ -30,8 +30,7 @@ use crate::{
     harden,
     health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound::{self, Seen},
-    listener, probe,
+    inbound, listener, probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -39,6 +38,7 @@ use crate::{
         Telemetry,
         access::AccessLog,
         export::{self, SpanSink, Whose},
+        propagation,
     },
     token::PendingKey,
 };
@@ -68,7 +68,6 @@ async fn control(args: SidecarArgs) -> Result<()> {
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
-    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -94,10 +93,11 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         listeners,
-        clock,
+        clock: Clock::start(),
         limiters: Arc::default(),
         spans,
-        seen: Arc::clone(&arrivals),
+        seen: Arc::default(),
+        propagation: Arc::default(),
         trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
@@ -140,7 +140,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         saver,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), args.locality(), clock),
+        builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -149,7 +149,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let keeper = keeper.map(|keeper| tokio::spawn(keeper.run()));
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
-    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
+    tell_of_traffic(&context, &registration);
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
@@ -280,6 +280,13 @@ fn epoch(store: Option<&Store>) -> u64 {
     })
 }
 
+/// Has the control plane told, beside what a registration says at first, what was seen of the app's traffic.
+fn tell_of_traffic(context: &WorkerContext, registration: &watch::Sender<Registration>) {
+    let (seen, all) = (Arc::clone(&context.seen), Arc::clone(&context.propagation));
+    tokio::spawn(inbound::tell(seen, context.snapshot.clone(), registration.clone()));
+    tokio::spawn(propagation::tell(all, context.telemetry.clone(), registration.clone()));
+}
+
 fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
     Registration {
         name: args.name.clone(),
@@ -307,6 +314,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         certificate_end_ms: 0,
         service_account: args.account().into(),
         connections: Vec::new(),
+        trace_propagation: None,
     }
 }
 

@@ -184,6 +184,13 @@ pub struct Target {
     pub port: u16,
 }
 
+impl std::fmt::Display for Target {
+    /// `namespace/service:port`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
+}
+
 /// At most 100 endpoints of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointSlice {

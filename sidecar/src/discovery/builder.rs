@@ -144,7 +144,7 @@ impl Builder {
     fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
-            let label = format!("{}:{}", target.service, target.port);
+            let label = target.to_string();
             let ejections = Arc::new(Ejections::default());
             Arc::new(ClusterShared {
                 limits: Limits::default(),

@@ -9,7 +9,7 @@ use std::{
 use weft_policy::{
     balance::{self, Nanos},
     breaker::{self, Entry},
-    circuit::Outcome,
+    circuit::{Outcome, Transition},
     model::BreakOn,
     outlier,
 };
@@ -18,6 +18,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     snapshot::{Cluster, EndpointState},
+    telemetry::trace::OpenSpan,
 };
 
 /// A try that may be made.
@@ -88,8 +89,8 @@ impl Admission {
         &self.endpoint
     }
 
-    /// Tells both circuits how the try ended.
-    pub fn record(self, worker: &Worker, cluster: &Cluster, outcome: Outcome) {
+    /// Tells both circuits how the try ended, and its span what came of that.
+    pub fn record(self, worker: &Worker, cluster: &Cluster, outcome: Outcome, span: &mut OpenSpan) {
         let (shared, policy) = (&cluster.shared, &cluster.policy);
         let (begun, now, random) = (self.begun, worker.clock.now(), worker.random());
         let outlier = &policy.outlier_detection;
@@ -99,6 +100,7 @@ impl Admission {
         };
         if let Some(change) = change {
             shared.circuit.endpoint_changed(self.endpoint.address, change);
+            note(span, "weft.circuit.endpoint", change, || self.endpoint.address.to_string());
         }
         self.endpoint.reachable(outcome);
         let breaker = &policy.circuit_breaker;
@@ -108,6 +110,7 @@ impl Admission {
         };
         if let Some(change) = change {
             shared.circuit.service_changed(change);
+            note(span, "weft.circuit.service", change, || cluster.target.to_string());
         }
     }
 
@@ -123,6 +126,17 @@ impl Admission {
             cluster.shared.circuit.endpoint_changed(self.endpoint.address, change);
         }
     }
+}
+
+/// A circuit has changed with this try: an ejection, a recovery.
+fn note(span: &mut OpenSpan, name: &'static str, change: Transition, of: impl FnOnce() -> String) {
+    span.event(name, || {
+        [
+            ("weft.circuit.of", of()),
+            ("weft.circuit.to", change.to.as_str().to_owned()),
+            ("weft.reason", change.cause.as_str().to_owned()),
+        ]
+    });
 }
 
 /// What an outcome says of the service as a whole: a failure of one endpoint says nothing while another may answer.

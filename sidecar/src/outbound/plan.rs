@@ -27,6 +27,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
+    telemetry::trace::OpenSpan,
 };
 
 /// What is to be done with a request.
@@ -105,7 +106,8 @@ impl Plan {
         let Some(admission) = self.trying.take() else { return false };
         let mtls = admission.endpoint().endpoint.mesh.is_some();
         if self.timeout == self.rule.requests.timeout {
-            admission.record(worker, &self.cluster, Outcome::Timeout);
+            // The try that was waited for has its span; it is given up with it.
+            admission.record(worker, &self.cluster, Outcome::Timeout, &mut OpenSpan::default());
         }
         mtls
     }

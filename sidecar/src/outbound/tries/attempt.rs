@@ -85,7 +85,7 @@ impl Tries<'_> {
             Err(error) => (outcome_of_error(error), false),
         };
         if let Some(admission) = trying.take() {
-            admission.record(worker, cluster, outcome);
+            admission.record(worker, cluster, outcome, &mut span);
         }
         let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
         if bad || exchanged.is_ok() {
@@ -125,12 +125,27 @@ impl Tries<'_> {
         let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
         let resend = self.number.replace(self.number.get() + 1);
         span.of_request(self.started, self.plan.timeout);
+        if resend == 0 {
+            self.note_what_was_done(&mut span, received);
+        }
         span.add(|span| {
             span.resend = resend;
             span.service = Some(self.plan.cluster.target.clone());
             span.route = self.plan.rule.tag.clone();
         });
         span
+    }
+
+    /// What has been done to the request before its first try: copies of it, a fault.
+    fn note_what_was_done(&self, span: &mut OpenSpan, received: &Received) {
+        if let Some(injected) = self.injected {
+            injected.note(span);
+        }
+        if let Some(filters) = self.plan.filters.as_ref().filter(|_| received.upgrade.is_none()) {
+            for mirror in filters.mirrors() {
+                span.event("weft.mirror", || [("weft.service", mirror.target.to_string())]);
+            }
+        }
     }
 
     /// Makes of a request what is sent on this connection.
