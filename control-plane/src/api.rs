@@ -61,6 +61,8 @@ const MAX_LISTS: usize = 64;
 const MAX_WATCHES: usize = 2048;
 /// Reads of the whole log at once.
 const MAX_LOG_READS: usize = 4;
+/// Questions that are explained at the same time.
+const MAX_EXPLAINS: usize = 4;
 
 /// What the API serves.
 #[derive(Clone)]
@@ -90,6 +92,7 @@ pub struct ApiState {
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
     looking: Arc<Semaphore>,
+    explains: Arc<Semaphore>,
     pages: Pages,
 }
 
@@ -135,6 +138,7 @@ impl ApiState {
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
             looking: at_once(observe::LOOKING),
+            explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }
     }
