@@ -44,6 +44,7 @@ use self::{access::Access, objects::Pages};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
+    metrics::{Metrics, api::measure},
     push::{Reflected, View, proxies::Proxies},
     registry,
     source::{Files, Problem, stored::Current},
@@ -80,6 +81,8 @@ pub struct ApiState {
     pub traces: Option<Traces>,
     /// How workloads get certificates; none in tests.
     pub enrolment: Option<Enrolment>,
+    /// What the parts tell.
+    pub metrics: Metrics,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -123,6 +126,7 @@ impl ApiState {
             ca: None,
             traces: None,
             enrolment: None,
+            metrics: Metrics::default(),
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
@@ -160,6 +164,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/{version}/{*rest}", any(objects::serve))
         .route("/apis/{group}/{version}/{*rest}", any(objects::serve))
         .route("/weft/v1/proxies", get(mesh::proxies))
+        .route("/weft/v1/prometheus/targets", get(mesh::targets))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
@@ -184,6 +189,7 @@ pub fn router(state: ApiState) -> Router {
             ApiError::method(request.method(), "told by the documentation of this path")
         })
         .layer(middleware::from_fn_with_state(state.access.clone(), access::check))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), measure))
         .with_state(state)
 }
 

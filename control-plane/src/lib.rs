@@ -10,6 +10,7 @@ pub mod explain;
 mod hexadecimal;
 pub mod inject;
 pub mod jwks;
+pub mod metrics;
 pub mod push;
 pub mod registry;
 pub mod sessions;

@@ -18,6 +18,7 @@ mod inject;
 mod jwt;
 mod mesh;
 mod messages;
+mod metrics;
 mod needs;
 mod net;
 mod operate;

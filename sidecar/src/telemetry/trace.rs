@@ -182,6 +182,13 @@ impl OpenSpan {
         }
     }
 
+    /// The trace, where its spans are exported.
+    #[must_use]
+    pub fn trace(&self) -> Option<weft_metrics::TraceId> {
+        let running = self.0.as_ref().filter(|running| running.export)?;
+        Some(weft_metrics::TraceId(running.span.trace.to_bytes()))
+    }
+
     /// Where the connection goes.
     pub fn to_endpoint(&mut self, endpoint: &EndpointState) {
         self.add(|span| {

@@ -277,6 +277,13 @@ impl Net {
         self.text().lines().any(|candidate| candidate == line)
     }
 
+    /// Waits until a series that begins so has this value.
+    pub async fn counts(&self, start: &str, value: u64) {
+        let end = format!(" {value}");
+        let shows = || self.text().lines().any(|line| line.starts_with(start) && line.ends_with(&end));
+        eventually(&format!("{start}{end}\nin\n{}", self.text()), shows).await;
+    }
+
     /// Waits until the metrics have this line.
     pub async fn metric(&self, line: &str) {
         eventually(&format!("{line}\nin\n{}", self.text()), || self.shows(line)).await;
