@@ -11,6 +11,8 @@ mod hexadecimal;
 pub mod inject;
 pub mod jwks;
 pub mod kubernetes;
+pub mod metrics;
+pub mod observe;
 pub mod push;
 pub mod registry;
 pub mod sessions;
