@@ -66,13 +66,11 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let metrics = Metrics::default();
     let told = metrics.clone();
     store.observe(move |took, result| told.written(took, result));
-    let ca = Arc::new(authority(&args, &data_dir)?);
-    tokio::spawn(maintain(Arc::clone(&ca)));
+    let ca = founded(&args, &data_dir).await?;
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
-    kubernetes::start(&args, &ca).await?;
     let traces = spans::receive(&args).await?;
     let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
     let registry = Registry::open(&data_dir.join("registrations"), claims);
@@ -162,6 +160,14 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
 /// Returns when the control plane is to end.
 async fn ended(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The authority, looked after, and what it does in a cluster.
+async fn founded(args: &ControlPlaneArgs, data_dir: &Path) -> Result<Arc<Ca>> {
+    let ca = Arc::new(authority(args, data_dir)?);
+    tokio::spawn(maintain(Arc::clone(&ca)));
+    kubernetes::start(args, &ca).await?;
+    Ok(ca)
 }
 
 /// The authority, embedded or from files.
