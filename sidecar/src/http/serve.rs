@@ -58,24 +58,24 @@ where
     }
 }
 
-/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`. `idle` is the time
-/// between two requests: hyper has one timer for it and for the head that follows. The first head has [`HEAD`]: until then
-/// a caller has shown nothing for which it could be let wait.
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`, or when no request
+/// came for `idle`, which is looked at once in that time. The first head has [`HEAD`]: until then a caller has shown nothing
+/// for which it could be let wait.
 pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let asked = Rc::new(Cell::new(false));
-    let first = Rc::clone(&asked);
+    let asked = Rc::new(Cell::new(0_u64));
+    let count = Rc::clone(&asked);
     let serve = move |request| {
-        first.set(true);
+        count.set(count.get() + 1);
         handle(request).map(or_reset)
     };
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        // hyper's timer for heads is made anew for each request: `quiet` is ours, made once.
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .max_headers(FIELDS)
         // With it on, hyper does not look whether the caller is still there: a request that nobody waits for any more
@@ -86,24 +86,38 @@ where
         .serve_connection(TokioIo::new(io), service_fn(serve))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let late = async {
-        tokio::time::sleep(HEAD).await;
-        if asked.get() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let mut late = std::pin::pin!(late);
     tokio::select! {
+        biased;
         result = connection.as_mut() => return result,
+        () = first_head_late(&asked) => return Ok(()),
+        // What is being answered is answered first.
+        () = no_other_request(&asked, idle) => connection.as_mut().graceful_shutdown(),
         () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
-        () = late.as_mut() => {
-            tracing::debug!("no request head within {HEAD:?}: connection closed");
-            return Ok(());
-        }
     }
     tokio::select! {
+        biased;
         result = connection => result,
-        () = late => Ok(()),
+        () = first_head_late(&asked) => Ok(()),
+    }
+}
+
+/// Returns when no whole request head has come within [`HEAD`]; `asked` counts them.
+async fn first_head_late(asked: &Cell<u64>) {
+    tokio::time::sleep(HEAD).await;
+    if asked.get() > 0 {
+        std::future::pending::<()>().await;
+    }
+    tracing::debug!("no request head within {HEAD:?}: connection closed");
+}
+
+/// Returns when a whole `idle` has gone by without another request; `asked` counts them.
+async fn no_other_request(asked: &Cell<u64>, idle: Duration) {
+    let mut seen = 0;
+    loop {
+        tokio::time::sleep(idle).await;
+        if std::mem::replace(&mut seen, asked.get()) == asked.get() {
+            return;
+        }
     }
 }
 
