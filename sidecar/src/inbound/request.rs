@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, model::Protocol, trace::SpanId};
+use weft_policy::{canonical, fields::Fields, model::Protocol, trace::SpanId};
 
 use super::{
     Permit,
@@ -47,8 +47,9 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             return response;
         }
     };
-    let caller = request.headers_mut().remove(CALLER_VERSION);
-    let rule = request.headers_mut().remove(RULE);
+    let own = received.fields.has(Fields::OWN);
+    let mut take = |name| if own { request.headers_mut().remove(name) } else { None };
+    let (caller, rule) = (take(CALLER_VERSION), take(RULE));
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
     // caller's could have nominated is gone.
     canonical::strip_identity(request.headers_mut());
