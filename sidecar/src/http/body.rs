@@ -9,6 +9,7 @@ mod tee;
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,7 +25,7 @@ pub use self::{
     tee::{Copied, Tee},
 };
 use self::{incoming::FromPeer, paced::Paced};
-use crate::error::Reason;
+use crate::{error::Reason, inbound};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -35,11 +36,12 @@ pub struct Body {
     follower: Follower,
 }
 
-/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it.
+/// Who wants to know how it goes: of an answer's body its end, of a request's body all of it or its trailers.
 enum Follower {
     Nobody,
     Finish(Finish),
     Tee(Box<Tee>),
+    Trailers(Rc<inbound::Reserved>),
 }
 
 enum Kind {
@@ -125,6 +127,11 @@ impl Body {
         self.follower = Follower::Tee(Box::new(tee));
     }
 
+    /// Leaves these fields out of the trailers. For the body of a request.
+    pub fn strip_trailers(&mut self, reserved: Rc<inbound::Reserved>) {
+        self.follower = Follower::Trailers(reserved);
+    }
+
     fn ended(&mut self) {
         if let Follower::Finish(finish) = &mut self.follower {
             finish.complete = true;
@@ -149,7 +156,13 @@ impl http_body::Body for Body {
             finish.reason = Some(reason);
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
-        let frame = ready!(this.kind.poll(context));
+        let mut frame = ready!(this.kind.poll(context));
+        if let Follower::Trailers(reserved) = &this.follower
+            && let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            reserved.strip_trailers(trailers);
+        }
         this.follower.sees(frame.as_ref(), &this.kind);
         match &frame {
             None => this.ended(),
@@ -182,7 +195,7 @@ impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
         match self {
-            Self::Nobody => {}
+            Self::Nobody | Self::Trailers(_) => {}
             Self::Finish(finish) => {
                 if let Some(Ok(frame)) = frame
                     && let Some(trailers) = frame.trailers_ref()

@@ -91,17 +91,26 @@ impl Finish {
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
-            Leg::App(permit) => {
-                permit.revoked().await;
-            }
+            Leg::App(permit) => _ = permit.revoked().await,
             Leg::Endpoint(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the exchange is not allowed any more, when that is so.
+    #[must_use]
+    pub fn why_revoked(&self) -> Option<Reason> {
+        match &self.leg {
+            Leg::App(permit) => permit.why_revoked(),
+            Leg::Endpoint(_) => None,
         }
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let reason = if self.complete { self.reason } else { self.reason.or(Some(Reason::ClientGone)) };
+        // What ends a connection may end the exchange before its body is asked once more.
+        let cut = || self.why_revoked().unwrap_or(Reason::ClientGone);
+        let reason = if self.complete { self.reason } else { self.reason.or_else(|| Some(cut())) };
         if let Some(metrics) = &self.metrics {
             metrics.record(self.status, reason, self.started.elapsed());
         }
