@@ -186,9 +186,10 @@ async fn a_connection_without_another_request_is_closed() {
         caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
         // A head that never ends is no other request.
         caller.write_all(b"GET / HTTP/1.1\r\n").await.expect("open");
-        while caller.write_all(b"a: b\r\n").await.is_ok() {
+        while start.elapsed() < IDLE * 5 && caller.write_all(b"a: b\r\n").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        drop(caller);
     };
     let (result, ()) = tokio::join!(serving, calls);
     result.expect("closed");
