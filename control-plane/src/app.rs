@@ -35,6 +35,7 @@ use crate::{
         server::{self, Discovery},
     },
     registry::{RESTORED, Registry},
+    sessions::Secret,
     source::{Resources, Source},
     store::Store,
 };
@@ -86,6 +87,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let kept = jwks::Kept::new(data_dir.join("jwks"));
     let fetching = jwks::Fetching::new(resources.clone(), client, kept, jwks::Times::default());
     let compiling = Compiling {
+        secret: Secret::open(&data_dir)?,
         sets: fetching.sets(),
         resources: resources.clone(),
         resources_ended: false,

@@ -183,11 +183,12 @@ impl Lease {
             Some((lease, held)) if *lease == self.lease => {
                 let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
                 authorise(&registration, &peer, &self.attested)?;
-                // A new certificate changes nothing that is compiled, nor do connections that came.
+                // A new certificate changes nothing that is compiled, nor does what was seen of the traffic.
                 let told = &held.registration;
                 let same = Registration {
                     certificate_end_ms: told.certificate_end_ms,
                     connections: told.connections.clone(),
+                    trace_propagation: told.trace_propagation,
                     ..registration.clone()
                 } == *told;
                 *held = Arc::new(Registered { registration, spiffe_id: held.spiffe_id.clone() });

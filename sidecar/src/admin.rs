@@ -1,5 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only, nothing that changes
-//! anything.
+//! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only. The one
+//! thing that it changes is that the drain begins.
 
 use std::{convert::Infallible, sync::Arc, time::SystemTime};
 
@@ -55,8 +55,12 @@ impl Admin {
         if !is_local(host) || request.headers().contains_key(header::ORIGIN) {
             return text(StatusCode::FORBIDDEN, format!("host {host:?} is not served here\n"));
         }
+        if request.method() == http::Method::POST && request.uri().path() == "/drain" {
+            self.drain.ask();
+            return text(StatusCode::ACCEPTED, "draining\n".into());
+        }
         if request.method() != http::Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET, and POST to /drain\n".into());
         }
         match request.uri().path() {
             "/live" | "/livez" => text(StatusCode::OK, "live\n".into()),
@@ -120,7 +124,8 @@ fn is_local(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+/// A response of plain text.
+pub(crate) fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use socket2::Socket;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
@@ -24,13 +24,13 @@ use self::{
 };
 use crate::{
     admin::Admin,
-    config::{SidecarArgs, SidecarConfig},
+    config::{PodArgs, SidecarArgs, SidecarConfig},
     discovery::{self, Backoff, Builder, Discovery, LEAVE},
     drain::{Drain, Phase},
     harden,
+    health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound::{self, Seen},
-    listener, probe,
+    inbound, listener, probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -38,6 +38,7 @@ use crate::{
         Telemetry,
         access::AccessLog,
         export::{self, SpanSink, Whose},
+        propagation,
     },
     token::PendingKey,
 };
@@ -46,7 +47,7 @@ use crate::{
 ///
 /// # Errors
 /// When a listener cannot be bound or a flag makes no sense.
-pub fn run(args: SidecarArgs) -> Result<ExitCode> {
+pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log))?;
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -54,6 +55,7 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     harden::process();
+    args.labels = args.pod.labels(&args.labels)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)
@@ -61,13 +63,11 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
 
 async fn control(args: SidecarArgs) -> Result<()> {
     let (listeners, reserved) = bind(&args)?;
-    let admin = tokio::net::TcpListener::bind(args.admin_listen)
-        .await
-        .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
+    let admin =
+        TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
     announce(&args, &listeners, admin.local_addr()?);
 
     let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
-    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -93,10 +93,11 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         listeners,
-        clock,
+        clock: Clock::start(),
         limiters: Arc::default(),
         spans,
-        seen: Arc::clone(&arrivals),
+        seen: Arc::default(),
+        propagation: Arc::default(),
         trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
@@ -109,7 +110,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         snapshot: snapshot.subscribe(),
     };
-    tokio::spawn(seen.run(admin));
+    show(seen, admin, &args.pod).await?;
     let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
     let (saver, keeper) = saver.unzip();
     let wishes = watch::Sender::default();
@@ -139,7 +140,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         saver,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), args.locality(), clock),
+        builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -148,7 +149,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let keeper = keeper.map(|keeper| tokio::spawn(keeper.run()));
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
-    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
+    tell_of_traffic(&context, &registration);
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
@@ -163,6 +164,17 @@ async fn control(args: SidecarArgs) -> Result<()> {
     // The queues are closed with the last of those who fill them; what they hold still goes out.
     drop(context);
     recording.end().await;
+    Ok(())
+}
+
+/// Starts what tells others how this sidecar is.
+async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs) -> Result<()> {
+    if let Some(address) = pod.health_listen {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("--health-listen {address}"))?;
+        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), &pod.app_probes);
+        tokio::spawn(health.run(listener));
+    }
+    tokio::spawn(seen.run(admin));
     Ok(())
 }
 
@@ -226,19 +238,30 @@ fn bind(args: &SidecarArgs) -> Result<(Listeners, Vec<Socket>)> {
     Ok((listeners, reserved))
 }
 
-/// Waits for a signal, then drains; a second signal means now.
+/// Waits for a signal, then drains; a second signal means now. A drain that was asked for waits for the signal.
 async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Registration>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = drain.asked() => Some(Instant::now()),
+    };
     tracing::info!("draining");
     registration.send_modify(|registration| registration.draining = true);
+    let mut lame_duck = args.lame_duck;
+    if let Some(asked) = asked {
+        // The app has the signal already; ours comes when it has ended.
+        tokio::select! {
+            () = drain.quiesce(lame_duck) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        lame_duck = lame_duck.saturating_sub(asked.elapsed());
+    }
     tokio::select! {
-        () = drain.run(args.lame_duck, args.drain_timeout) => {}
+        () = drain.run(lame_duck, args.drain_timeout) => {}
         _ = terminate.recv() => drain.advance(Phase::Stopped),
         _ = interrupt.recv() => drain.advance(Phase::Stopped),
     }
@@ -255,6 +278,13 @@ fn epoch(store: Option<&Store>) -> u64 {
             now
         })
     })
+}
+
+/// Has the control plane told, beside what a registration says at first, what was seen of the app's traffic.
+fn tell_of_traffic(context: &WorkerContext, registration: &watch::Sender<Registration>) {
+    let (seen, all) = (Arc::clone(&context.seen), Arc::clone(&context.propagation));
+    tokio::spawn(inbound::tell(seen, context.snapshot.clone(), registration.clone()));
+    tokio::spawn(propagation::tell(all, context.telemetry.clone(), registration.clone()));
 }
 
 fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
@@ -284,6 +314,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         certificate_end_ms: 0,
         service_account: args.account().into(),
         connections: Vec::new(),
+        trace_propagation: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Static configuration of a sidecar: flags, their parsers, and what the workers see of them.
 
+pub mod pod;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+pub use pod::PodArgs;
 use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
 
@@ -87,6 +90,8 @@ pub struct SidecarArgs {
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub pod: PodArgs,
 }
 
 /// What the data path needs to know.

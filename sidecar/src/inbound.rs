@@ -22,7 +22,7 @@ use std::{
 pub use books::Books;
 pub use connection::Admitted;
 use connection::{Connection, LeadsTo};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 pub use jwt::{Authenticators, Reserved};
 pub use limit::Limiters;
@@ -44,7 +44,9 @@ use crate::{
     http::serve,
     identity, listener,
     live::Session,
-    opaque, upstream,
+    opaque,
+    telemetry::trace::OpenSpan,
+    upstream,
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -185,8 +187,10 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
 
 /// Opaque bytes, on a port that is declared so or that nobody declared. What policies say is asked before the dial.
 async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
+    let mut span = OpenSpan::default();
     let opened = async {
         let app = connection.app(worker)?;
+        span = connection.span_of_bytes(worker, &app, &HeaderMap::new());
         let permit = Permit::bytes(worker, connection, &app)?;
         let stream = permit.dial().await?;
         Ok::<_, ProxyError>((permit, stream))
@@ -196,11 +200,12 @@ async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl
         Ok(opened) => opened,
         Err(error) => {
             tracing::debug!(%error, "plaintext connection refused");
+            span.refused(error.reason);
             return metrics.refused(error.reason);
         }
     };
     let open = metrics.opened();
-    open.closed(permit.copy(io, app, &metrics).await);
+    open.closed(permit.copy(io, app, &metrics, &mut span).await);
 }
 
 /// Judges what is open again whenever another inbound configuration has come, for as long as the worker lives.

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod drain;
 pub mod error;
 pub mod harden;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;

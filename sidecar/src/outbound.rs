@@ -8,6 +8,7 @@ mod filters;
 mod mirror;
 mod opaque;
 mod plan;
+mod session;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -25,6 +26,7 @@ use std::{
 use http::{Request, Response};
 use hyper::body::Incoming;
 pub use mirror::Mirrors;
+pub use session::Sealers;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 

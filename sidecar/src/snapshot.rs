@@ -91,6 +91,8 @@ pub struct EndpointState {
     pub endpoint: Endpoint,
     /// Where the app of this endpoint serves this port, for plaintext.
     pub address: SocketAddr,
+    /// What tokens of sessions call it.
+    pub session: u64,
     /// Latency and requests in flight.
     pub load: EndpointLoad,
     /// Whether it is left out.

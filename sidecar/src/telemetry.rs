@@ -6,6 +6,7 @@ mod circuit;
 pub mod export;
 mod histogram;
 mod otel;
+pub mod propagation;
 pub mod span;
 #[cfg(test)]
 mod tests;

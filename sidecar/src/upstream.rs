@@ -13,6 +13,7 @@ pub(crate) use connect::handshake;
 
 use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
 
+use http::HeaderMap;
 use weft_policy::{
     SpiffeId,
     limits::{Limits, Permit},
@@ -156,7 +157,8 @@ impl Pools {
         Ok(pool.share(Shared::new(sender, life.min(rules.max_age), leaving, place)))
     }
 
-    /// A tunnel to a service port, on a connection of tunnels to its endpoint, made within `connect` if there is none.
+    /// A tunnel to a service port, on a connection of tunnels to its endpoint, made within `connect` if there is none. The
+    /// CONNECT has the fields of `context`.
     ///
     /// # Errors
     /// Whatever kept it from being opened; no byte was sent.
@@ -164,23 +166,24 @@ impl Pools {
         &self,
         mesh: &MeshAddress,
         target: &Target,
+        context: HeaderMap,
         connect: Duration,
     ) -> Result<(crate::tunnel::Tunnel, StreamGuard), ProxyError> {
         let key = Key::mesh(mesh, target);
         let pool = self.pool(&key);
         if let Some(carrier) = pool.carrier() {
-            return carrier.open(target).await;
+            return carrier.open(target, context).await;
         }
         let turn = pool.turn().await?;
         if let Some(carrier) = pool.carrier() {
             drop(turn);
-            return carrier.open(target).await;
+            return carrier.open(target, context).await;
         }
         let dialled = self.counted(&key, connect::carrier(mesh, target, self.own(), connect).await);
         let carrier = dialled.inspect_err(|error| pool.failed(error))?;
         pool.carry(carrier.clone());
         drop(turn);
-        carrier.open(target).await
+        carrier.open(target, context).await
     }
 
     /// Drops what is idle for too long, too old or closed, and the pools that nothing uses. Called once a second.

@@ -14,6 +14,7 @@ mod enrolment;
 mod foreign;
 mod half_close;
 mod http2;
+mod inject;
 mod jwt;
 mod mesh;
 mod messages;

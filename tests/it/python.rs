@@ -9,7 +9,8 @@ use crate::{
     net::{eventually, free, metric},
 };
 
-fn script(name: &str) -> String {
+/// A program of `programs/`.
+pub fn script(name: &str) -> String {
     format!("{}/../tests/it/programs/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 

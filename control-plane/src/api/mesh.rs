@@ -44,7 +44,14 @@ fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
         "certExpirySeconds": proxy.certificate_seconds(SystemTime::now()),
         "storeRevision": proxy.store_revision(pushed),
         "connections": proxy.registration.connections.iter().map(port).collect::<Vec<_>>(),
+        "tracePropagation": proxy.registration.trace_propagation.as_ref().map(propagation),
         "types": types,
+    })
+}
+
+fn propagation(of: &v1::TracePropagation) -> Value {
+    json!({
+        "served": of.served, "passedOn": of.passed_on, "orphans": of.orphans, "orphansMeanwhile": of.orphans_meanwhile,
     })
 }
 

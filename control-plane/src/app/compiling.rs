@@ -20,6 +20,7 @@ use crate::{
         debounce::{Changes, Debounce},
     },
     registry,
+    sessions::Secret,
     source::{Problem, Resources, Source, stored::Current},
     store::Revision,
 };
@@ -36,6 +37,8 @@ pub struct Compiling {
     pub registered: watch::Receiver<registry::All>,
     /// The key sets of issuers as they change.
     pub sets: watch::Receiver<Arc<KeySets>>,
+    /// What the keys of sessions are made from.
+    pub secret: Secret,
     /// Its trust bundle is pushed too.
     pub ca: Arc<Ca>,
     /// When that changes.
@@ -54,7 +57,7 @@ impl Compiling {
     /// Runs for as long as there are registrations to come.
     pub async fn run(mut self) {
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
-        let mut compiler = Compiler::new((key, Compiled::from(self.ca.bundle().encode_to_vec())));
+        let mut compiler = Compiler::new((key, Compiled::from(self.ca.bundle().encode_to_vec())), self.secret.clone());
         let mut debounce = Debounce::default();
         loop {
             self.publish(&mut compiler);

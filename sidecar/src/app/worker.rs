@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::Counter;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
@@ -26,9 +25,13 @@ use crate::{
     inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
     listener,
     live::Sessions,
-    outbound::{self, Mirrors},
+    outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
-    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
+    telemetry::{
+        Direction, HttpMetrics, TcpMetrics, Telemetry,
+        export::SpanSink,
+        propagation::{Contexts, Propagation},
+    },
     upstream::Pools,
 };
 
@@ -60,6 +63,8 @@ pub struct WorkerContext {
     pub limiters: Arc<Limiters>,
     /// Who has connected to the app's ports.
     pub seen: Arc<Seen>,
+    /// Whether the app passes on trace contexts.
+    pub propagation: Arc<Propagation>,
     /// Roots and revocations of now.
     pub trust: TrustStore,
 }
@@ -102,13 +107,16 @@ pub struct Worker {
     pub clock: Clock,
     /// Where spans and lines of the access log go; counted here alone, so that a request touches nothing shared.
     pub spans: Rc<SpanSink>,
+    /// Keys of sessions.
+    pub sealers: Sealers,
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
     inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
     inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
     unrouted: [HttpMetrics; 2],
-    contexts: [[Counter; 2]; 2],
+    /// Whether requests come with a trace context.
+    pub contexts: Contexts,
 }
 
 impl Clock {
@@ -139,13 +147,13 @@ impl Worker {
             books: Books::default(),
             clock: context.clock,
             spans: Rc::new(context.spans.clone()),
+            sealers: Sealers::default(),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             inbound_http: RefCell::default(),
             inbound_tcp: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
-            contexts: [Direction::Inbound, Direction::Outbound]
-                .map(|direction| ["false", "true"].map(|parent| contexts(&context.telemetry, direction, parent))),
+            contexts: context.propagation.enter(),
             context,
         }
     }
@@ -178,14 +186,6 @@ impl Worker {
         }
     }
 
-    /// Counts a request by whether it came with a trace context.
-    pub fn count_context(&self, direction: Direction, traced: Option<&Traced>) {
-        if let Some(traced) = traced {
-            let direction = usize::from(direction == Direction::Outbound);
-            self.contexts[direction][usize::from(traced.has_parent())].increment(1);
-        }
-    }
-
     /// Handles for opaque connections to an app port.
     #[must_use]
     pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
@@ -193,12 +193,6 @@ impl Worker {
         let telemetry = &self.context.telemetry;
         cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
-}
-
-fn contexts(telemetry: &Telemetry, direction: Direction, parent: &str) -> Counter {
-    let help = "Requests by whether they came with a trace context";
-    let labels = [("direction", direction.as_str()), ("parent", parent)];
-    telemetry.counter("weft_trace_contexts_total", help, &labels)
 }
 
 /// Starts `count` workers. A worker ends when the drain has stopped.

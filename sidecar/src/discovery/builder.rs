@@ -14,6 +14,7 @@ use weft_policy::{
     model::{BackendPolicy, Endpoint, Locality, ServicePort, Target},
     outlier::{Ejections, Health},
     retry::Budget,
+    session,
 };
 
 use super::state::State;
@@ -97,6 +98,7 @@ impl Builder {
                     Arc::new(EndpointState {
                         endpoint: endpoint.clone(),
                         address,
+                        session: session::of_endpoint(address, endpoint.workload.as_ref()),
                         load: EndpointLoad::default(),
                         health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
                         unreachable: AtomicBool::new(false),
@@ -142,7 +144,7 @@ impl Builder {
     fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
-            let label = format!("{}:{}", target.service, target.port);
+            let label = target.to_string();
             let ejections = Arc::new(Ejections::default());
             Arc::new(ClusterShared {
                 limits: Limits::default(),

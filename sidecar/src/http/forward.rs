@@ -1,7 +1,7 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
@@ -272,12 +272,16 @@ impl Switch {
                     finish.complete = true;
                     finish.span.upgraded();
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
+                    let (sent, received) = (Cell::new(0), Cell::new(0));
+                    let count = |moved: &Cell<u64>, bytes| moved.set(moved.get() + bytes);
+                    let (forward, backward) = (|bytes| count(&sent, bytes), |bytes| count(&received, bytes));
                     let revoked = finish.revoked();
-                    if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {
+                    if let Err(error) = opaque::copy_until(near, far, forward, backward, revoked).await {
                         let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
                         tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
                         finish.reason = Some(reason);
                     }
+                    finish.span.moved(sent.get(), received.get(), finish.reason);
                     // The connection was an upgrade's: it does not go back to a pool.
                     finish.lease = None;
                 }

@@ -16,6 +16,7 @@ use weft_policy::{
     canonical::Authority,
     claims::Claims,
     model::{InboundPort, Protocol, Target, Telemetry, WorkloadConfig},
+    trace::SpanId,
 };
 use weft_svid::PeerIdentity;
 
@@ -31,7 +32,11 @@ use crate::{
     error::{ProxyError, Reason},
     live::Cut,
     snapshot::SnapshotReader,
-    telemetry::HttpMetrics,
+    telemetry::{
+        HttpMetrics,
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
 };
 
 /// Connections that are judged again before others get the thread: signatures of tokens may have to be verified.
@@ -167,6 +172,16 @@ impl Connection {
         });
         *cached = Some(Rc::clone(&app));
         Ok(app)
+    }
+
+    /// The span of its bytes, where somebody wants it. `headers` are those of the CONNECT of a tunnel.
+    pub fn span_of_bytes(&self, worker: &Worker, app: &App, headers: &HeaderMap) -> OpenSpan {
+        let traced = Traced::of(app.telemetry(), headers, false, || worker.random());
+        let (id, service) = (SpanId::random(worker.random()), self.service());
+        let mut span = traced.begin_bytes(Kind::Server, id, service.as_ref(), &worker.spans);
+        span.from_ip(self.source);
+        span.add(|span| span.peer_id = self.peer.as_ref().map(|peer| peer.id.clone()));
+        span
     }
 
     /// The services that may have been called: in plaintext nobody says which, so all that lead to the port count.

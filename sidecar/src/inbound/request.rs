@@ -25,6 +25,7 @@ use crate::{
     },
     telemetry::{
         Direction, HttpMetrics,
+        propagation::Serving,
         span::Kind,
         trace::{OpenSpan, Traced},
     },
@@ -81,7 +82,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
+    let (mut span, serving) = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
     let now = (!app.authenticators.is_empty())
         .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
@@ -112,6 +113,10 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         let (claims, now) = (claims.as_deref(), worker.clock.now());
         match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
+                let reason = error.reason.as_str();
+                span.event("weft.rate_limited", || {
+                    [("weft.reason", reason.to_owned()), ("weft.detail", error.detail.clone())]
+                });
                 span.failed(&error, received.grpc);
                 let mut response = failed(&error, &app.metrics, received.grpc);
                 fields.write(response.headers_mut());
@@ -130,22 +135,24 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             failed(&error, &app.metrics, received.grpc)
         }
     };
+    drop(serving);
     if let Some(told) = told {
         told.write(response.headers_mut());
     }
     response
 }
 
-/// The trace of a request: the app is told of it, and our part begins where it is recorded.
-fn traced(
-    worker: &Worker,
+/// The trace of a request: the app is told of it, and our part begins where it is recorded. What is given beside lives
+/// until the app has answered.
+fn traced<'a>(
+    worker: &'a Worker,
     connection: &Connection,
     app: &App,
     (received, rule): (&Received, Option<&HeaderValue>),
     headers: &mut HeaderMap,
-) -> OpenSpan {
+) -> (OpenSpan, Option<Serving<'a>>) {
     let trace = Traced::of(app.telemetry(), headers, false, || worker.random());
-    worker.count_context(Direction::Inbound, Some(&trace));
+    let serving = worker.contexts.served(trace.has_parent());
     let id = SpanId::random(worker.random());
     trace.tell(headers, id);
     let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.spans);
@@ -158,7 +165,7 @@ fn traced(
         // Believed of callers in the mesh only.
         span.route = rule.filter(|_| connection.peer.is_some()).cloned();
     });
-    span
+    (span, serving)
 }
 
 async fn forward(

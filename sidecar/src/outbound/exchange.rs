@@ -44,7 +44,9 @@ pub async fn run(
     let forced = received.fields.has(Fields::OWN) && take_own(request.headers_mut());
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
-    worker.count_context(Direction::Outbound, traced.as_ref());
+    if let Some(traced) = &traced {
+        worker.contexts.sent(traced.has_parent());
+    }
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
@@ -89,18 +91,17 @@ pub async fn run(
             Ok(done) => injected = Some(done),
             Err(aborted) => {
                 let told = (traced.as_ref(), &received, request.headers());
-                let (end, reason) = ((aborted.status, aborted.answer.headers()), aborted.reason);
-                unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
+                unsent(&worker, told, started, |span| aborted.tell(span));
                 return filters::answered(plan.filters.as_deref(), aborted.answer);
             }
         }
     }
     if let Some(filters) = &plan.filters {
-        mirror::start(&worker, filters.mirrors(), &received, &mut request);
+        mirror::start(&worker, filters.mirrors(), &received, &mut request, traced.as_ref());
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, traced.as_ref());
+    let tries = Tries::new(&worker, &plan, started, (traced.as_ref(), injected.as_ref()));
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,

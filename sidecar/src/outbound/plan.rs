@@ -20,6 +20,7 @@ use super::{
     Caller, Destination,
     admission::Admission,
     filters::{self, Applied, Route},
+    session::Bound,
     upstream_port,
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
+    telemetry::trace::OpenSpan,
 };
 
 /// What is to be done with a request.
@@ -41,6 +43,8 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// `None` for the many requests whose rule has no filters.
     pub filters: Option<Box<Applied>>,
+    /// Which session the request is of, where the rule has sessions. Boxed: most rules have none.
+    pub session: Option<Box<Bound>>,
     /// Who is tried now.
     pub trying: RefCell<Option<Admission>>,
 }
@@ -74,7 +78,10 @@ pub fn plan(
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
     let own = Target { service: service.id.clone(), port: port.port };
     let route = Route { rule, matched, own };
-    let (target, filters) = filters::to_backend(worker, snapshot, route, received, request)?;
+    let session = rule.session.as_deref();
+    let session = session.map(|session| Bound::of_request(worker, session, request.headers(), matched));
+    let bound = session.as_ref().and_then(|session| session.backend(rule));
+    let (target, filters) = filters::to_backend(worker, snapshot, route, bound, received, request)?;
     let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
         let detail = format!("backend {} port {} is not known", target.service, target.port);
         ProxyError::unsent(Reason::InvalidBackend, detail)
@@ -89,7 +96,7 @@ pub fn plan(
     };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
     let (rule, trying) = (Arc::clone(rule), RefCell::default());
-    Ok(Plan { cluster, rule, hash, timeout, filters, trying })
+    Ok(Plan { cluster, rule, hash, timeout, filters, session, trying })
 }
 
 impl Plan {
@@ -101,7 +108,8 @@ impl Plan {
         let Some(admission) = self.trying.take() else { return false };
         let mtls = admission.endpoint().endpoint.mesh.is_some();
         if self.timeout == self.rule.requests.timeout {
-            admission.record(worker, &self.cluster, Outcome::Timeout);
+            // The try that was waited for has its span; it is given up with it.
+            admission.record(worker, &self.cluster, Outcome::Timeout, &mut OpenSpan::default());
         }
         mtls
     }

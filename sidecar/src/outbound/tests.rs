@@ -4,6 +4,7 @@ mod faults;
 mod hedging;
 mod logged;
 pub(crate) mod net;
+mod sessions;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use net::{ALL, App, Net, Spoken, local, rule, target, to};

@@ -18,7 +18,7 @@ use weft_policy::{
     retry::{self, Attempt, Decision, Failure, Stop},
 };
 
-use super::{admission::is_available, plan::Plan, source::Source};
+use super::{admission::is_available, fault::Injected, plan::Plan, source::Source};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -46,6 +46,8 @@ pub struct Tries<'a> {
     place: Option<Permit>,
     /// The trace that each try is told of.
     traced: Option<&'a Traced>,
+    /// What a fault does to this request.
+    injected: Option<&'a Injected>,
     /// Tries so far.
     number: Cell<u32>,
 }
@@ -58,7 +60,12 @@ enum Next {
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(worker: &'a Rc<Worker>, plan: &'a Plan, started: Instant, traced: Option<&'a Traced>) -> Self {
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        plan: &'a Plan,
+        started: Instant,
+        (traced, injected): (Option<&'a Traced>, Option<&'a Injected>),
+    ) -> Self {
         Self {
             worker,
             plan,
@@ -69,6 +76,7 @@ impl<'a> Tries<'a> {
             fresh: false,
             place: None,
             traced,
+            injected,
             number: Cell::new(0),
         }
     }
@@ -129,13 +137,16 @@ impl<'a> Tries<'a> {
                 // Most answers of 400 and above are nobody's failure.
                 if stop != Stop::NotRetriable {
                     circuit.not_retried(stop);
-                    event(&mut span, "weft.not_retried", || ("weft.reason", stop.as_str().to_owned()));
+                    span.event("weft.not_retried", || [("weft.reason", stop.as_str().to_owned())]);
                 }
                 Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
-                circuit.retried(word(&result));
-                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:.1?}")));
+                let word = word(&result);
+                circuit.retried(word);
+                span.event("weft.retry", || {
+                    [("weft.reason", word.to_owned()), ("weft.retry.after", format!("{after:.1?}"))]
+                });
                 span.retried();
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
@@ -211,11 +222,6 @@ impl<'a> Tries<'a> {
         metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
         error
     }
-}
-
-/// Notes an event where there is a span; its detail is made only then.
-fn event(span: &mut OpenSpan, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
-    span.add(|span| span.event(name, Some(detail())));
 }
 
 /// What of a result may be a reason to try again. `None`: it is the caller's.

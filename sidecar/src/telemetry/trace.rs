@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 use weft_policy::{
-    model::{AccessLogFormat, AccessLogMode, Telemetry},
+    model::{AccessLogFormat, AccessLogMode, Target, Telemetry},
     trace::{self, Formats, Incoming, Outgoing, SpanId, TraceId},
 };
 
 use super::{
     export::SpanSink,
-    span::{Call, HttpCall, Kind, Span},
+    span::{Call, HttpCall, Kind, Moved, Span},
 };
 use crate::{
     error::{ProxyError, Reason},
@@ -25,6 +25,8 @@ use crate::{
 /// `1` from the own app asks that the trace is recorded whatever the sampling. It goes no further than its sidecar: what it
 /// asks for travels in the trace context.
 pub const FORCE: HeaderName = HeaderName::from_static("x-weft-force-trace");
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// The trace of a request.
 #[derive(Clone, Copy, Debug)]
@@ -123,11 +125,27 @@ impl Traced {
         headers: &HeaderMap,
         sink: &Rc<SpanSink>,
     ) -> OpenSpan {
+        self.open(kind, id, sink, || {
+            let names = (received.authority.clone(), received.path.clone());
+            let call = HttpCall::new(received.method.clone(), names, (version, received.grpc), headers);
+            // A line of the access log alone has no attributes: what it does not have is not looked for.
+            let baggage = if self.sampled { headers.get(BAGGAGE).cloned() } else { None };
+            Call::Http(HttpCall { upgrade: received.upgrade.is_some(), baggage, ..call })
+        })
+    }
+
+    /// Begins the span of an opaque connection, where somebody wants it.
+    #[must_use]
+    pub fn begin_bytes(&self, kind: Kind, id: SpanId, service: Option<&Target>, sink: &Rc<SpanSink>) -> OpenSpan {
+        let mut span = self.open(kind, id, sink, || Call::Tcp(Moved::default()));
+        span.add(|span| span.service = service.cloned());
+        span
+    }
+
+    fn open(&self, kind: Kind, id: SpanId, sink: &Rc<SpanSink>, call: impl FnOnce() -> Call) -> OpenSpan {
         if !self.sampled && self.log == Log::Never {
             return OpenSpan::default();
         }
-        let names = (received.authority.clone(), received.path.clone());
-        let call = HttpCall::new(received.method.clone(), names, (version, received.grpc), headers);
         let span = Span {
             trace: self.trace,
             id,
@@ -135,7 +153,7 @@ impl Traced {
             kind,
             started: SystemTime::UNIX_EPOCH,
             duration: Duration::ZERO,
-            call: Call::Http(call),
+            call: call(),
             peer: None,
             peer_id: None,
             service: None,
@@ -160,6 +178,15 @@ impl OpenSpan {
         }
     }
 
+    /// Where the connection goes.
+    pub fn to_endpoint(&mut self, endpoint: &EndpointState) {
+        self.add(|span| {
+            let mesh = endpoint.endpoint.mesh.as_ref();
+            span.peer = Some(mesh.map_or(endpoint.address, |mesh| mesh.address));
+            span.peer_id = mesh.map(|mesh| mesh.identity.clone());
+        });
+    }
+
     /// Where the request goes.
     pub fn to(&mut self, endpoint: &EndpointState, address: SocketAddr, http2: bool) {
         self.add(|span| {
@@ -167,6 +194,9 @@ impl OpenSpan {
             span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.clone());
             if let Call::Http(call) = &mut span.call {
                 call.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+                if call.upgrade {
+                    call.method = if http2 { Method::CONNECT } else { Method::GET };
+                }
             }
         });
     }
@@ -213,13 +243,51 @@ impl OpenSpan {
         });
     }
 
-    /// The exchange has left HTTP.
+    /// The exchange has left HTTP: the span of the handshake ends with its answer, and that of the session begins below
+    /// it. The access log has one line for both, at the end.
     pub fn upgraded(&mut self) {
+        let Some(running) = &mut self.0 else { return };
+        let Call::Http(call) = &mut running.span.call else { return };
+        call.complete = true;
+        if running.span.kind == Kind::Server {
+            // The app's answer was in its own version of HTTP; the caller's switch is in its own.
+            call.status = Some(if call.version == Version::HTTP_2 { 200 } else { 101 });
+        }
+        call.session = Some(Moved::default());
+        let id = running.span.id;
+        let mut handshake = running.span.clone();
+        running.span.events.clear();
+        (running.span.parent, running.span.id) = (Some(id), SpanId::random(rand::random()));
+        if running.export {
+            if let Call::Http(call) = &mut handshake.call {
+                call.session = None;
+            }
+            handshake.duration = running.began.elapsed();
+            handshake.started = SystemTime::now() - handshake.duration;
+            running.sink.send(handshake);
+        }
+        running.began = Instant::now();
+    }
+
+    /// So much has moved on a connection on which nobody looks at messages, until it ended, badly for this reason.
+    pub fn moved(&mut self, sent: u64, received: u64, reason: Option<Reason>) {
         self.add(|span| {
-            if let Call::Http(call) = &mut span.call {
-                call.upgraded = true;
+            span.reason = reason;
+            match &mut span.call {
+                Call::Tcp(moved) => *moved = Moved { sent, received },
+                Call::Http(call) => call.session = Some(Moved { sent, received }),
             }
         });
+    }
+
+    /// There is no connection, for this reason.
+    pub fn refused(&mut self, reason: Reason) {
+        self.moved(0, 0, Some(reason));
+    }
+
+    /// Notes an event; its details are made only where there is a span.
+    pub fn event<const N: usize>(&mut self, name: &'static str, details: impl FnOnce() -> [(&'static str, String); N]) {
+        self.add(|span| span.event(name, details()));
     }
 
     /// The answer has ended.
@@ -235,6 +303,11 @@ impl OpenSpan {
     /// The request is sent again: this answer is nobody's, and the access log has the last one.
     pub fn retried(&mut self) {
         self.ended(None, true);
+        self.not_logged();
+    }
+
+    /// It is not for the access log.
+    pub fn not_logged(&mut self) {
         if let Some(running) = &mut self.0 {
             running.log = Log::Never;
         }

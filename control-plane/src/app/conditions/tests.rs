@@ -290,6 +290,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         crate::api::access::Access::dev(),
     );
     let compiling = crate::app::compiling::Compiling {
+        secret: crate::sessions::Secret::default(),
         resources,
         resources_ended: false,
         source: None,

@@ -77,7 +77,7 @@ fn target(service: &str) -> String {
 fn a_route_says_what_holds_for_each_parent() {
     let none = Refused::new();
     let backend = "{backendRefs: [{name: web, port: 80}]}";
-    let cases: [(&str, &str, &str, [&str; 3]); 11] = [
+    let cases: [(&str, &str, &str, [&str; 3]); 12] = [
         (
             "HTTPRoute",
             "web",
@@ -100,6 +100,12 @@ fn a_route_says_what_holds_for_each_parent() {
             "GRPCRoute",
             "web",
             "{sessionPersistence: {sessionName: s}, backendRefs: [{name: web, port: 80}]}",
+            ["Accepted true Accepted", "ResolvedRefs true ResolvedRefs", "Programmed true Programmed"],
+        ),
+        (
+            "HTTPRoute",
+            "web",
+            "{sessionPersistence: {}, backendRefs: [{name: pinned, port: 80}]}",
             ["Accepted false UnsupportedValue", "ResolvedRefs true ResolvedRefs", "Programmed false UnsupportedValue"],
         ),
         (
@@ -145,8 +151,10 @@ fn a_route_says_what_holds_for_each_parent() {
             ["Accepted true Accepted", "ResolvedRefs false BackendNotFound", "Programmed true Programmed"],
         ),
     ];
+    let pinned = service("pinned").replace("spec: {", "spec: {sessionAffinity: ClientIP, ");
     for (kind, parent, rules, expected) in cases {
-        let found = told(&[service("web"), route(kind, parent, rules)], &none, &format!("{kind} default/r"));
+        let found =
+            told(&[service("web"), pinned.clone(), route(kind, parent, rules)], &none, &format!("{kind} default/r"));
         assert_eq!(found, expected.map(|line| format!("{parent}: {line}")), "{kind} {parent} {rules}");
     }
 }

@@ -153,6 +153,7 @@ impl Side {
             spans: crate::telemetry::export::SpanSink::none(&telemetry),
             limiters: Arc::default(),
             seen: Arc::default(),
+            propagation: Arc::default(),
             trust: trust.clone(),
             demand: discovery::demand().0,
             identity: watch::Sender::new(Some(Arc::new(identity))).subscribe(),

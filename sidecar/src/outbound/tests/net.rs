@@ -341,6 +341,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         spans: export::queue(&telemetry, &whose, log).0,
         limiters: Arc::default(),
         seen: Arc::default(),
+        propagation: Arc::default(),
         trust: weft_svid::TrustStore::default(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_policy::{circuit::Outcome, deadline, fields::Fields, trace::SpanId};
+use weft_policy::{circuit::Outcome, deadline, fields::Fields, session::of_target, trace::SpanId};
 
 use super::Tries;
 use crate::{
@@ -59,7 +59,8 @@ impl Tries<'_> {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
         let id = SpanId::random(self.worker.random());
         let mut span = self.span(id, received, request.as_ref());
-        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        let bound = self.plan.session.as_ref().and_then(|session| session.endpoint());
+        let asked = Asked { hash: Some(self.plan.hash), bound, repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
             Err(error) => {
@@ -84,7 +85,7 @@ impl Tries<'_> {
             Err(error) => (outcome_of_error(error), false),
         };
         if let Some(admission) = trying.take() {
-            admission.record(worker, cluster, outcome);
+            admission.record(worker, cluster, outcome, &mut span);
         }
         let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
         if bad || exchanged.is_ok() {
@@ -96,6 +97,9 @@ impl Tries<'_> {
         }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
+            if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session) {
+                bound.answer(worker, session, (of_target(&cluster.target), &endpoint), response.headers_mut());
+            }
             let finish = Finish {
                 metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
                 started: self.started,
@@ -121,12 +125,27 @@ impl Tries<'_> {
         let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
         let resend = self.number.replace(self.number.get() + 1);
         span.of_request(self.started, self.plan.timeout);
+        if resend == 0 {
+            self.note_what_was_done(&mut span, received);
+        }
         span.add(|span| {
             span.resend = resend;
             span.service = Some(self.plan.cluster.target.clone());
             span.route = self.plan.rule.tag.clone();
         });
         span
+    }
+
+    /// What has been done to the request before its first try: copies of it, a fault.
+    fn note_what_was_done(&self, span: &mut OpenSpan, received: &Received) {
+        if let Some(injected) = self.injected {
+            injected.note(span);
+        }
+        if let Some(filters) = self.plan.filters.as_ref().filter(|_| received.upgrade.is_none()) {
+            for mirror in filters.mirrors() {
+                span.event("weft.mirror", || [("weft.service", mirror.target.to_string())]);
+            }
+        }
     }
 
     /// Makes of a request what is sent on this connection.
