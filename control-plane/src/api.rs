@@ -58,6 +58,8 @@ const MAX_LISTS: usize = 64;
 const MAX_WATCHES: usize = 2048;
 /// Reads of the whole log at once.
 const MAX_LOG_READS: usize = 4;
+/// Questions that are explained at the same time.
+const MAX_EXPLAINS: usize = 4;
 
 /// What the API serves.
 #[derive(Clone)]
@@ -82,6 +84,7 @@ pub struct ApiState {
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
+    explains: Arc<Semaphore>,
     pages: Pages,
 }
 
@@ -124,6 +127,7 @@ impl ApiState {
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
+            explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }
     }

@@ -34,7 +34,7 @@ use crate::{
         proxies::Proxies,
         server::{self, Discovery},
     },
-    registry::{RESTORED, Registry},
+    registry::{Claims, RESTORED, Registry},
     sessions::Secret,
     source::{Resources, Source},
     store::Store,
@@ -68,7 +68,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
-    let registry = Registry::open(&data_dir.join("registrations"));
+    let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
+    let registry = Registry::open(&data_dir.join("registrations"), claims);
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));

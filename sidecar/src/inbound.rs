@@ -89,13 +89,14 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     if tunnels {
         return Box::pin(tunnel::serve(worker, stream, peer)).await;
     }
-    requests(worker, stream, peer, target, &own).await;
+    // Boxed, as it is passed on a few times, and each step of a future keeps room for it.
+    requests(worker, Box::new(stream), peer, target, &own).await;
 }
 
 /// Requests over mutual TLS.
 async fn requests(
     worker: Rc<Worker>,
-    mut stream: TlsStream<TcpStream>,
+    mut stream: Box<TlsStream<TcpStream>>,
     peer: Peer,
     target: Option<Target>,
     own: &SpiffeId,

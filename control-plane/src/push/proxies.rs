@@ -115,12 +115,15 @@ impl Proxies {
     #[must_use]
     pub fn refused(&self) -> Refused {
         let mut found = Refused::new();
-        for (kind, refused) in self.lock().values().flat_map(|proxy| refusals(&proxy.types)) {
-            let Rejection { name, reason, .. } = refused;
-            let text = format!("{} {name}: {reason}", kind.name());
-            let why = found.entry((kind, name.clone())).or_insert_with(|| text.clone());
-            if text < *why {
-                *why = text;
+        for proxy in self.lock().values() {
+            // What it is sent goes by the namespace that it has proved.
+            let clients = proxy.peer.id.namespace_and_account().map_or("", |(namespace, _)| namespace);
+            for (kind, Rejection { name, reason, .. }) in refusals(&proxy.types) {
+                let text = format!("{} {name}: {reason}", kind.name());
+                let why = found.entry((kind, name.clone(), clients.to_owned())).or_insert_with(|| text.clone());
+                if text < *why {
+                    *why = text;
+                }
             }
         }
         found

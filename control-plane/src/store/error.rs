@@ -96,6 +96,9 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// Others can get at it, or it is not the file itself.
+    #[error("{why}")]
+    NotPrivate { why: String },
     /// Another process has it open.
     #[error("{}: in use by another control plane: stop it, or use another --data-dir", path.display())]
     Locked { path: PathBuf },

@@ -248,7 +248,7 @@ fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
         let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
-        spawn_local(Rc::clone(&worker.sessions).keep());
+        spawn_local(Rc::clone(&worker.sessions).keep(worker.context.identity.clone()));
         spawn_local(inbound::keep(Rc::clone(&worker)));
         drain.stopped().await;
         Ok(())

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
         Direction,
@@ -36,6 +36,7 @@ pub async fn run(
         Ok(received) => received,
         Err(refused) => {
             worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
@@ -125,6 +126,15 @@ fn take_own(headers: &mut HeaderMap) -> bool {
     headers.remove(CALLER_VERSION);
     headers.remove(RULE);
     headers.remove(FORCE).is_some_and(|value| value == "1")
+}
+
+/// The line of the access log, and the span, of a request that was refused.
+fn refused_line(worker: &Rc<Worker>, snapshot: &Snapshot, refused: &Refused, started: Instant) {
+    let Some(workload) = &snapshot.workload else { return };
+    let traced = Traced::of(&workload.telemetry, refused.headers(), false, || worker.random());
+    let nothing = HeaderMap::new();
+    let told = (Some(&traced), &refused.received(), refused.headers());
+    unsent(worker, told, started, |span| span.answered_here((refused.status, &nothing), Some(refused.error.reason)));
 }
 
 /// The span of a request that went to no endpoint, so that its trace and the access log tell why.

@@ -56,7 +56,8 @@ pub struct Tries<'a> {
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Next {
     Done(Result<Response<Body>, ProxyError>),
-    Again(Duration),
+    /// After this time, until which the span is that of a caller who waits.
+    Again(Duration, OpenSpan),
 }
 
 impl<'a> Tries<'a> {
@@ -102,16 +103,16 @@ impl<'a> Tries<'a> {
                 Some(after) if number == 1 && self.repeatable => {
                     Box::pin(self.hedged(after, received, &mut source)).await
                 }
-                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying).await,
+                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying, None).await,
             };
             self.mtls = tried.mtls;
             self.failed.extend(tried.failed);
             let ended = (tried.result, tried.span);
             match self.next(received, &mut source, number, ended, &mut permit) {
                 Next::Done(answer) => return answer,
-                Next::Again(Duration::ZERO) => {}
+                Next::Again(Duration::ZERO, mut span) => span.retried(),
                 // Rare: boxed, so that the future of every request does not hold a timer.
-                Next::Again(after) => Box::pin(tokio::time::sleep(after)).await,
+                Next::Again(after, span) => Box::pin(wait(after, span)).await,
             }
         }
     }
@@ -147,13 +148,13 @@ impl<'a> Tries<'a> {
                 span.event("weft.retry", || {
                     [("weft.reason", word.to_owned()), ("weft.retry.after", format!("{after:.1?}"))]
                 });
-                span.retried();
+                span.ended(None, true);
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
                 self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
                 discard(result);
                 source.refill();
-                Next::Again(after)
+                Next::Again(after, span)
             }
         }
     }
@@ -222,6 +223,13 @@ impl<'a> Tries<'a> {
         metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
         error
     }
+}
+
+/// Waits for the time of the next try. A caller that leaves meanwhile is a line of the access log.
+async fn wait(after: Duration, span: OpenSpan) {
+    let mut span = span.waits();
+    tokio::time::sleep(after).await;
+    span.retried();
 }
 
 /// What of a result may be a reason to try again. `None`: it is the caller's.

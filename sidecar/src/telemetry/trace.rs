@@ -1,6 +1,7 @@
 //! Which trace a request belongs to, what the next leg is told of it, and the span that we make of our part.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
@@ -67,6 +68,8 @@ struct Running {
     log: Log,
     format: AccessLogFormat,
     sink: Rc<SpanSink>,
+    /// Another try of the same request is its line. `None`: there is none beside it.
+    quiet: Option<Rc<Cell<bool>>>,
 }
 
 impl Traced {
@@ -166,7 +169,8 @@ impl Traced {
         };
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
-        OpenSpan(Some(Box::new(Running { span, began, asked: began, deadline: None, export, log, format, sink })))
+        let running = Running { span, began, asked: began, deadline: None, export, log, format, sink, quiet: None };
+        OpenSpan(Some(Box::new(running)))
     }
 }
 
@@ -300,6 +304,31 @@ impl OpenSpan {
         });
     }
 
+    /// Shares whether it comes into the access log with who starts other tries beside it.
+    pub fn beside(&mut self, quiet: &Rc<Cell<bool>>) {
+        if let Some(running) = &mut self.0 {
+            running.quiet = Some(Rc::clone(quiet));
+        }
+    }
+
+    /// The request is sent again after a while. What is left is for the access log alone, should the caller not wait for
+    /// so long; say [`Self::retried`] of it when the next try begins.
+    #[must_use]
+    pub fn waits(mut self) -> Self {
+        let Some(mut running) = self.0.take_if(|running| running.log != Log::Never) else { return Self(None) };
+        if std::mem::take(&mut running.export) {
+            let mut span = running.span.clone();
+            span.duration = running.began.elapsed();
+            span.started = SystemTime::now() - span.duration;
+            running.sink.send(span);
+        }
+        running.span.reason = None;
+        if let Call::Http(call) = &mut running.span.call {
+            (call.status, call.grpc_status, call.complete) = (None, None, false);
+        }
+        Self(Some(running))
+    }
+
     /// The request is sent again: this answer is nobody's, and the access log has the last one.
     pub fn retried(&mut self) {
         self.ended(None, true);
@@ -317,7 +346,8 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, asked, deadline, export, log, format, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, sink, quiet } = *running;
+        let log = if quiet.is_some_and(|quiet| quiet.get()) { Log::Never } else { log };
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);

@@ -7,13 +7,13 @@ use weft_policy::model::{BackendPolicy, OutlierDetection, RequestPolicy, Retry, 
 
 use super::net::{App, Net, Spoken, local, rule, to};
 
-fn hedged() -> RouteRule {
+pub fn hedged() -> RouteRule {
     let retry = Retry { hedge_after: Some(Duration::from_millis(20)), ..Retry::default() };
     RouteRule { requests: RequestPolicy { retry, ..RequestPolicy::default() }, ..rule(vec![to("web")]) }
 }
 
 /// An endpoint that accepts and never answers.
-async fn silence() -> std::net::SocketAddr {
+pub async fn silence() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     spawn_local(async move {

@@ -78,7 +78,7 @@ pub struct Answer {
 /// A worker between a caller and apps.
 pub struct Net {
     pub telemetry: Telemetry,
-    address: SocketAddr,
+    pub address: SocketAddr,
     spoken: Spoken,
     /// Of an outbound side.
     log: Option<tempfile::NamedTempFile>,

@@ -1,8 +1,9 @@
 //! One try: endpoint, connection, request and response head, and what came of it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::pin,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,17 +49,22 @@ pub(super) struct Answered {
 
 impl Tries<'_> {
     /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
-    /// not a byte of it was sent. Meanwhile `trying` says who is tried.
+    /// not a byte of it was sent. Meanwhile `trying` says who is tried; `quiet`, where there are two at once, whether the other
+    /// is the line of the access log.
     pub(super) async fn attempt(
         &self,
         failed: &[Arc<EndpointState>],
         received: &Received,
         request: &mut Option<Request<Body>>,
         trying: &RefCell<Option<Admission>>,
+        quiet: Option<&Rc<Cell<bool>>>,
     ) -> Tried {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
         let id = SpanId::random(self.worker.random());
         let mut span = self.span(id, received, request.as_ref());
+        if let Some(quiet) = quiet {
+            span.beside(quiet);
+        }
         let bound = self.plan.session.as_ref().and_then(|session| session.endpoint());
         let asked = Asked { hash: Some(self.plan.hash), bound, repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
