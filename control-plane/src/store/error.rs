@@ -31,6 +31,20 @@ pub enum AppendError {
     TooLarge { what: String, size: usize, limit: usize },
 }
 
+impl AppendError {
+    /// One word, for metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "conflict",
+            Self::Full { .. } => "full",
+            Self::Io { .. } => "io",
+            Self::Stopped { .. } => "stopped",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
 fn expectation(expect: &Expect) -> String {
     match expect {
         Expect::Absent => "expected to be absent".into(),

@@ -17,7 +17,7 @@ use crate::{
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
-        Direction,
+        Direction, Ended,
         span::Kind,
         trace::{FORCE, OpenSpan, Traced},
     },
@@ -35,7 +35,7 @@ pub async fn run(
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            worker.unrouted(Direction::Outbound).record(&refused.ended(started));
             refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -43,6 +43,7 @@ pub async fn run(
         }
     };
     let forced = received.fields.has(Fields::OWN) && take_own(request.headers_mut());
+    let version = received.version;
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
     if let Some(traced) = &traced {
@@ -63,15 +64,15 @@ pub async fn run(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            let metrics = worker.unrouted(Direction::Outbound);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            let ended = Ended::failed(&error, (version, received.grpc), started);
+            worker.unrouted(Direction::Outbound).record(&ended);
             let told = (traced.as_ref(), &received, request.headers());
             unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
-        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        plan.metrics(false).record(&Ended::new(answer.status().as_u16(), version, started));
         let told = (traced.as_ref(), &received, request.headers());
         let end = (answer.status().as_u16(), answer.headers());
         unsent(&worker, told, started, |span| span.answered_here(end, None));
@@ -82,7 +83,7 @@ pub async fn run(
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         let told = (traced.as_ref(), &received, request.headers());
         unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
-        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+        plan.metrics(false).record(&Ended::failed(&error, (version, received.grpc), started));
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
     let mut injected = None;
@@ -97,6 +98,7 @@ pub async fn run(
             }
         }
     }
+    request.body_mut().count(plan.metrics(false));
     if let Some(filters) = &plan.filters {
         mirror::start(&worker, filters.mirrors(), &received, &mut request, traced.as_ref());
     }
@@ -107,9 +109,9 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
-            let mtls = usize::from(plan.timed_out(&worker));
+            let mtls = plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
-            plan.cluster.shared.http[mtls].record(error.reason.status(), Some(error.reason), started.elapsed());
+            plan.metrics(mtls).record(&Ended::failed(&error, (version, grpc), started));
             Err(error)
         }),
     };
@@ -154,7 +156,7 @@ fn unsent(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::Plan, *};
 
     fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
@@ -164,7 +166,8 @@ mod tests {
     #[test]
     fn the_future_of_a_request_stays_small() {
         let size = size_of_future(run);
-        assert!(size <= 4200, "{size} bytes");
+        let parts = (size_of::<Body>(), size_of::<Plan>(), size_of::<Tries<'_>>(), size_of::<Received>());
+        assert!(size <= 4200, "{size} bytes, of {parts:?}");
         let (body, received) = (size_of::<Body>(), size_of::<Received>());
         assert!(body <= 176 && received <= 200, "{body} and {received} bytes");
     }

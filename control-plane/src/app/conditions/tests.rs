@@ -303,6 +303,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         reflected,
         found,
         problems,
+        metrics: crate::metrics::Metrics::default(),
     };
     tokio::spawn(compiling.run());
     let mut served = Served { router: crate::api::router(state), states: store.state() };
