@@ -63,9 +63,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     crate::ca::private_dir(&data_dir)?;
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
-    let metrics = Metrics::default();
-    let told = metrics.clone();
-    store.observe(move |took, result| told.written(took, result));
+    let metrics = measured(&store);
     let ca = Arc::new(authority(&args, &data_dir)?);
     tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
@@ -161,6 +159,14 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
 /// Returns when the control plane is to end.
 async fn ended(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The metrics, which the store tells of its writes.
+fn measured(store: &Store) -> Metrics {
+    let metrics = Metrics::default();
+    let told = metrics.clone();
+    store.observe(move |took, result| told.written(took, result));
+    metrics
 }
 
 /// The authority, embedded or from files.
