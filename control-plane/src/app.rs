@@ -63,9 +63,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     crate::ca::private_dir(&data_dir)?;
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
-    let metrics = Metrics::default();
-    let told = metrics.clone();
-    store.observe(move |took, result| told.written(took, result));
+    let metrics = measured(&store);
     let ca = founded(&args, &data_dir).await?;
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
@@ -160,6 +158,14 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
 /// Returns when the control plane is to end.
 async fn ended(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The metrics, which the store tells of its writes.
+fn measured(store: &Store) -> Metrics {
+    let metrics = Metrics::default();
+    let told = metrics.clone();
+    store.observe(move |took, result| told.written(took, result));
+    metrics
 }
 
 /// The authority, looked after, and what it does in a cluster.

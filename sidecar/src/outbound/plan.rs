@@ -11,6 +11,7 @@ use weft_policy::{
     balance::hash,
     circuit::Outcome,
     deadline,
+    fields::Fields,
     model::{ObjectName, PathMatch, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
@@ -74,7 +75,8 @@ pub fn plan(
 ) -> Result<Plan, ProxyError> {
     let port = port(service, destination, received)?;
     let (found, rule) = route(service, port, received, request.headers())?;
-    let theirs = deadline::of(request.headers(), received.grpc);
+    let told = received.grpc || received.fields.has(Fields::OWN);
+    let theirs = if told { deadline::of(request.headers(), received.grpc) } else { None };
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
     let own = Target { service: service.id.clone(), port: port.port };
     let route = Route { rule, matched, own };
