@@ -20,6 +20,7 @@ use crate::{
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
+    install::InstallArgs,
     stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
     tap::TapArgs,
@@ -83,6 +84,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Put a sidecar into the pods of manifests, and print them
     Inject(InjectArgs),
+    /// Print what a Kubernetes cluster needs to have a mesh
+    Install(InstallArgs),
     /// Take out of manifests what inject put in, and print them
     Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate

@@ -24,6 +24,7 @@ mod explain;
 mod get;
 mod history;
 mod inject;
+mod install;
 mod kinds;
 mod listing;
 mod merge;
@@ -71,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(args) => analyze::run(&args),
         Command::Inject(args) => inject::inject(&args),
+        Command::Install(args) => install::run(&args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -110,6 +112,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(_)
         | Command::Completions { .. }
         | Command::Inject(_)
+        | Command::Install(_)
         | Command::Sidecar(_)
         | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
     }
