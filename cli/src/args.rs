@@ -20,8 +20,12 @@ use crate::{
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
+    install::InstallArgs,
+    stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
+    tap::TapArgs,
     token::TokenArgs,
+    top::TopArgs,
     trace::TraceArgs,
 };
 
@@ -80,10 +84,20 @@ pub enum Command {
     Drain(DrainArgs),
     /// Put a sidecar into the pods of manifests, and print them
     Inject(InjectArgs),
+    /// Print what a Kubernetes cluster needs to have a mesh
+    Install(InstallArgs),
     /// Take out of manifests what inject put in, and print them
     Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate
     Token(TokenArgs),
+    /// Show how well each service answers, how fast and how secured
+    Stat(StatArgs),
+    /// Show who talks to whom, how well, and whether over mutual TLS
+    Edges(EdgesArgs),
+    /// Show requests as they end
+    Tap(TapArgs),
+    /// Watch services and edges on a terminal
+    Top(TopArgs),
     /// List the newest traces, or draw one
     Trace(TraceArgs),
     /// Print a completion script

@@ -24,19 +24,24 @@ mod explain;
 mod get;
 mod history;
 mod inject;
+mod install;
 mod kinds;
 mod listing;
 mod merge;
+mod numbers;
 mod objects;
 mod problems;
 mod run;
 mod server;
 mod services;
+mod stat;
 mod status;
 mod style;
 mod table;
+mod tap;
 mod targets;
 mod token;
+mod top;
 mod trace;
 mod wait;
 mod yaml;
@@ -67,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(args) => analyze::run(&args),
         Command::Inject(args) => inject::inject(&args),
+        Command::Install(args) => install::run(&args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -89,6 +95,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Describe(args) => Box::pin(describe::run(args)).await,
         Command::Diff(args) => Box::pin(diff::run(args)).await,
         Command::Drain(args) => drain::run(args).await,
+        Command::Edges(args) => stat::edges(args).await,
         Command::Edit(args) => Box::pin(edit::run(args)).await,
         Command::Endpoints(args) => endpoints::run(args).await,
         Command::Explain(args) => explain::run(args).await,
@@ -96,12 +103,16 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(args) => Box::pin(history::run(args)).await,
         Command::Rollback(args) => history::rollback(args).await,
         Command::Run(args) => Box::pin(run::run(args)).await,
+        Command::Stat(args) => stat::run(args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Tap(args) => Box::pin(tap::run(args)).await,
         Command::Token(args) => token::run(args).await,
+        Command::Top(args) => Box::pin(top::run(args)).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Analyze(_)
         | Command::Completions { .. }
         | Command::Inject(_)
+        | Command::Install(_)
         | Command::Sidecar(_)
         | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
     }

@@ -1,6 +1,10 @@
 //! Flags of the control plane.
 
+pub mod webhook;
+
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+
+pub use webhook::WebhookArgs;
 
 use crate::ca::LIFETIMES;
 
@@ -47,6 +51,11 @@ pub struct ControlPlaneArgs {
     /// Let any local workload enrol, and the local user use the API without TLS and token
     #[arg(long)]
     pub dev: bool,
+    /// Let a workload register only the name and the labels that its certificate attests (weft token create --name
+    /// --label), so that none gets into a Service, or under or out of a policy, by what it says of itself; tokens of
+    /// Kubernetes attest neither
+    #[arg(long, conflicts_with = "dev")]
+    pub attested_labels_only: bool,
     /// Where spans come in (OTLP over gRPC, and protobuf over HTTP at /v1/traces) to be kept in memory for weft trace and
     /// Jaeger's query API [default: none; with --dev 127.0.0.1:4317, unless a collector listens there]
     #[arg(long, value_name = "ADDR")]
@@ -80,6 +89,8 @@ pub struct ControlPlaneArgs {
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
 }
 
 impl ControlPlaneArgs {
