@@ -18,6 +18,7 @@ use crate::{
     explain::ExplainArgs,
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
+    redirect::{ExcludeArgs, RedirectArgs},
     status::StatusArgs,
     token::TokenArgs,
     trace::TraceArgs,
@@ -78,6 +79,8 @@ pub enum Command {
     Token(TokenArgs),
     /// List the newest traces, or draw one
     Trace(TraceArgs),
+    /// Redirect traffic of this machine to a sidecar (Linux, root)
+    Redirect(RedirectArgs),
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -86,6 +89,9 @@ pub enum Command {
     /// One of the demo's services
     #[command(hide = true)]
     DemoService(ServiceArgs),
+    /// Becomes a program inside a cgroup; a step of `weft run --transparent`
+    #[command(hide = true)]
+    EnterCgroup(EnterArgs),
 }
 
 /// Flags of `weft demo`.
@@ -169,7 +175,24 @@ pub struct RunArgs {
     /// Kept configuration that was last right longer ago is not used [default: 7d]
     #[arg(long, value_name = "TIME", requires = "state_dir")]
     pub state_max_age: Option<String>,
+    /// Redirect all of the app's traffic: it calls services by name or address, and its ports are called through the
+    /// sidecar (Linux, root, nftables and cgroup v2)
+    #[arg(long)]
+    pub transparent: bool,
+    /// With --transparent, what is left alone
+    #[command(flatten)]
+    pub exclude: ExcludeArgs,
     /// The app and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of the hidden `weft enter-cgroup`.
+#[derive(Args, Clone, Debug)]
+pub struct EnterArgs {
+    /// Directory of the cgroup
+    pub cgroup: PathBuf,
+    /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
 }

@@ -27,6 +27,7 @@ mod listing;
 mod merge;
 mod objects;
 mod problems;
+mod redirect;
 mod run;
 mod server;
 mod services;
@@ -64,6 +65,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Analyze(args) => analyze::run(&args),
+        Command::EnterCgroup(args) => run::enter_cgroup(&args),
+        Command::Redirect(args) => redirect::run(args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(Box::pin(served(command)))
@@ -94,6 +97,10 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&args).await,
         Command::Token(args) => token::run(args).await,
         Command::Trace(args) => trace::run(args).await,
-        Command::Analyze(_) | Command::Completions { .. } | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
+        Command::Analyze(_)
+        | Command::Completions { .. }
+        | Command::EnterCgroup(_)
+        | Command::Redirect(_)
+        | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
     }
 }

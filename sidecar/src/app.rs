@@ -1,5 +1,6 @@
 //! The composition root of the sidecar: binds, builds, starts, and stops in order.
 
+mod listeners;
 mod restored;
 pub mod worker;
 
@@ -12,25 +13,26 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use socket2::Socket;
 use tokio::{sync::watch, task::JoinHandle};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
 use self::{
+    listeners::Bound,
     restored::Restored,
-    worker::{Clock, Listeners, WorkerContext},
+    worker::{Clock, WorkerContext},
 };
 use crate::{
     admin::Admin,
     config::{SidecarArgs, SidecarConfig},
     discovery::{self, Backoff, Builder, Discovery, LEAVE},
+    dns::Dns,
     drain::{Drain, Phase},
-    harden,
+    egress, harden,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
     inbound::{self, Seen},
-    listener, probe,
+    probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -40,6 +42,7 @@ use crate::{
         export::{self, SpanSink, Whose},
     },
     token::PendingKey,
+    virtual_ips::VirtualIps,
 };
 
 /// Runs a sidecar until it has drained.
@@ -54,21 +57,29 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     harden::process();
+    if args.end_with_parent {
+        harden::end_with_parent();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
-    let (listeners, reserved) = bind(&args)?;
+    if let Some(mark) = args.mark {
+        egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
+    }
+    let bound = listeners::bind(&args)?;
     let admin = tokio::net::TcpListener::bind(args.admin_listen)
         .await
         .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    announce(&args, &listeners, admin.local_addr()?);
+    listeners::announce(&args, &bound, admin.local_addr()?);
+    let Bound { listeners, dns, reserved } = bound;
 
     let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
     let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
     let (demand, demands) = discovery::demand();
+    let virtual_ips = Arc::<VirtualIps>::default();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
     let enrolment = Enrolment {
@@ -88,7 +99,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
-        demand,
+        demand: demand.clone(),
+        virtual_ips: Arc::clone(&virtual_ips),
         identity: identity.subscribe(),
         telemetry: telemetry.clone(),
         drain: drain.clone(),
@@ -110,6 +122,10 @@ async fn control(args: SidecarArgs) -> Result<()> {
         snapshot: snapshot.subscribe(),
     };
     tokio::spawn(seen.run(admin));
+    if let Some(sockets) = dns {
+        let dns = Dns::new(&args.namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry);
+        tokio::spawn(dns.run(sockets));
+    }
     let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
     let (saver, keeper) = saver.unzip();
     let wishes = watch::Sender::default();
@@ -139,7 +155,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         saver,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), args.locality(), clock),
+        builder: Builder::new(telemetry.clone(), args.locality(), clock).by_address(args.transparent),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -197,33 +213,6 @@ fn record(
     };
     let (sink, exporting) = export::queue(telemetry, &whose, Some(log));
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
-}
-
-/// Finds the addresses on which the workers will listen. They are kept by sockets that go once the workers have theirs.
-fn bind(args: &SidecarArgs) -> Result<(Listeners, Vec<Socket>)> {
-    let mut reserved = Vec::new();
-    let mut reserve = |what: &str, address: SocketAddr| -> Result<SocketAddr> {
-        let (socket, address) = listener::reserve(address).with_context(|| format!("{what} {address}"))?;
-        reserved.push(socket);
-        Ok(address)
-    };
-    let mut upstreams = Vec::new();
-    for flag in &args.upstreams {
-        let upstream = flag.resolve(&args.namespace).map_err(anyhow::Error::msg)?;
-        let local = SocketAddr::from(([127, 0, 0, 1], flag.local));
-        upstreams.push((upstream, reserve("--upstream port", local)?));
-    }
-    let mut inbound = Vec::new();
-    for (address, port) in &args.inbound_listen {
-        inbound.push((reserve("--inbound-listen", *address)?, *port));
-    }
-    let listeners = Listeners {
-        outbound: reserve("--outbound-listen", args.outbound_listen)?,
-        mesh: reserve("--mesh-listen", args.mesh_listen)?,
-        upstreams,
-        inbound,
-    };
-    Ok((listeners, reserved))
 }
 
 /// Waits for a signal, then drains; a second signal means now.
@@ -284,21 +273,6 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         certificate_end_ms: 0,
         service_account: args.account().into(),
         connections: Vec::new(),
-    }
-}
-
-fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
-    tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
-    if args.announce {
-        let upstreams: serde_json::Map<_, _> = listeners
-            .upstreams
-            .iter()
-            .map(|(upstream, address)| (upstream.service.name().to_owned(), address.to_string().into()))
-            .collect();
-        say(&serde_json::json!({
-            "event": "listening", "admin": admin.to_string(), "outbound": listeners.outbound.to_string(),
-            "mesh": listeners.mesh.to_string(), "upstreams": upstreams,
-        }));
     }
 }
 

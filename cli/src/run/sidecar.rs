@@ -1,6 +1,6 @@
 //! A sidecar as a child process: started, and waited for until it says that it is ready.
 
-use std::{ffi::OsString, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,20 @@ pub struct Listening {
     pub outbound: String,
     /// Other sidecars.
     pub mesh: String,
+    /// In transparent mode, where it takes what is redirected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+}
+
+/// Ports of a transparent sidecar.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Redirect {
+    /// Calls of the app.
+    pub outbound: u16,
+    /// DNS of the app.
+    pub dns: u16,
+    /// By port of the app: calls to it.
+    pub inbound: BTreeMap<u16, u16>,
 }
 
 /// A line of `--announce`.

@@ -30,6 +30,7 @@ use crate::{
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
     upstream::Pools,
+    virtual_ips::VirtualIps,
 };
 
 /// Downstream connections of one worker.
@@ -44,6 +45,8 @@ pub struct WorkerContext {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Asks discovery for services that nobody declared.
     pub demand: Demand,
+    /// Which address stands for which service.
+    pub virtual_ips: Arc<VirtualIps>,
     /// The current certificate.
     pub identity: IdentityReceiver,
     /// Metrics.
@@ -75,6 +78,8 @@ pub struct Listeners {
     pub upstreams: Vec<(Upstream, SocketAddr)>,
     /// Plaintext fronts of app ports.
     pub inbound: Vec<(SocketAddr, u16)>,
+    /// Calls of the app that were redirected, in each family; empty unless transparent.
+    pub redirected: Vec<SocketAddr>,
 }
 
 /// Monotonic time since the process began, equal on all threads. It takes no room: it is in every body.
@@ -169,6 +174,12 @@ impl Worker {
         cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
 
+    /// Handles for connections of the app to what is not in the mesh.
+    #[must_use]
+    pub fn passed(&self) -> TcpMetrics {
+        self.context.telemetry.tcp(Direction::Outbound, "passthrough", false)
+    }
+
     /// Handles for requests that were answered before it was clear whom they were for.
     #[must_use]
     pub const fn unrouted(&self, direction: Direction) -> &HttpMetrics {
@@ -226,6 +237,7 @@ struct Sockets {
     mesh: std::net::TcpListener,
     upstreams: Vec<(Upstream, std::net::TcpListener)>,
     inbound: Vec<(u16, std::net::TcpListener)>,
+    redirected: Vec<std::net::TcpListener>,
 }
 
 impl Sockets {
@@ -243,6 +255,11 @@ impl Sockets {
             mesh: listener::bind(listeners.mesh, true)?,
             upstreams,
             inbound,
+            redirected: listeners
+                .redirected
+                .iter()
+                .map(|address| listener::bind(*address, true))
+                .collect::<io::Result<_>>()?,
         })
     }
 }
@@ -294,6 +311,9 @@ fn serve(worker: &Rc<Worker>, sockets: Sockets) -> io::Result<()> {
         open(socket, Phase::Draining)?.run(move |worker, io| inbound::plaintext(worker, port, io));
     }
     open(sockets.outbound, Phase::Stopped)?.run(outbound::by_host);
+    for socket in sockets.redirected {
+        open(socket, Phase::Stopped)?.run(outbound::redirected);
+    }
     for (upstream, socket) in sockets.upstreams {
         let upstream = Rc::new(upstream);
         open(socket, Phase::Stopped)?.run(move |worker, io| outbound::by_port(worker, Rc::clone(&upstream), io));

@@ -6,14 +6,17 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use http::HeaderMap;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use weft_policy::{balance::hash, circuit::Outcome, model::Target};
+use weft_policy::{balance::hash, circuit::Outcome, limits::Permit};
 
-use super::admission::{Admission, Asked, is_available, outcome_of_error};
+use super::{
+    admission::{Admission, Asked, is_available, outcome_of_error},
+    first::Speaks,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::body::LoadGuard,
-    opaque,
+    opaque::{self, Primed},
     snapshot::{Cluster, EndpointState},
     tunnel::Tunnel,
     upstream::{StreamGuard, connect_tcp},
@@ -24,34 +27,68 @@ const TRIES: u32 = 3;
 
 /// The far end of an opaque connection.
 enum Remote {
-    Plain(TcpStream),
-    Mesh(Tunnel, StreamGuard),
+    Plain(Primed<TcpStream>),
+    Mesh(Primed<Tunnel>, StreamGuard),
 }
 
-/// Serves one opaque connection to `target` from the app at `source`.
-pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, source: IpAddr, io: IO) {
-    let mut snapshot = worker.snapshot();
-    let Some(cluster) = snapshot.load().clusters.get(target).cloned() else {
-        return tracing::debug!(service = %target.service, port = target.port, "no such service port");
-    };
-    let Some(_permit) = cluster.shared.limits.connections.try_acquire() else {
-        cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
-        return;
-    };
-    match dial_any(worker, &cluster, source).await {
-        Ok((remote, load)) => copy(&cluster, io, remote, load).await,
-        Err(error) => {
-            tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
-            cluster.shared.tcp[0].refused(error.reason);
+/// A far end that was dialled, with its places among the connections and at its endpoint.
+pub struct Opened {
+    remote: Remote,
+    _load: LoadGuard,
+    _permit: Permit,
+}
+
+impl Speaks for Opened {
+    async fn speaks(&mut self) {
+        match &mut self.remote {
+            Remote::Plain(remote) => remote.speaks().await,
+            Remote::Mesh(remote, _) => remote.speaks().await,
         }
     }
 }
 
-async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _load: LoadGuard) {
-    let mtls = matches!(remote, Remote::Mesh(..));
+/// Serves one opaque connection from the app at `source` to what `opened` leads to, or is opened now.
+pub async fn serve<IO: opaque::Stream>(
+    worker: &Worker,
+    cluster: &Cluster,
+    source: IpAddr,
+    opened: Option<Opened>,
+    io: IO,
+) {
+    let opened = match opened {
+        Some(opened) => Ok(opened),
+        None => open(worker, cluster, source).await,
+    };
+    match opened {
+        Ok(opened) => copy(cluster, io, opened).await,
+        Err(error) => {
+            let target = &cluster.target;
+            tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
+            cluster.shared.tcp[0].refused(error.reason);
+            // An end would be taken for that of the data.
+            io.abort();
+        }
+    }
+}
+
+/// Dials an endpoint.
+///
+/// # Errors
+/// When there are as many connections as may be, or none of the endpoints takes one.
+pub async fn open(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<Opened, ProxyError> {
+    let permit = cluster.shared.limits.connections.try_acquire().ok_or_else(|| {
+        let detail = format!("service {} has as many connections as its limit allows", cluster.target.service);
+        ProxyError::unsent(Reason::ConnectionLimit, detail)
+    })?;
+    let (remote, load) = dial_any(worker, cluster, source).await?;
+    Ok(Opened { remote, _load: load, _permit: permit })
+}
+
+async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, opened: Opened) {
+    let mtls = matches!(opened.remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
     let open = metrics.opened();
-    let result = match remote {
+    let result = match opened.remote {
         Remote::Plain(remote) => opaque::copy(io, remote, |sent| metrics.sent(sent), |got| metrics.received(got)).await,
         Remote::Mesh(tunnel, _guard) => {
             opaque::copy(io, tunnel, |sent| metrics.sent(sent), |got| metrics.received(got)).await
@@ -101,10 +138,10 @@ async fn dial_any(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<
 async fn dial(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState) -> Result<Remote, ProxyError> {
     let connect = cluster.policy.connect_timeout;
     match &endpoint.endpoint.mesh {
-        None => Ok(Remote::Plain(connect_tcp(endpoint.address, connect).await?)),
+        None => Ok(Remote::Plain(Primed::new(connect_tcp(endpoint.address, connect).await?))),
         Some(mesh) => {
             let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target, connect).await?;
-            Ok(Remote::Mesh(tunnel, guard))
+            Ok(Remote::Mesh(Primed::new(tunnel), guard))
         }
     }
 }
