@@ -109,6 +109,11 @@ impl<IO> Rewind<IO> {
         Self { prefix, io }
     }
 
+    /// The stream, once all was replayed.
+    pub fn io_if_replayed(&mut self) -> Option<&mut IO> {
+        self.prefix.is_empty().then_some(&mut self.io)
+    }
+
     /// The stream, without what was not replayed.
     pub fn into_inner(self) -> IO {
         self.io

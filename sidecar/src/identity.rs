@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     live,
-    token::{PendingKey, Token, load_token},
+    token::{PendingKey, Token, load_dev_token, load_token},
     tunnel,
 };
 
@@ -118,7 +118,9 @@ impl Enrolment {
     }
 
     fn load_token(&self) -> Result<(Token, String)> {
-        let token = load_token(&self.token_path()?, self.roots.as_deref()).context("no enrolment token")?;
+        let (path, roots) = (self.token_path()?, self.roots.as_deref());
+        let token = if self.token.is_some() { load_token(&path, roots) } else { load_dev_token(&path, roots) };
+        let token = token.context("no enrolment token")?;
         let domain = root_domain(&token.roots)?;
         Ok((token, domain))
     }

@@ -24,7 +24,7 @@ pub use connection::Admitted;
 use connection::{Connection, LeadsTo};
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
-pub use jwt::Authenticators;
+pub use jwt::{Authenticators, Reserved};
 pub use limit::Limiters;
 pub use permit::Permit;
 pub use seen::{Seen, tell};
@@ -111,7 +111,7 @@ async fn requests(
     if let Ok(app) = connection.app(&worker) {
         connection.count(&worker, &app);
     }
-    let drain = worker.context.drain.clone();
+    let (drain, ended) = (worker.context.drain.clone(), Rc::clone(&connection));
     let serving = serve::http2(
         Rewind::new(stream, detected.prefix),
         drain,
@@ -126,7 +126,8 @@ async fn requests(
         result = serving => if let Err(error) = result {
             tracing::debug!(error = upstream::chain(&error), "mesh connection ended");
         },
-        _ = session.ended() => {}
+        // What was in flight is booked as what it was, and not as given up by the caller.
+        _ = session.ended() => ended.cut(Reason::TlsCertificate),
     }
 }
 
@@ -199,8 +200,7 @@ async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl
         }
     };
     let open = metrics.opened();
-    let (result, revoked) = permit.copy(io, app, &metrics).await;
-    open.closed(revoked.or(result.err().map(|_| Reason::ConnectionTerminated)));
+    open.closed(permit.copy(io, app, &metrics).await);
 }
 
 /// Judges what is open again whenever another inbound configuration has come, for as long as the worker lives.
@@ -216,7 +216,7 @@ pub async fn keep(worker: Rc<Worker>) {
         };
         if !same {
             seen.clone_from(workload);
-            worker.admitted.recheck(&worker, seen.as_ref());
+            worker.admitted.recheck(&worker, seen.as_ref()).await;
         }
     }
 }

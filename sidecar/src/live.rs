@@ -94,6 +94,11 @@ impl<T: Copy> Cut<T> {
         }
     }
 
+    /// Why it was fired, if it was.
+    pub const fn why(&self) -> Option<T> {
+        self.why.get()
+    }
+
     /// Whether it was fired.
     pub fn has_fired(&self) -> bool {
         self.why.get().is_some()

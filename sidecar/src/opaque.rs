@@ -10,6 +10,8 @@ pub use primed::Primed;
 pub use side::{Side, Sink, Source, Stream};
 use tokio::time::Instant;
 
+use crate::error::Reason;
+
 /// A connection on which nothing moves.
 const IDLE: Duration = Duration::from_secs(3600);
 /// The other direction after one has ended.
@@ -24,6 +26,17 @@ pub enum Failure {
     Idle,
     /// It was ended from outside.
     Cut,
+}
+
+impl Failure {
+    /// Its word, where nobody knows more of it.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Idle => Reason::IdleTimeout,
+            Self::Io(_) | Self::Cut => Reason::ConnectionTerminated,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

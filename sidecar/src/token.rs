@@ -1,5 +1,7 @@
 //! What a sidecar enrols with: the token in its file, the roots by which it knows the control plane, and the key that a
-//! token is used for. How and when it enrols is `identity`'s.
+//! token is used for. How and when it enrols is `identity`'s; whom the development token is believed of is `trusted`'s.
+
+mod trusted;
 
 use std::{
     path::Path,
@@ -29,8 +31,22 @@ pub struct PendingKey(Mutex<Option<Zeroizing<Vec<u8>>>>);
 /// # Errors
 /// What is wrong with the files.
 pub fn load_token(path: &Path, roots: Option<&Path>) -> Result<Token> {
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
-    let text = Zeroizing::new(read(path).context("token")?);
+    parse(&Zeroizing::new(text(path).context("token")?), path, roots)
+}
+
+/// Reads the development token, which the control plane leaves where others could have left one.
+///
+/// # Errors
+/// As [`load_token`], and when somebody else could have written it.
+pub fn load_dev_token(path: &Path, roots: Option<&Path>) -> Result<Token> {
+    parse(&trusted::read(path).context("development token")?, path, roots)
+}
+
+fn text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+fn parse(text: &str, path: &Path, roots: Option<&Path>) -> Result<Token> {
     let secret =
         text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
     if secret.starts_with("weft1a.") {
@@ -45,9 +61,9 @@ pub fn load_token(path: &Path, roots: Option<&Path>) -> Result<Token> {
     }
     let found = match roots {
         Some(file) => {
-            certificates(&read(file).context("roots")?).with_context(|| format!("roots {}", file.display()))?
+            certificates(&self::text(file).context("roots")?).with_context(|| format!("roots {}", file.display()))?
         }
-        None => certificates(&text).with_context(|| format!("token {}", path.display()))?,
+        None => certificates(text).with_context(|| format!("token {}", path.display()))?,
     };
     if found.is_empty() {
         let file = roots.unwrap_or(path).display();

@@ -2,6 +2,7 @@
 //! connection and send; nothing here knows of routes or retries.
 
 mod connect;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -10,19 +11,8 @@ mod watched;
 #[cfg(test)]
 pub(crate) use connect::handshake;
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
 use weft_policy::{
     SpiffeId,
     limits::{Limits, Permit},
@@ -31,21 +21,19 @@ use weft_policy::{
 
 use connect::Own;
 pub use connect::tcp as connect_tcp;
-use tunnel::Carrier;
+use pool::{Held, Shared};
+pub use pool::{Lease, Pool, StreamGuard};
 
 use crate::{
     error::{ProxyError, Reason},
-    http::body::Body,
     identity::{self, IdentityReceiver},
-    live::{Cut, Sessions},
+    live::Sessions,
     telemetry::Telemetry,
 };
 
 /// An idle plaintext connection is not used after this time, unless a policy has another: Node.js closes its own after
 /// 5 s.
 const IDLE: Duration = Duration::from_secs(3);
-/// Idle HTTP/1.1 connections kept for one key.
-const IDLE_PER_KEY: usize = 256;
 /// Streams on one HTTP/2 connection, unless a policy has another number; then another connection is made.
 const STREAMS: u32 = 250;
 /// Of TCP and TLS together, unless a policy has another time.
@@ -84,53 +72,6 @@ pub enum Key {
         /// What the SNI names.
         target: Target,
     },
-}
-
-/// A connection or stream in use by one exchange.
-pub enum Lease {
-    /// A whole HTTP/1.1 connection, and the pool that it goes back to.
-    Http1(Rc<Pool>, Box<Held>),
-    /// One stream of an HTTP/2 connection.
-    Http2(http2::SendRequest<Body>, StreamGuard),
-}
-
-/// Counts a stream of an HTTP/2 connection while it lives.
-pub struct StreamGuard(Rc<Cell<u32>>);
-
-/// An HTTP/1.1 connection.
-pub struct Held {
-    sender: http1::SendRequest<Body>,
-    /// Since when it is idle.
-    since: Instant,
-    idle: Duration,
-    /// Not used from here on.
-    until: Instant,
-    /// Its place among the connections to the target.
-    _place: Option<Permit>,
-}
-
-struct Shared {
-    sender: http2::SendRequest<Body>,
-    streams: Rc<Cell<u32>>,
-    /// No new stream from here on.
-    until: Instant,
-    /// Nor once this was fired; `None` for the app beside this sidecar.
-    leaving: Option<Rc<Cut<()>>>,
-    /// Its place among the connections to the target.
-    _place: Option<Permit>,
-}
-
-/// The connections of one key.
-#[derive(Default)]
-pub struct Pool {
-    #[expect(clippy::vec_box, reason = "a lease is part of every body: it holds a pointer")]
-    idle: RefCell<Vec<Box<Held>>>,
-    shared: RefCell<Vec<Shared>>,
-    carriers: RefCell<Vec<Carrier>>,
-    /// One dial at a time on HTTP/2, so that a burst makes one connection.
-    dialing: tokio::sync::Mutex<()>,
-    /// How many dials have failed, and why the last one did.
-    failures: RefCell<(u64, Option<ProxyError>)>,
 }
 
 /// The pools of one worker.
@@ -203,8 +144,7 @@ impl Pools {
         if !key.is_http2() {
             let place = rules.limits.map(connection).transpose()?;
             let sender = self.counted(key, connect::http1(key, rules.connect).await)?;
-            let (since, until) = (Instant::now(), Instant::now() + rules.max_age);
-            return Ok(Lease::Http1(pool, Box::new(Held { sender, since, idle: rules.idle, until, _place: place })));
+            return Ok(Lease::Http1(pool, Box::new(Held::new(sender, rules.idle, rules.max_age, place))));
         }
         let _turn = pool.turn().await?;
         if let Some(lease) = pool.stream(rules.streams) {
@@ -213,11 +153,7 @@ impl Pools {
         let place = rules.limits.map(connection).transpose()?;
         let dialled = self.counted(key, connect::http2(key, self.own(), rules.connect).await);
         let (sender, leaving, life) = dialled.inspect_err(|error| pool.failed(error))?;
-        let streams = Rc::new(Cell::new(0));
-        let until = Instant::now() + life.min(rules.max_age);
-        let shared = Shared { sender: sender.clone(), streams: Rc::clone(&streams), until, leaving, _place: place };
-        pool.shared.borrow_mut().push(shared);
-        Ok(Lease::Http2(sender, StreamGuard::new(streams)))
+        Ok(pool.share(Shared::new(sender, life.min(rules.max_age), leaving, place)))
     }
 
     /// A tunnel to a service port, on a connection of tunnels to its endpoint, made within `connect` if there is none.
@@ -242,7 +178,7 @@ impl Pools {
         }
         let dialled = self.counted(&key, connect::carrier(mesh, target, self.own(), connect).await);
         let carrier = dialled.inspect_err(|error| pool.failed(error))?;
-        pool.carriers.borrow_mut().push(carrier.clone());
+        pool.carry(carrier.clone());
         drop(turn);
         carrier.open(target).await
     }
@@ -320,134 +256,6 @@ impl<'a> Rules<'a> {
     pub const fn fresh(self, fresh: bool) -> Self {
         Self { fresh, ..self }
     }
-}
-
-impl Held {
-    fn is_usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now.duration_since(self.since) < self.idle && now < self.until
-    }
-}
-
-impl Shared {
-    fn is_young(&self, now: Instant) -> bool {
-        now < self.until && !self.leaving.as_ref().is_some_and(|leaving| leaving.has_fired())
-    }
-}
-
-impl Pool {
-    fn lease(self: &Rc<Self>, http2: bool, streams: u32) -> Option<Lease> {
-        if http2 {
-            return self.stream(streams);
-        }
-        let mut idle = self.idle.borrow_mut();
-        // Not ready is one that has ended, or on which a request is still being sent whose answer came early: the next
-        // one would wait for the body of another caller. `sweep` drops them.
-        let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        let held = idle.remove(newest);
-        held.is_usable(Instant::now()).then(|| Lease::Http1(Rc::clone(self), held))
-    }
-
-    /// The turn to dial. When a dial fails, all who waited for it fail with it: one after the other they would wait for
-    /// as many connect timeouts as there are of them.
-    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ProxyError> {
-        let before = self.failures.borrow().0;
-        let turn = self.dialing.lock().await;
-        match &*self.failures.borrow() {
-            (now, Some(error)) if *now != before => Err(ProxyError { shared: true, ..error.clone() }),
-            _ => Ok(turn),
-        }
-    }
-
-    fn failed(&self, error: &ProxyError) {
-        let mut failures = self.failures.borrow_mut();
-        *failures = (failures.0 + 1, Some(error.clone()));
-    }
-
-    fn stream(&self, streams: u32) -> Option<Lease> {
-        let shared = self.shared.borrow();
-        let now = Instant::now();
-        let free = shared
-            .iter()
-            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < streams && shared.is_young(now))?;
-        Some(Lease::Http2(free.sender.clone(), StreamGuard::new(Rc::clone(&free.streams))))
-    }
-
-    fn sweep(&self) {
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|held| held.is_usable(now));
-        self.shared
-            .borrow_mut()
-            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.is_young(now)));
-        self.carriers.borrow_mut().retain(Carrier::is_open);
-    }
-
-    fn carrier(&self) -> Option<Carrier> {
-        self.carriers.borrow().iter().find(|carrier| carrier.is_free()).cloned()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.carriers.borrow().is_empty()
-    }
-}
-
-impl Lease {
-    /// Sends a request and waits for the response head. After an error `request` holds it again when not a byte of it
-    /// was sent.
-    ///
-    /// # Errors
-    /// Why there is no response.
-    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
-        let ready = match self {
-            Self::Http1(_, held) => held.sender.ready().await,
-            Self::Http2(sender, _) => sender.ready().await,
-        };
-        ready.map_err(|error| classify(&error, true))?;
-        let Some(sent) = request.take() else {
-            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
-        };
-        // Two kinds of future: each is polled where it is made, so that the request is not kept twice.
-        let result = match self {
-            Self::Http1(_, held) => held.sender.try_send_request(sent).await,
-            Self::Http2(sender, _) => sender.try_send_request(sent).await,
-        };
-        result.map_err(|mut error| {
-            *request = error.take_message();
-            classify(error.error(), request.is_some())
-        })
-    }
-
-    /// Gives back what an exchange has used to its end.
-    pub fn give_back(self) {
-        let Self::Http1(pool, mut held) = self else { return };
-        let mut idle = pool.idle.borrow_mut();
-        held.since = Instant::now();
-        if held.is_usable(held.since) && idle.len() < IDLE_PER_KEY {
-            idle.push(held);
-        }
-    }
-}
-
-impl StreamGuard {
-    fn new(streams: Rc<Cell<u32>>) -> Self {
-        streams.set(streams.get() + 1);
-        Self(streams)
-    }
-}
-
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-/// What a failed exchange was. A stream that the peer refused was never processed (RFC 9113 section 8.7), nor was one
-/// above the last of its GOAWAY (section 6.8).
-fn classify(error: &hyper::Error, unsent: bool) -> ProxyError {
-    let refused = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<h2::Error>())
-        .is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM));
-    let reason = if error.is_parse() { Reason::ProtocolError } else { Reason::ConnectionTerminated };
-    ProxyError { reason, detail: chain(error), unsent, refused, shared: false }
 }
 
 /// The error and its causes in one line.

@@ -12,6 +12,7 @@ mod cold_start;
 mod demo;
 mod enrolment;
 mod foreign;
+mod half_close;
 mod http2;
 mod jwt;
 mod mesh;

@@ -264,7 +264,9 @@ impl Switch {
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
                     let revoked = finish.revoked();
                     if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {
-                        tracing::debug!(%error, "upgraded connection ended");
+                        let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
+                        tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
+                        finish.reason = Some(reason);
                     }
                     // The connection was an upgrade's: it does not go back to a pool.
                     finish.lease = None;

@@ -1,6 +1,8 @@
 //! Serves HTTP on one downstream connection, every knob of hyper and h2 set. Used by outbound (apps) and inbound
 //! (mesh peers and plaintext callers).
 
+mod caller;
+
 use std::{cell::Cell, convert::Infallible, future::Future, rc::Rc, time::Duration};
 
 use futures_util::FutureExt as _;
@@ -9,6 +11,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::caller::{Caller, Callers};
 use super::{FIELDS, body::Body};
 use crate::drain::{Drain, Phase};
 
@@ -63,7 +66,7 @@ where
 /// a caller has shown nothing for which it could be let wait.
 pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Callers + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
@@ -73,14 +76,14 @@ where
         first.set(true);
         handle(request).map(or_reset)
     };
+    let (io, caller) = Caller::new(io);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .max_buf_size(HEAD_BYTES)
         .max_headers(FIELDS)
-        // With it on, hyper does not look whether the caller is still there: a request that nobody waits for any more
-        // would hold its permit and its connection until the app answers.
-        .half_close(false)
+        // With it on, hyper does not look whether the caller is still there: `caller` does.
+        .half_close(true)
         .keep_alive(true)
         .pipeline_flush(false)
         .serve_connection(TokioIo::new(io), service_fn(serve))
@@ -92,19 +95,32 @@ where
             std::future::pending::<()>().await;
         }
     };
-    let mut late = std::pin::pin!(late);
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = drain.reached(end) => connection.as_mut().graceful_shutdown(),
+    let (mut late, mut gone) = (std::pin::pin!(late), std::pin::pin!(caller.gone()));
+    // What the connection has seen of the caller is looked at after it, in this order.
+    let result = tokio::select! {
+        biased;
+        result = connection.as_mut() => Some(result),
+        () = drain.reached(end) => {
+            connection.as_mut().graceful_shutdown();
+            None
+        }
         () = late.as_mut() => {
             tracing::debug!("no request head within {HEAD:?}: connection closed");
-            return Ok(());
+            Some(Ok(()))
         }
-    }
-    tokio::select! {
-        result = connection => result,
-        () = late => Ok(()),
-    }
+        () = gone.as_mut() => Some(Ok(())),
+    };
+    let result = match result {
+        Some(result) => result,
+        None => tokio::select! {
+            biased;
+            result = connection => result,
+            () = late => Ok(()),
+            () = gone => Ok(()),
+        },
+    };
+    caller.ignore();
+    result
 }
 
 /// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or `old` is ready.

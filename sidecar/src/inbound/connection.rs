@@ -34,6 +34,9 @@ use crate::{
     telemetry::HttpMetrics,
 };
 
+/// Connections that are judged again before others get the thread: signatures of tokens may have to be verified.
+const CHECKS: usize = 16;
+
 /// A connection of a caller, or one of its tunnels.
 pub struct Connection {
     /// The peer's identity; `None` in plaintext.
@@ -72,6 +75,8 @@ pub struct App {
     pub metrics: HttpMetrics,
     pub limits: Arc<[limit::Limit]>,
     pub authenticators: Rc<[Rc<jwt::Authenticator>]>,
+    /// What callers must not say here.
+    pub reserved: Option<Rc<jwt::Reserved>>,
     pub book: Rc<Book>,
     workload: Arc<WorkloadConfig>,
 }
@@ -90,6 +95,7 @@ pub struct Head {
     path: PathAndQuery,
     host: HeaderValue,
     claims: Option<Rc<Claims>>,
+    shown: jwt::Shown,
     /// Where policies look at headers.
     headers: Option<Box<HeaderMap>>,
 }
@@ -147,11 +153,7 @@ impl Connection {
                 port.ok_or_else(|| unknown_port("the service name"))?
             }
         };
-        // In plaintext nobody says which service was called: all that lead to the port count.
-        let services = match &self.leads_to {
-            LeadsTo::Port(_) => &port.services[..],
-            LeadsTo::Service(target) => target.as_slice(),
-        };
+        let services = self.services(port);
         let context = &worker.context;
         let app = Rc::new(App {
             port: port.port,
@@ -159,11 +161,20 @@ impl Connection {
             metrics: worker.inbound_http(port.port, self.peer.is_some()),
             limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
             authenticators: worker.authenticators.of(port, services, &context.telemetry),
+            reserved: jwt::Reserved::of(port),
             book: worker.books.of(workload, port, &context.telemetry),
             workload: Arc::clone(workload),
         });
         *cached = Some(Rc::clone(&app));
         Ok(app)
+    }
+
+    /// The services that may have been called: in plaintext nobody says which, so all that lead to the port count.
+    fn services<'a>(&'a self, port: &'a InboundPort) -> &'a [Target] {
+        match &self.leads_to {
+            LeadsTo::Port(_) => &port.services,
+            LeadsTo::Service(target) => target.as_slice(),
+        }
     }
 
     /// The service port that the caller named.
@@ -204,6 +215,16 @@ impl Connection {
         self.flights.borrow().get(flight).map_or(Poll::Pending, |flight| flight.cut.poll(context))
     }
 
+    /// Why what has begun is not allowed any more, when that is so.
+    pub(super) fn why_revoked(&self, flight: usize) -> Option<Reason> {
+        self.flights.borrow().get(flight)?.cut.why()
+    }
+
+    /// Ends all that has begun.
+    pub fn cut(&self, reason: Reason) {
+        self.flights.borrow().iter().for_each(|(_, flight)| flight.cut.fire(reason));
+    }
+
     /// Judges all of it by this configuration; what is missing there is not allowed.
     fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
         let find = |number| workload.and_then(|workload| Some((workload, declared(workload, number)?)));
@@ -213,6 +234,7 @@ impl Connection {
                 self.end.fire(refused.reason());
             }
         }
+        let mut ready: Option<(u16, Rc<[Rc<jwt::Authenticator>]>)> = None;
         for (_, flight) in self.flights.borrow().iter() {
             let Some((workload, port)) = find(flight.port) else {
                 flight.cut.fire(Reason::NotReady);
@@ -221,7 +243,13 @@ impl Connection {
             let book = worker.books.of(workload, port, &worker.context.telemetry);
             let judged = match &flight.head {
                 None => permit::judge(port, &self.caller(), None),
-                Some(head) => head.judge(port, &book, &self.caller()),
+                Some(head) => {
+                    let of = || worker.authenticators.of(port, self.services(port), &worker.context.telemetry);
+                    // All that is in flight on a connection is at one port, unless the configuration has changed.
+                    let known = ready.take().filter(|(number, _)| *number == port.port);
+                    let (_, authenticators) = ready.insert(known.unwrap_or_else(|| (port.port, of())));
+                    head.judge(port, &book, &self.caller(), authenticators)
+                }
             };
             if let Some(refused) = judged.refused {
                 book.note(worker, self, Judged { shadow: None, ..judged });
@@ -240,10 +268,15 @@ impl Drop for Connection {
 
 impl Admitted {
     /// Judges all connections by this configuration.
-    pub fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
-        let all: Vec<_> = self.0.borrow().iter().filter_map(|(_, connection)| connection.upgrade()).collect();
-        for connection in all {
-            connection.recheck(worker, workload);
+    pub async fn recheck(&self, worker: &Worker, workload: Option<&Arc<WorkloadConfig>>) {
+        let all: Vec<_> = self.0.borrow().iter().map(|(_, connection)| Weak::clone(connection)).collect();
+        for (number, connection) in all.iter().enumerate() {
+            if let Some(connection) = connection.upgrade() {
+                connection.recheck(worker, workload);
+            }
+            if number % CHECKS == CHECKS - 1 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -264,9 +297,8 @@ impl Head {
     /// Keeps what can be asked again of a request. Headers are copied where policies look at them.
     pub fn new(
         operation: &Operation<'_>,
-        path: &PathAndQuery,
-        host: &HeaderValue,
-        claims: Option<Rc<Claims>>,
+        (path, host): (&PathAndQuery, &HeaderValue),
+        (claims, shown): (Option<Rc<Claims>>, jwt::Shown),
         of_headers: bool,
     ) -> Self {
         Self {
@@ -274,12 +306,19 @@ impl Head {
             path: path.clone(),
             host: host.clone(),
             claims,
+            shown,
             headers: of_headers.then(|| Box::new(operation.headers.clone())),
         }
     }
 
     /// What a policy would now look at and was not kept is not known: such a request is not allowed.
-    fn judge<'a>(&self, port: &'a InboundPort, book: &Book, caller: &Caller<'_>) -> Judged<'a> {
+    fn judge<'a>(
+        &self,
+        port: &'a InboundPort,
+        book: &Book,
+        caller: &Caller<'_>,
+        authenticators: &Rc<[Rc<jwt::Authenticator>]>,
+    ) -> Judged<'a> {
         const UNKNOWN: Judged<'static> = Judged { refused: Some(Refused::Unknown), shadow: None };
         let none = HeaderMap::new();
         let headers = match &self.headers {
@@ -293,7 +332,11 @@ impl Head {
             text => Authority::parse(text),
         };
         let Ok(host) = host else { return UNKNOWN };
-        let claims = self.claims.as_deref();
+        let claims = match self.shown.again(authenticators, self.claims.as_ref()) {
+            Ok(claims) => claims,
+            Err(reason) => return Judged { refused: Some(Refused::Token(reason)), shadow: None },
+        };
+        let claims = claims.as_deref();
         let operation = Operation { method: &self.method, path: self.path.path(), host: &host, headers, claims };
         permit::judge(port, caller, Some(&operation))
     }

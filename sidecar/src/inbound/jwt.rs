@@ -6,11 +6,15 @@ mod cache;
 mod flaw;
 mod json;
 mod key;
+mod reserved;
+mod shown;
 mod token;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+pub use reserved::Reserved;
+pub use shown::Shown;
 use smallvec::SmallVec;
 use weft_policy::{
     claims::Claims,
@@ -44,8 +48,6 @@ pub struct Authenticator {
     issuers: Vec<KnownIssuer>,
     /// Where tokens may be, each once; its bit in [`KnownIssuer::places`] is its index.
     places: Vec<HeaderName>,
-    /// What a caller must not set.
-    own: Vec<HeaderName>,
     cache: RefCell<Cache>,
     accepted: metrics::Counter,
     without: metrics::Counter,
@@ -96,13 +98,13 @@ impl Authenticators {
     }
 }
 
-/// Checks the token of a request against all that apply, and leaves in the headers what the app is to see. The claims of
-/// the token; `None`: there is none, and none is required.
+/// Checks the token of a request against all that apply, and leaves in the headers what the app is to see. The claims of the token; `None`: there is none, and none is required.
 ///
 /// # Errors
 /// When a token is required and missing, or one is there and not valid.
 pub fn check(
     authenticators: &[Rc<Authenticator>],
+    reserved: &Reserved,
     headers: &mut HeaderMap,
     now: Duration,
 ) -> Result<Option<Rc<Claims>>, Refusal> {
@@ -111,9 +113,7 @@ pub fn check(
     for authenticator in authenticators {
         found.push(authenticator.verify(headers, now)?);
     }
-    for authenticator in authenticators {
-        authenticator.clear(headers);
-    }
+    reserved.strip_head(headers);
     for (authenticator, token) in authenticators.iter().zip(found) {
         let Some((verified, place)) = token else { continue };
         authenticator.write(&verified, place, headers);
@@ -142,9 +142,7 @@ impl Authenticator {
             }
             issuers.push(KnownIssuer { config: issuer.clone(), keys, places: bits });
         }
-        let own = config.issuers.iter().flat_map(|issuer| &issuer.claims_to_headers).map(|(_, header)| header.clone());
         Self {
-            own: own.collect(),
             accepted: counter(telemetry, &config.name, "accepted"),
             without: counter(telemetry, &config.name, "none"),
             config: Arc::clone(config),
@@ -198,25 +196,6 @@ impl Authenticator {
         let verified = Rc::new(token::verify(token, place(index), &self.issuers, now)?);
         self.cache.borrow_mut().put(key, &verified);
         Ok(Some((verified, index)))
-    }
-
-    /// Removes what only this sidecar may say, in every form in which an app may read it: gateways to CGI and WSGI turn
-    /// `-` into `_`.
-    fn clear(&self, headers: &mut HeaderMap) {
-        for name in &self.own {
-            headers.remove(name);
-        }
-        if self.own.is_empty() || !headers.keys().any(|name| name.as_str().contains('_')) {
-            return;
-        }
-        let same = |a: &str, b: &str| {
-            a.len() == b.len()
-                && a.bytes().zip(b.bytes()).all(|(a, b)| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_')))
-        };
-        let names = headers.keys().filter(|name| self.own.iter().any(|own| same(own.as_str(), name.as_str())));
-        for name in names.cloned().collect::<Vec<_>>() {
-            headers.remove(name);
-        }
     }
 
     fn write(&self, verified: &Verified, index: usize, headers: &mut HeaderMap) {
@@ -276,4 +255,4 @@ fn counter(telemetry: &Telemetry, policy: &str, result: &str) -> metrics::Counte
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,7 +17,10 @@ use weft_policy::{
     model::{InboundPort, TlsMode},
 };
 
-use super::connection::{App, Connection, Head};
+use super::{
+    connection::{App, Connection, Head},
+    jwt::Shown,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -34,6 +37,9 @@ pub struct Permit {
     port: u16,
 }
 
+/// What a token gave, and what was shown for it.
+type Token = (Option<Rc<Claims>>, Shown);
+
 /// Why something is not let in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refused<'a> {
@@ -47,6 +53,8 @@ pub enum Refused<'a> {
     Bytes,
     /// What policies look at is not known of it any more.
     Unknown,
+    /// The token that it came with is not accepted any more.
+    Token(Reason),
 }
 
 /// What mode and policies say, those on trial included.
@@ -66,6 +74,7 @@ impl Refused<'_> {
             Self::Plaintext => Reason::PlaintextDenied,
             Self::Bytes => Reason::TokenMissing,
             Self::Policy(_) | Self::Unknown => Reason::RbacDenied,
+            Self::Token(reason) => reason,
         }
     }
 
@@ -75,7 +84,7 @@ impl Refused<'_> {
             Self::NotReady => "the inbound configuration has not arrived yet",
             Self::Plaintext => "this port takes mutual TLS only",
             Self::Bytes => "this port takes requests only, whose tokens are looked at",
-            Self::Policy(_) | Self::Unknown => "the caller is not allowed to do this",
+            Self::Policy(_) | Self::Unknown | Self::Token(_) => "the caller is not allowed to do this",
         };
         ProxyError::unsent(self.reason(), text)
     }
@@ -127,7 +136,8 @@ impl Permit {
         worker: &Worker,
         connection: &Rc<Connection>,
         app: &App,
-        (received, headers, claims): (&Received, &HeaderMap, Option<Rc<Claims>>),
+        (received, headers): (&Received, &HeaderMap),
+        (claims, shown): Token,
     ) -> Result<Self, ProxyError> {
         let operation = Operation {
             method: &received.method,
@@ -136,7 +146,7 @@ impl Permit {
             headers,
             claims: claims.as_deref(),
         };
-        let kept = claims.clone();
+        let kept = (claims.clone(), shown);
         Self::give(worker, connection, app, Some((&operation, received, kept)))
     }
 
@@ -144,7 +154,7 @@ impl Permit {
         worker: &Worker,
         connection: &Rc<Connection>,
         app: &App,
-        request: Option<(&Operation<'_>, &Received, Option<Rc<Claims>>)>,
+        request: Option<(&Operation<'_>, &Received, Token)>,
     ) -> Result<Self, ProxyError> {
         let Some(port) = app.config() else { return Err(Refused::NotReady.error()) };
         let judged = judge(port, &connection.caller(), request.as_ref().map(|(operation, ..)| *operation));
@@ -152,8 +162,8 @@ impl Permit {
         if let Some(refused) = judged.refused {
             return Err(refused.error());
         }
-        let head = request.map(|(operation, received, claims)| {
-            Head::new(operation, &received.path, received.host(), claims, app.book.looks_at_headers())
+        let head = request.map(|(operation, received, token)| {
+            Head::new(operation, (&received.path, received.host()), token, app.book.looks_at_headers())
         });
         let flight = connection.begin(port.port, head);
         Ok(Self { connection: Rc::clone(connection), flight, port: port.port })
@@ -172,20 +182,15 @@ impl Permit {
         upstream::connect_tcp(self.address(), CONNECT).await
     }
 
-    /// Copies between the caller and the app until both have ended, or it is not allowed any more, for the reason that is
-    /// given then: both see a failure.
-    pub async fn copy(
-        &self,
-        caller: impl Side,
-        app: TcpStream,
-        metrics: &TcpMetrics,
-    ) -> (Result<(), opaque::Failure>, Option<Reason>) {
-        let mut why = None;
-        let revoked = async { why = Some(self.revoked().await) };
-        let result =
-            opaque::copy_until(caller, app, |bytes| metrics.received(bytes), |bytes| metrics.sent(bytes), revoked)
-                .await;
-        (result, why)
+    /// Copies between the caller and the app until both have ended, or it is not allowed any more: then both see a
+    /// failure. Why it ended badly, if it did.
+    pub async fn copy(&self, caller: impl Side, app: TcpStream, metrics: &TcpMetrics) -> Option<Reason> {
+        let (received, sent) = (|bytes| metrics.received(bytes), |bytes| metrics.sent(bytes));
+        let revoked = async { _ = self.revoked().await };
+        let error = opaque::copy_until(caller, app, received, sent, revoked).await.err()?;
+        let reason = self.why_revoked().unwrap_or_else(|| error.reason());
+        tracing::debug!(%error, reason = reason.as_str(), port = self.port, "opaque connection ended");
+        Some(reason)
     }
 
     const fn address(&self) -> SocketAddr {
@@ -195,6 +200,11 @@ impl Permit {
     /// Ready when it is not allowed any more.
     pub fn poll_revoked(&self, context: &Context<'_>) -> Poll<Reason> {
         self.connection.poll_revoked(self.flight, context)
+    }
+
+    /// Why it is not allowed any more, when that is so.
+    pub fn why_revoked(&self) -> Option<Reason> {
+        self.connection.why_revoked(self.flight)
     }
 
     /// Waits until it is not allowed any more.

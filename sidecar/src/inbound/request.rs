@@ -81,10 +81,13 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
     let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
+    let now = (!app.authenticators.is_empty())
+        .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
     let mut claims = None;
-    if !app.authenticators.is_empty() {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        match jwt::check(&app.authenticators, request.headers_mut(), now) {
+    if let Some(reserved) = &app.reserved {
+        request.body_mut().strip_trailers(Rc::clone(reserved));
+        match jwt::check(&app.authenticators, reserved, request.headers_mut(), now.unwrap_or_default()) {
             Ok(found) => claims = found,
             Err(refusal) => {
                 span.failed(&refusal.error, received.grpc);
@@ -94,7 +97,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
             }
         }
     }
-    let permit = Permit::request(worker, connection, &app, (&received, request.headers(), claims.clone()));
+    let permit = Permit::request(worker, connection, &app, (&received, request.headers()), (claims.clone(), shown));
     let permit = match permit {
         Ok(permit) => permit,
         Err(error) => {

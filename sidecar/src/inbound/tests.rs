@@ -2,6 +2,7 @@
 
 mod ends;
 mod enters;
+mod exchanges;
 mod side;
 
 use weft_policy::{

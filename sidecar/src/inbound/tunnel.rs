@@ -23,7 +23,6 @@ use crate::{
     drain::Phase,
     error::{Blame, ProxyError, Reason},
     http::{UNSENT, reply},
-    opaque,
     telemetry::TcpMetrics,
     tunnel::{self, Tunnel},
     upstream::chain,
@@ -58,6 +57,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, peer: Peer) {
     let dead = tunnel::dead(connection.ping_pong(), || open.get() > 0);
     let (mut ends, mut dead, mut ending) = (std::pin::pin!(ends), std::pin::pin!(dead), false);
     let mut closed = std::pin::pin!(peer.session.ended());
+    let why = Rc::new(Cell::new(None));
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -67,7 +67,7 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, peer: Peer) {
                 continue;
             }
             () = &mut dead => return tracing::info!("no answer to PING: tunnel connection dropped"),
-            _ = &mut closed => return,
+            _ = &mut closed => return why.set(Some(Reason::TlsCertificate)),
         };
         match accepted {
             None => return,
@@ -77,11 +77,11 @@ pub async fn serve(worker: Rc<Worker>, io: TlsStream<TcpStream>, peer: Peer) {
                 respond.send_reset(h2::Reason::REFUSED_STREAM)
             }
             Some(Ok((request, respond))) => {
-                let (worker, open) = (Rc::clone(&worker), Rc::clone(&open));
+                let (worker, open, why) = (Rc::clone(&worker), Rc::clone(&open), Rc::clone(&why));
                 open.set(open.get() + 1);
                 let caller = (peer.identity.clone(), peer.address.ip());
                 tokio::task::spawn_local(async move {
-                    run(&worker, caller, request, respond).await;
+                    run(&worker, caller, request, respond, &why).await;
                     open.set(open.get() - 1);
                 });
             }
@@ -95,6 +95,7 @@ async fn run(
     caller: (PeerIdentity, IpAddr),
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    closed: &Cell<Option<Reason>>,
 ) {
     let (permit, app, metrics) = match open(worker, caller, &request).await {
         Ok(opened) => opened,
@@ -108,15 +109,15 @@ async fn run(
         }
     };
     let open = metrics.opened();
-    let (result, revoked) = match respond.send_response(Response::new(()), false) {
+    let reason = match respond.send_response(Response::new(()), false) {
         Ok(send) => permit.copy(Tunnel::new(send, request.into_body()), app, &metrics).await,
-        Err(error) => (Err(opaque::Failure::Io(std::io::Error::other(error))), None),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "tunnel ended before its answer");
+            Some(Reason::ConnectionTerminated)
+        }
     };
-    let reason = result.err().map(|error| {
-        tracing::debug!(%error, "tunnel ended");
-        Reason::ConnectionTerminated
-    });
-    open.closed(revoked.or(reason));
+    // Of a session that was closed under it, the tunnel sees a broken connection only.
+    open.closed(reason.map(|reason| closed.get().unwrap_or(reason)));
 }
 
 /// The app's connection for a tunnel. What policies say is asked before the dial.

@@ -1,8 +1,9 @@
 //! Pools against real servers on loopback.
 
-use std::net::SocketAddr;
+use std::{cell::Cell, net::SocketAddr};
 
-use http::Request;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -10,6 +11,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::http::body::Body;
 
 fn pools() -> Pools {
     let telemetry = Telemetry::default();

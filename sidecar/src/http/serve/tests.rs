@@ -2,9 +2,12 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
-use super::*;
+use super::{caller::HALF_CLOSED, *};
 
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -37,9 +40,17 @@ async fn a_connection_may_be_idle_between_two_requests() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_request_whose_caller_has_gone_is_given_up() {
-    let (mut caller, near) = tokio::io::duplex(4096);
+/// Two ends of a TCP connection: how a caller ends is the kernel's to tell.
+async fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (caller, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (caller.expect("connects"), near.expect("accepts").0)
+}
+
+/// A caller that asks and then does this, of a server that never answers, and for how long its request lives after that.
+async fn until_given_up(then: impl AsyncFnOnce(TcpStream) -> Option<TcpStream>) -> Duration {
+    let (mut caller, near) = connection().await;
     let dropped = Rc::new(Cell::new(false));
     let flag = Rc::clone(&dropped);
     let never = move |_| {
@@ -50,21 +61,104 @@ async fn a_request_whose_caller_has_gone_is_given_up() {
             Ok(Response::new(Body::empty()))
         }
     };
-    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, never);
-    let gone = async {
+    let mut serving = std::pin::pin!(http1(near, Drain::default(), Phase::Stopped, IDLE, never));
+    let work = async {
         caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        drop(caller);
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert!(dropped.get(), "nobody waits for the answer any more, and the request still holds its permit");
+        (then(caller).await, tokio::time::Instant::now())
     };
-    tokio::select! {
-        () = gone => {}
-        () = async {
-            let _ = serving.await;
-            std::future::pending::<()>().await;
-        } => {}
-    }
+    let (held, since) = tokio::select! {
+        result = serving.as_mut() => panic!("the connection ended: {result:?}"),
+        done = work => done,
+    };
+    assert!(!dropped.get(), "nothing has ended yet");
+    let ended = tokio::time::timeout(Duration::from_secs(3600), serving).await;
+    assert!(
+        ended.is_ok() && dropped.get(),
+        "nobody waits for the answer any more, and the request still holds its permit"
+    );
+    drop(held);
+    since.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_caller_has_gone_is_given_up() {
+    let closed = until_given_up(async |caller| {
+        drop(caller);
+        None
+    });
+    let closed = closed.await;
+    assert!(closed <= HALF_CLOSED + Duration::from_secs(1), "{closed:?}");
+    let reset = until_given_up(async |caller| {
+        crate::opaque::Stream::abort(caller);
+        None
+    });
+    let reset = reset.await;
+    assert!(reset < Duration::from_secs(1), "a reset says that nobody waits: {reset:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_has_ended_its_side_gets_its_answer() {
+    let (mut caller, near) = connection().await;
+    let late = |request: Request<Incoming>| async move {
+        let body = http_body_util::BodyExt::collect(request.into_body()).await.expect("whole").to_bytes();
+        tokio::time::sleep(HALF_CLOSED / 2).await;
+        Ok(Response::new(Body::full(body)))
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, late);
+    let call = async {
+        caller.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody").await.expect("open");
+        caller.shutdown().await.expect("half-close");
+        let mut answer = Vec::new();
+        caller.read_to_end(&mut answer).await.expect("ends");
+        String::from_utf8(answer).expect("text")
+    };
+    let (served, answer) = tokio::join!(serving, call);
+    served.expect("well");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nbody"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_moves_is_not_cut_short_for_a_caller_that_has_ended_its_side() {
+    let (mut caller, near) = connection().await;
+    const BYTES: usize = 20_000;
+    let slow = |_| async move {
+        let mut body = Body::full(vec![b'x'; BYTES]);
+        body.pace(200);
+        Ok(Response::new(body))
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, slow);
+    let call = async {
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+        caller.shutdown().await.expect("half-close");
+        let (start, mut answer) = (tokio::time::Instant::now(), Vec::new());
+        caller.read_to_end(&mut answer).await.expect("ends");
+        (start.elapsed(), answer.iter().filter(|byte| **byte == b'x').count())
+    };
+    let (served, (took, got)) = tokio::join!(serving, call);
+    served.expect("well");
+    assert_eq!(got, BYTES);
+    assert!(took > HALF_CLOSED * 3, "{took:?}: too soon to say anything");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_ends_too_soon_is_no_request() {
+    let (mut caller, near) = connection().await;
+    let whole = |request: Request<Incoming>| async move {
+        let body = http_body_util::BodyExt::collect(request.into_body()).await;
+        assert!(body.is_err(), "half a body was taken for a whole one");
+        Ok(Response::new(Body::empty()))
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, whole);
+    let call = async {
+        caller.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 40\r\n\r\nbody").await.expect("open");
+        caller.shutdown().await.expect("half-close");
+        let mut answer = Vec::new();
+        let _ = caller.read_to_end(&mut answer).await;
+    };
+    let start = tokio::time::Instant::now();
+    let _ = tokio::join!(serving, call);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

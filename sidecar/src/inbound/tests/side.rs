@@ -61,7 +61,7 @@ pub struct Side {
     pub front: SocketAddr,
     worker: Rc<Worker>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    port: InboundPort,
+    pub port: InboundPort,
 }
 
 impl Authority {

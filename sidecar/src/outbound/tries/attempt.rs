@@ -1,0 +1,209 @@
+//! One try: endpoint, connection, request and response head, and what came of it.
+
+use std::{
+    cell::RefCell,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use weft_policy::{circuit::Outcome, deadline, trace::SpanId};
+
+use super::Tries;
+use crate::{
+    error::{ProxyError, Reason},
+    http::{
+        CALLER_VERSION, RULE, UNSENT,
+        body::{Body, Finish, Leg, LoadGuard},
+        forward::{Received, mark_caller_version},
+    },
+    outbound::{
+        admission::{Admission, Asked, outcome_of_error},
+        source::key,
+    },
+    snapshot::EndpointState,
+    telemetry::{span::Kind, trace::OpenSpan},
+    upstream::{Key, Lease, Rules},
+};
+
+/// How one try ended.
+pub(super) struct Tried {
+    pub(super) result: Result<Answered, ProxyError>,
+    /// The endpoint, when this is to be held against it.
+    pub(super) failed: SmallVec<[Arc<EndpointState>; 1]>,
+    pub(super) mtls: bool,
+    /// For trace and access log.
+    pub(super) span: OpenSpan,
+}
+
+/// A response, and whether the sidecar beside the app made it because nothing had reached the app.
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    pub(super) finish: Finish,
+    pub(super) unsent: bool,
+}
+
+impl Tries<'_> {
+    /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
+    /// not a byte of it was sent. Meanwhile `trying` says who is tried.
+    pub(super) async fn attempt(
+        &self,
+        failed: &[Arc<EndpointState>],
+        received: &Received,
+        request: &mut Option<Request<Body>>,
+        trying: &RefCell<Option<Admission>>,
+    ) -> Tried {
+        let (worker, cluster) = (self.worker, &self.plan.cluster);
+        let id = SpanId::random(self.worker.random());
+        let mut span = self.span(id, received, request.as_ref());
+        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        let admission = match Admission::ask(worker, cluster, &asked) {
+            Ok(admission) => admission,
+            Err(error) => {
+                span.failed(&error, received.grpc);
+                return Tried { result: Err(error), failed: SmallVec::new(), mtls: self.mtls, span };
+            }
+        };
+        let endpoint = Arc::clone(admission.endpoint());
+        trying.replace(Some(admission));
+        let key = key(&endpoint, cluster, received);
+        let mtls = key.is_mesh();
+        let mut load = LoadGuard::new(Arc::clone(&endpoint), worker.clock);
+        let begun = Instant::now();
+        span.to(&endpoint, key.address(), key.is_http2());
+        let exchanged = match self.leg(received, request, &key, id) {
+            Ok(()) => self.exchange(&key, &endpoint, request).await,
+            Err(error) => Err(error),
+        };
+        let (outcome, unsent) = match &exchanged {
+            Ok((response, _)) if mtls && response.headers().contains_key(UNSENT) => (Outcome::ConnectFailure, true),
+            Ok((response, _)) => (outcome_of(response, received.grpc), false),
+            Err(error) => (outcome_of_error(error), false),
+        };
+        if let Some(admission) = trying.take() {
+            admission.record(worker, cluster, outcome);
+        }
+        let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
+        if bad || exchanged.is_ok() {
+            load.observe(begun.elapsed(), bad);
+        }
+        match &exchanged {
+            Ok((response, _)) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
+            Err(error) => span.failed(error, received.grpc),
+        }
+        let result = exchanged.map(|(mut response, lease)| {
+            response.headers_mut().remove(UNSENT);
+            let finish = Finish {
+                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                started: self.started,
+                status: response.status().as_u16(),
+                reason: None,
+                leg: Leg::Endpoint(load),
+                lease: Some(lease),
+                permit: None,
+                place: None,
+                complete: false,
+                span: OpenSpan::default(),
+            };
+            Answered { response, finish, unsent }
+        });
+        Tried { result, failed: bad.then_some(endpoint).into_iter().collect(), mtls, span }
+    }
+
+    /// The span of the next try.
+    fn span(&self, id: SpanId, received: &Received, request: Option<&Request<Body>>) -> OpenSpan {
+        let Some(traced) = self.traced else { return OpenSpan::default() };
+        let none = HeaderMap::new();
+        let headers = request.map_or(&none, Request::headers);
+        let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
+        let resend = self.number.replace(self.number.get() + 1);
+        span.of_request(self.started, self.plan.timeout);
+        span.add(|span| {
+            span.resend = resend;
+            span.service = Some(self.plan.cluster.target.clone());
+            span.route = self.plan.rule.tag.clone();
+        });
+        span
+    }
+
+    /// Makes of a request what is sent on this connection.
+    fn leg(
+        &self,
+        received: &Received,
+        request: &mut Option<Request<Body>>,
+        key: &Key,
+        span: SpanId,
+    ) -> Result<(), ProxyError> {
+        let Some(mut leg) = request.take() else {
+            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
+        };
+        if key.is_mesh() {
+            mark_caller_version(&mut leg, received.version, self.fresh);
+            if let Some(tag) = &self.plan.rule.tag {
+                leg.headers_mut().insert(RULE, tag.clone());
+            }
+        } else {
+            // Of an earlier try through the mesh.
+            leg.headers_mut().remove(CALLER_VERSION);
+            leg.headers_mut().remove(RULE);
+        }
+        if let Some(traced) = &self.traced {
+            traced.tell(leg.headers_mut(), span);
+        }
+        if let Some(left) = self.left() {
+            deadline::set(leg.headers_mut(), received.grpc, left);
+        }
+        *request = Some(received.leg(leg, key.is_http2())?);
+        Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        key: &Key,
+        endpoint: &EndpointState,
+        request: &mut Option<Request<Body>>,
+    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+        let cluster = &self.plan.cluster;
+        let rules = Rules::of(&cluster.policy, &cluster.shared.limits).fresh(self.fresh);
+        let mut lease = self.worker.pools.lease(key, &rules).await?;
+        // A sidecar that is there does not mean that the app behind it is, when it last said that it is not.
+        if !(key.is_mesh() && endpoint.health.is_failing()) {
+            cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
+        }
+        let response = {
+            let mut sending = pin!(lease.send(request));
+            match self.plan.rule.requests.backend_timeout {
+                None => sending.await,
+                Some(limit) => within(limit, sending.as_mut()).await.unwrap_or_else(|| {
+                    Err(ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}")))
+                }),
+            }
+        };
+        Ok((response?, lease))
+    }
+}
+
+/// The result of `work`, or `None` when the time is over. The timer is boxed: most requests have none.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut timer = Box::pin(tokio::time::sleep(limit));
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = &mut timer => None,
+    }
+}
+
+fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
+    match grpc.then(|| grpc_status(response.headers())).flatten() {
+        Some(code) => Outcome::grpc(code),
+        None => Outcome::http(response.status()),
+    }
+}
+
+/// The status of a gRPC answer without messages (trailers-only).
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

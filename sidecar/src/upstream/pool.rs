@@ -1,0 +1,229 @@
+//! The connections of one key, and their use by one exchange each.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use weft_policy::limits::Permit;
+
+use super::{chain, tunnel::Carrier};
+use crate::{
+    error::{ProxyError, Reason},
+    http::body::Body,
+    live::Cut,
+};
+
+/// Idle HTTP/1.1 connections kept for one key.
+const IDLE_PER_KEY: usize = 256;
+
+/// A connection or stream in use by one exchange.
+pub enum Lease {
+    /// A whole HTTP/1.1 connection, and the pool that it goes back to.
+    Http1(Rc<Pool>, Box<Held>),
+    /// One stream of an HTTP/2 connection.
+    Http2(http2::SendRequest<Body>, StreamGuard),
+}
+
+/// Counts a stream of an HTTP/2 connection while it lives.
+pub struct StreamGuard(Rc<Cell<u32>>);
+
+/// An HTTP/1.1 connection.
+pub struct Held {
+    sender: http1::SendRequest<Body>,
+    /// Since when it is idle.
+    since: Instant,
+    idle: Duration,
+    /// Not used from here on.
+    until: Instant,
+    /// Its place among the connections to the target.
+    _place: Option<Permit>,
+}
+
+/// An HTTP/2 connection, and how many use it.
+pub(super) struct Shared {
+    sender: http2::SendRequest<Body>,
+    streams: Rc<Cell<u32>>,
+    /// No new stream from here on.
+    until: Instant,
+    /// Nor once this was fired; `None` for the app beside this sidecar.
+    leaving: Option<Rc<Cut<()>>>,
+    /// Its place among the connections to the target.
+    _place: Option<Permit>,
+}
+
+/// The connections of one key.
+#[derive(Default)]
+pub struct Pool {
+    #[expect(clippy::vec_box, reason = "a lease is part of every body: it holds a pointer")]
+    idle: RefCell<Vec<Box<Held>>>,
+    shared: RefCell<Vec<Shared>>,
+    carriers: RefCell<Vec<Carrier>>,
+    /// One dial at a time on HTTP/2, so that a burst makes one connection.
+    dialing: tokio::sync::Mutex<()>,
+    /// How many dials have failed, and why the last one did.
+    failures: RefCell<(u64, Option<ProxyError>)>,
+}
+
+impl Held {
+    pub(super) fn new(sender: http1::SendRequest<Body>, idle: Duration, life: Duration, place: Option<Permit>) -> Self {
+        let now = Instant::now();
+        Self { sender, since: now, idle, until: now + life, _place: place }
+    }
+
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.sender.is_closed() && now.duration_since(self.since) < self.idle && now < self.until
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        sender: http2::SendRequest<Body>,
+        life: Duration,
+        leaving: Option<Rc<Cut<()>>>,
+        place: Option<Permit>,
+    ) -> Self {
+        Self { sender, streams: Rc::default(), until: Instant::now() + life, leaving, _place: place }
+    }
+
+    fn lease(&self) -> Lease {
+        Lease::Http2(self.sender.clone(), StreamGuard::new(Rc::clone(&self.streams)))
+    }
+
+    fn is_young(&self, now: Instant) -> bool {
+        now < self.until && !self.leaving.as_ref().is_some_and(|leaving| leaving.has_fired())
+    }
+}
+
+impl Pool {
+    pub(super) fn lease(self: &Rc<Self>, http2: bool, streams: u32) -> Option<Lease> {
+        if http2 {
+            return self.stream(streams);
+        }
+        let mut idle = self.idle.borrow_mut();
+        // Not ready is one that has ended, or on which a request is still being sent whose answer came early: the next
+        // one would wait for the body of another caller. `sweep` drops them.
+        let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+        let held = idle.remove(newest);
+        held.is_usable(Instant::now()).then(|| Lease::Http1(Rc::clone(self), held))
+    }
+
+    /// The turn to dial. When a dial fails, all who waited for it fail with it: one after the other they would wait for
+    /// as many connect timeouts as there are of them.
+    pub(super) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ProxyError> {
+        let before = self.failures.borrow().0;
+        let turn = self.dialing.lock().await;
+        match &*self.failures.borrow() {
+            (now, Some(error)) if *now != before => Err(ProxyError { shared: true, ..error.clone() }),
+            _ => Ok(turn),
+        }
+    }
+
+    pub(super) fn failed(&self, error: &ProxyError) {
+        let mut failures = self.failures.borrow_mut();
+        *failures = (failures.0 + 1, Some(error.clone()));
+    }
+
+    pub(super) fn stream(&self, streams: u32) -> Option<Lease> {
+        let shared = self.shared.borrow();
+        let now = Instant::now();
+        let free = shared
+            .iter()
+            .find(|shared| !shared.sender.is_closed() && shared.streams.get() < streams && shared.is_young(now))?;
+        Some(free.lease())
+    }
+
+    /// Keeps a new connection, and gives the first stream of it.
+    pub(super) fn share(&self, shared: Shared) -> Lease {
+        let lease = shared.lease();
+        self.shared.borrow_mut().push(shared);
+        lease
+    }
+
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        self.idle.borrow_mut().retain(|held| held.is_usable(now));
+        self.shared
+            .borrow_mut()
+            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.is_young(now)));
+        self.carriers.borrow_mut().retain(Carrier::is_open);
+    }
+
+    pub(super) fn carry(&self, carrier: Carrier) {
+        self.carriers.borrow_mut().push(carrier);
+    }
+
+    pub(super) fn carrier(&self) -> Option<Carrier> {
+        self.carriers.borrow().iter().find(|carrier| carrier.is_free()).cloned()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.carriers.borrow().is_empty()
+    }
+}
+
+impl Lease {
+    /// Sends a request and waits for the response head. After an error `request` holds it again when not a byte of it
+    /// was sent.
+    ///
+    /// # Errors
+    /// Why there is no response.
+    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
+        let ready = match self {
+            Self::Http1(_, held) => held.sender.ready().await,
+            Self::Http2(sender, _) => sender.ready().await,
+        };
+        ready.map_err(|error| classify(&error, true))?;
+        let Some(sent) = request.take() else {
+            return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
+        };
+        // Two kinds of future: each is polled where it is made, so that the request is not kept twice.
+        let result = match self {
+            Self::Http1(_, held) => held.sender.try_send_request(sent).await,
+            Self::Http2(sender, _) => sender.try_send_request(sent).await,
+        };
+        result.map_err(|mut error| {
+            *request = error.take_message();
+            classify(error.error(), request.is_some())
+        })
+    }
+
+    /// Gives back what an exchange has used to its end.
+    pub fn give_back(self) {
+        let Self::Http1(pool, mut held) = self else { return };
+        let mut idle = pool.idle.borrow_mut();
+        held.since = Instant::now();
+        if held.is_usable(held.since) && idle.len() < IDLE_PER_KEY {
+            idle.push(held);
+        }
+    }
+}
+
+impl StreamGuard {
+    pub(super) fn new(streams: Rc<Cell<u32>>) -> Self {
+        streams.set(streams.get() + 1);
+        Self(streams)
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// What a failed exchange was. A stream that the peer refused was never processed (RFC 9113 section 8.7), nor was one
+/// above the last of its GOAWAY (section 6.8).
+fn classify(error: &hyper::Error, unsent: bool) -> ProxyError {
+    let refused = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM));
+    let reason = if error.is_parse() { Reason::ProtocolError } else { Reason::ConnectionTerminated };
+    ProxyError { reason, detail: chain(error), unsent, refused, shared: false }
+}
