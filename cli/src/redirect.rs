@@ -12,7 +12,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use rustix::process::geteuid;
 
-use self::rules::{App, Cidr, Exclude, Ports, Rules, User};
+use self::{
+    cgroup::Parent,
+    rules::{App, Cidr, Exclude, Ports, Rules, User},
+};
 
 /// `weft redirect`.
 #[derive(Args, Debug)]
@@ -184,6 +187,10 @@ fn remove(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     let table = format!("{}{}", nft::INSTALLED, args.name);
     let mut gone: Vec<String> = nft::tables()?.into_iter().filter(|known| *known == table).collect();
     gone.extend(stale()?);
+    // The processes before the rules that keep them in the mesh.
+    if let Ok(parent) = Parent::find() {
+        parent.clean();
+    }
     for table in &gone {
         nft::remove(table)?;
         println!("table {table} removed");

@@ -60,15 +60,15 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
     if args.end_with_parent {
         harden::end_with_parent();
     }
+    if let Some(mark) = args.mark {
+        egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
-    if let Some(mark) = args.mark {
-        egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
-    }
     let bound = listeners::bind(&args)?;
     let admin = tokio::net::TcpListener::bind(args.admin_listen)
         .await
@@ -82,15 +82,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let virtual_ips = Arc::<VirtualIps>::default();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
-    let enrolment = Enrolment {
-        xds: args.xds_address().into(),
-        namespace: args.namespace.clone(),
-        account: args.account().into(),
-        token: args.token.clone(),
-        roots: args.roots.clone(),
-        pending: PendingKey::default(),
-        trust: TrustStore::default(),
-    };
+    let enrolment = enrolment(&args);
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
     let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
@@ -180,6 +172,18 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+fn enrolment(args: &SidecarArgs) -> Enrolment {
+    Enrolment {
+        xds: args.xds_address().into(),
+        namespace: args.namespace.clone(),
+        account: args.account().into(),
+        token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
+        trust: TrustStore::default(),
+    }
 }
 
 /// What takes spans and lines of the access log from the workers.

@@ -41,10 +41,12 @@ use crate::{
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
+    first::{First, Speaks, first},
     http::serve,
     identity, listener,
     live::Session,
-    opaque, upstream,
+    opaque::{self, Primed},
+    upstream,
 };
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -150,6 +152,18 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     if app.protocol.is_opaque() {
         return Box::pin(opaque_plaintext(&worker, &connection, io)).await;
     }
+    let mut opened = None;
+    // Where requests alone could be let in, there is nothing to open ahead.
+    if app.protocol == Protocol::Undeclared && app.lets_bytes_in(&connection) {
+        let first = Box::pin(first(&io, open(&worker, &connection)));
+        opened = tokio::select! {
+            first = first => match first {
+                First::Called(opened) => return opened.copy(&worker, &connection, io).await,
+                First::Caller(opened) => opened,
+            },
+            reason = connection.ended() => return refuse(reason),
+        };
+    }
     let detected = tokio::select! {
         detected = detect::detect(&mut io, DETECT) => detected,
         reason = connection.ended() => return refuse(reason),
@@ -160,8 +174,12 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     // a request with an identity or a framing of the caller's own making.
     let http = matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
     if !http && app.protocol == Protocol::Undeclared {
-        return Box::pin(opaque_plaintext(&worker, &connection, io)).await;
+        return match opened {
+            Some(opened) => Box::pin(opened.copy(&worker, &connection, io)).await,
+            None => Box::pin(opaque_plaintext(&worker, &connection, io)).await,
+        };
     }
+    drop(opened);
     let http2 = detected.protocol == detect::Protocol::Http2;
     let (drain, end, ended) = (worker.context.drain.clone(), Phase::Draining, Rc::clone(&connection));
     let handle = move |request: Request<Incoming>| {
@@ -183,24 +201,43 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     }
 }
 
-/// Opaque bytes, on a port that is declared so or that nobody declared. What policies say is asked before the dial.
+/// The app's end of an opaque connection, and leave to use it.
+struct Opened {
+    permit: Permit,
+    app: Primed<TcpStream>,
+}
+
+impl Speaks for Opened {
+    async fn speaks(&mut self) {
+        self.app.speaks().await;
+    }
+}
+
+impl Opened {
+    async fn copy(self, worker: &Worker, connection: &Connection, io: impl opaque::Stream) {
+        let metrics = worker.inbound_tcp(connection.front(), false);
+        let open = metrics.opened();
+        open.closed(self.permit.copy(io, self.app, &metrics).await);
+    }
+}
+
+/// Asks what policies say of bytes, then dials.
+async fn open(worker: &Worker, connection: &Rc<Connection>) -> Result<Opened, ProxyError> {
+    let app = connection.app(worker)?;
+    let permit = Permit::bytes(worker, connection, &app)?;
+    let app = Primed::new(permit.dial().await?);
+    Ok(Opened { permit, app })
+}
+
+/// Opaque bytes, on a port that is declared so or that nobody declared.
 async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
-    let opened = async {
-        let app = connection.app(worker)?;
-        let permit = Permit::bytes(worker, connection, &app)?;
-        let stream = permit.dial().await?;
-        Ok::<_, ProxyError>((permit, stream))
-    };
-    let metrics = worker.inbound_tcp(connection.front(), false);
-    let (permit, app) = match opened.await {
-        Ok(opened) => opened,
+    match open(worker, connection).await {
+        Ok(opened) => opened.copy(worker, connection, io).await,
         Err(error) => {
             tracing::debug!(%error, "plaintext connection refused");
-            return metrics.refused(error.reason);
+            worker.inbound_tcp(connection.front(), false).refused(error.reason);
         }
-    };
-    let open = metrics.opened();
-    open.closed(permit.copy(io, app, &metrics).await);
+    }
 }
 
 /// Judges what is open again whenever another inbound configuration has come, for as long as the worker lives.

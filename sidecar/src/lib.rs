@@ -10,6 +10,7 @@ pub mod dns;
 pub mod drain;
 pub mod egress;
 pub mod error;
+mod first;
 pub mod harden;
 pub mod http;
 pub mod identity;

@@ -5,7 +5,6 @@ mod admission;
 mod exchange;
 mod fault;
 mod filters;
-mod first;
 mod mirror;
 mod opaque;
 mod plan;
@@ -24,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use first::First;
 use http::{Request, Response};
 use hyper::body::Incoming;
 pub use mirror::Mirrors;
@@ -40,6 +38,7 @@ use crate::{
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
+    first::{self, First},
     http::{body::Body, serve},
     listener,
     snapshot::{Cluster, Snapshot},

@@ -2,7 +2,8 @@
 //! limits of whoever started us hold for the app as well.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     thread::sleep,
@@ -11,10 +12,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{nft::OF_RUN, owner, rules::App};
+use super::rules::App;
 
 /// nft resolves paths below this one.
 const ROOT: &str = "/sys/fs/cgroup";
+/// With which the names of ours begin.
+const PREFIX: &str = "weft-run-";
 /// What is left in a cgroup has this long to be gone after it was killed.
 const GONE: Duration = Duration::from_secs(5);
 
@@ -24,8 +27,6 @@ pub struct Parent {
     dir: PathBuf,
     /// Of the hierarchy.
     mount: PathBuf,
-    /// `weft-<network namespace>-`, with which the names of ours begin: another namespace knows nothing of their owners.
-    prefix: String,
 }
 
 /// A cgroup for one app; removed, with what is left in it, when it is dropped.
@@ -33,6 +34,8 @@ pub struct Parent {
 pub struct Cgroup {
     dir: PathBuf,
     app: App,
+    /// Locked for as long as its owner lives: an unlocked one is a rest.
+    _lock: File,
 }
 
 impl Parent {
@@ -46,36 +49,52 @@ impl Parent {
         )?;
         let own = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process is in no cgroup v2")?;
-        let namespace = fs::metadata("/proc/self/ns/net").context("network namespace: unknown")?.ino();
-        Ok(Self { dir: mount.join(own), mount, prefix: format!("weft-{namespace}-") })
+        Ok(Self { dir: mount.join(own), mount })
     }
 
     /// Makes the cgroup of an instance.
     pub fn make(&self, instance: &str) -> anyhow::Result<Cgroup> {
-        let dir = self.dir.join(format!("{}{instance}", self.prefix));
-        let below = dir.strip_prefix(&self.mount).ok().map(Path::components);
-        let level = below.map_or(0, Iterator::count);
+        let dir = self.dir.join(format!("{PREFIX}{instance}"));
+        let level = dir.strip_prefix(&self.mount).map_or(0, |below| below.components().count());
         let path = dir.strip_prefix(ROOT).ok().and_then(Path::to_str);
         let Some(path) = path.filter(|path| !path.contains(['"', '\\', '\n'])) else {
             bail!("cgroup {}: a path that nft cannot take", dir.display());
         };
         let app = App::Cgroup { path: path.to_owned(), level };
-        match fs::create_dir(&dir) {
-            Ok(()) => Ok(Cgroup { dir, app }),
-            Err(error) => Err(error).with_context(|| format!("make cgroup {}", dir.display())),
+        // Somebody may be looking just now whether it is a rest.
+        for _ in 0..20 {
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| format!("make cgroup {}", dir.display()));
+                }
+                _ => {}
+            }
+            if let Some(lock) = lock(&dir) {
+                return Ok(Cgroup { dir, app, _lock: lock });
+            }
+            sleep(Duration::from_millis(10));
         }
+        bail!("cgroup {} is in use: this instance runs already", dir.display())
     }
 
     /// Removes cgroups whose owner is gone, and what is left in them: it would go on without its sidecar.
     pub fn clean(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let instance = name.to_str().and_then(|name| name.strip_prefix(&self.prefix));
-            if instance.is_some_and(|instance| !owner::is_held(&format!("{OF_RUN}{instance}"))) {
+            let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+            if let Some(_lock) = ours.then(|| lock(&entry.path())).flatten() {
                 empty(&entry.path());
             }
         }
     }
+}
+
+/// The lock of a cgroup that is there; `None`: somebody has it.
+fn lock(dir: &Path) -> Option<File> {
+    let file = File::open(dir).ok()?;
+    file.try_lock().ok()?;
+    // Another one may have been made in its place before we had the lock.
+    let same = file.metadata().ok()?.ino() == fs::metadata(dir).ok()?.ino();
+    same.then_some(file)
 }
 
 impl Cgroup {
@@ -132,12 +151,11 @@ fn remove(dir: &Path) -> io::Result<()> {
 
 /// Where cgroup v2 is mounted: alone, or beside version 1.
 fn mount(mounts: &str) -> Option<PathBuf> {
-    let found = mounts.lines().filter_map(|line| {
+    mounts.lines().rev().find_map(|line| {
         let mut words = line.split(' ').skip(1);
         let (path, kind) = (words.next()?, words.next()?);
         (kind == "cgroup2" && Path::new(path).starts_with(ROOT)).then(|| PathBuf::from(path))
-    });
-    found.last()
+    })
 }
 
 #[cfg(test)]

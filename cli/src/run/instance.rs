@@ -24,9 +24,9 @@ impl Instance {
     /// Its addresses, if nobody else has them.
     pub fn free(&self) -> Option<&Listening> {
         let Listening { admin, outbound, mesh, redirect } = &self.listening;
-        let local = redirect
-            .iter()
-            .flat_map(|ports| [ports.outbound, ports.dns].into_iter().chain(ports.inbound.values().copied()));
+        let local = redirect.iter().flat_map(|ports| {
+            [ports.outbound, ports.dns].into_iter().chain(ports.inbound.iter().map(|(_, front)| *front))
+        });
         let local = local.map(|port| format!("127.0.0.1:{port}"));
         let all = [admin, outbound, mesh].into_iter().cloned().chain(local);
         match all.into_iter().find(|address| TcpListener::bind(address.as_str()).is_err()) {

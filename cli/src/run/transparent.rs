@@ -38,8 +38,9 @@ impl Prepared {
     pub fn new(args: &RunArgs, instance: &str) -> anyhow::Result<Self> {
         redirect::check("--transparent")?;
         let parent = Parent::find()?;
-        redirect::clean();
+        // The processes before the rules that keep them in the mesh.
         parent.clean();
+        redirect::clean();
         let table = format!("{OF_RUN}{instance}");
         let owner = owner::claim(&table)?;
         let (mark, marked) = owner::mark()?;
@@ -64,7 +65,11 @@ impl Prepared {
         let rules = Rules {
             table: self.table.clone(),
             app: self.cgroup.app().clone(),
-            ports: Ports { outbound: ports.outbound, dns: Some(ports.dns), inbound: ports.inbound.clone() },
+            ports: Ports {
+                outbound: ports.outbound,
+                dns: Some(ports.dns),
+                inbound: ports.inbound.iter().copied().collect(),
+            },
             mark: self.mark,
             exclude: self.exclude.clone(),
         };

@@ -1,9 +1,9 @@
 //! Where the sidecar listens: finds every address before the workers start, and tells it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use socket2::Socket;
 
 use super::{say, worker::Listeners};
@@ -96,9 +96,9 @@ pub fn announce(args: &SidecarArgs, bound: &Bound, admin: SocketAddr) {
         "mesh": listeners.mesh.to_string(), "upstreams": upstreams,
     });
     if let (Some(redirected), Some(dns)) = (listeners.redirected.first(), &bound.dns) {
-        let fronts = listeners.inbound.iter().filter(|(address, _)| address.ip().is_unspecified());
-        let inbound: Map<String, Value> =
-            fronts.map(|(address, port)| (port.to_string(), address.port().into())).collect();
+        // Those that were given have addresses of their own.
+        let fronts = listeners.inbound.iter().filter(|(address, _)| address.ip() == Ipv4Addr::UNSPECIFIED);
+        let inbound: Vec<_> = fronts.map(|(address, port)| (port, address.port())).collect();
         event["redirect"] = json!({ "outbound": redirected.port(), "dns": dns.port(), "inbound": inbound });
     }
     say(&event);

@@ -184,7 +184,7 @@ impl Permit {
 
     /// Copies between the caller and the app until both have ended, or it is not allowed any more: then both see a
     /// failure. Why it ended badly, if it did.
-    pub async fn copy(&self, caller: impl Side, app: TcpStream, metrics: &TcpMetrics) -> Option<Reason> {
+    pub async fn copy(&self, caller: impl Side, app: impl Side, metrics: &TcpMetrics) -> Option<Reason> {
         let (received, sent) = (|bytes| metrics.received(bytes), |bytes| metrics.sent(bytes));
         let revoked = async { _ = self.revoked().await };
         let error = opaque::copy_until(caller, app, received, sent, revoked).await.err()?;

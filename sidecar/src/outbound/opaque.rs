@@ -8,13 +8,11 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 use weft_policy::{balance::hash, circuit::Outcome, limits::Permit};
 
-use super::{
-    admission::{Admission, Asked, is_available, outcome_of_error},
-    first::Speaks,
-};
+use super::admission::{Admission, Asked, is_available, outcome_of_error};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
+    first::Speaks,
     http::body::LoadGuard,
     opaque::{self, Primed},
     snapshot::{Cluster, EndpointState},

@@ -207,3 +207,11 @@ fn a_workload_port_is_unique() {
     let wire = v1::WorkloadConfig { id: "a/b".into(), ports: vec![port.clone(), port], ..Default::default() };
     assert_eq!(workload_config(wire).expect_err("twice").field, "ports[1].port");
 }
+
+#[test]
+fn what_becomes_of_calls_that_leave_the_mesh_is_known_or_refused() {
+    let wire = |outbound_traffic| v1::WorkloadConfig { id: "a/b".into(), outbound_traffic, ..Default::default() };
+    assert_eq!(workload_config(wire(0)).expect("valid").outbound, OutboundTraffic::AllowAny);
+    assert_eq!(workload_config(wire(1)).expect("valid").outbound, OutboundTraffic::RegistryOnly);
+    assert_eq!(workload_config(wire(2)).expect_err("not known").field, "outbound_traffic");
+}

@@ -8,17 +8,14 @@ use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, OutboundTraffic, Target};
 
 use super::{
-    super::{
-        DETECT, Destination, find,
-        first::{First, first},
-        named, opaque as bytes_to, peer, requests,
-    },
+    super::{DETECT, Destination, find, named, opaque as bytes_to, peer, requests},
     head,
 };
 use crate::{
     app::worker::Worker,
     detect::{self, Protocol, Rewind},
     error::{ProxyError, Reason},
+    first::{First, first},
     http::reply,
     opaque::{self, Primed, Stream as _},
     snapshot::Cluster,
