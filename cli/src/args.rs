@@ -12,12 +12,14 @@ use crate::{
     delete::DeleteArgs,
     describe::DescribeArgs,
     diff::DiffArgs,
+    drain::DrainArgs,
     edit::EditArgs,
     embedded::{ControlPlaneArgs, SidecarArgs},
     endpoints::EndpointsArgs,
     explain::ExplainArgs,
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
+    inject::{InjectArgs, UninjectArgs},
     redirect::{ExcludeArgs, RedirectArgs},
     status::StatusArgs,
     token::TokenArgs,
@@ -75,6 +77,12 @@ pub enum Command {
     Config(ConfigArgs),
     /// Look for what is wrong with the mesh, or with this machine before there is one
     Check(CheckArgs),
+    /// Let a sidecar turn callers away before its app is stopped
+    Drain(DrainArgs),
+    /// Put a sidecar into the pods of manifests, and print them
+    Inject(InjectArgs),
+    /// Take out of manifests what inject put in, and print them
+    Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate
     Token(TokenArgs),
     /// List the newest traces, or draw one
@@ -252,9 +260,12 @@ pub struct ServiceArgs {
     /// Where orders reaches payments
     #[arg(long, env = "WEFT_UPSTREAM_PAYMENTS", default_value = "127.0.0.1:9003", hide_env_values = true)]
     pub payments: SocketAddr,
-    /// Where orders reaches the ledger
+    /// Where orders reaches the ledger's journal
     #[arg(long, env = "WEFT_UPSTREAM_LEDGER", default_value = "127.0.0.1:9004", hide_env_values = true)]
     pub ledger: SocketAddr,
+    /// Where the ledger takes entries, and where orders reaches that
+    #[arg(long)]
+    pub entries: Option<SocketAddr>,
 }
 
 /// The demo's services.

@@ -103,6 +103,7 @@ async fn mesh(args: &ServerArgs) -> anyhow::Result<Vec<Check>> {
     checks.extend(versions(&version, &proxies));
     checks.extend(sidecars(&proxies));
     checks.extend(plaintext(&proxies));
+    checks.extend(traces(&proxies));
     match server.get("/weft/v1/resources/errors").await {
         Ok(errors) => checks.extend(resources(items(&errors))),
         Err(error) => checks.push(Check::warning("resources", error.to_string())),
@@ -165,6 +166,25 @@ fn plaintext(proxies: &Proxies) -> Vec<Check> {
         false => "no port takes plaintext, or nobody has called yet",
     };
     Check::each("plaintext", fine.to_owned(), broken.collect())
+}
+
+/// Apps at which traces end.
+fn traces(proxies: &Proxies) -> Vec<Check> {
+    let broken = proxies.items.iter().filter_map(|proxy| {
+        let seen = proxy.trace_propagation.as_ref()?;
+        Some(format!(
+            "{}: traces end at it. {} requests came with a trace context, and of {} that it sent {} had none, {} of them \
+             while it served one that had. The app has to copy traceparent, tracestate and baggage (or b3 and x-b3-*) \
+             from the request that it serves to those that it sends for it, or to use a tracing library that does; if it \
+             sends them of its own accord, all is well",
+            proxy.id(),
+            seen.served,
+            seen.passed_on.saturating_add(seen.orphans),
+            seen.orphans,
+            seen.orphans_meanwhile,
+        ))
+    });
+    Check::each("traces", "no app is known to break them".to_owned(), broken.collect())
 }
 
 fn resources(problems: &[Value]) -> Vec<Check> {

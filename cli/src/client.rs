@@ -1,10 +1,10 @@
-//! GET over HTTP/1.1 from the control plane's API and the sidecars' admin servers.
+//! GET and POST over HTTP/1.1 to the control plane's API and the sidecars' admin servers.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use http::{Request, Uri, header::HOST};
+use http::{Method, Request, Uri, header::HOST};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -15,26 +15,37 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The body of a 200 answer from `server` (`http://HOST:PORT`, the scheme may be missing) to `path`.
 pub async fn get(server: &str, path: &str) -> anyhow::Result<Bytes> {
-    let authority = authority(server)?;
-    let answer = tokio::time::timeout(TIMEOUT, exchange(&authority, path)).await;
-    answer.with_context(|| format!("GET {path} from {authority}: no answer in {} s", TIMEOUT.as_secs()))?
+    call(Method::GET, server, path).await
 }
 
-async fn exchange(authority: &str, path: &str) -> anyhow::Result<Bytes> {
+/// The same for a POST without a body.
+pub async fn post(server: &str, path: &str) -> anyhow::Result<Bytes> {
+    call(Method::POST, server, path).await
+}
+
+async fn call(method: Method, server: &str, path: &str) -> anyhow::Result<Bytes> {
+    let authority = authority(server)?;
+    let what = format!("{method} {path}");
+    let answer = tokio::time::timeout(TIMEOUT, exchange(method, &authority, path)).await;
+    answer.with_context(|| format!("{what} from {authority}: no answer in {} s", TIMEOUT.as_secs()))?
+}
+
+async fn exchange(method: Method, authority: &str, path: &str) -> anyhow::Result<Bytes> {
+    let what = format!("{method} {path}");
     let stream = TcpStream::connect(authority).await.with_context(|| {
         format!("connect to {authority}: failed; is the control plane running, and is --server (WEFT_SERVER) right")
     })?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.with_context(|| format!("GET {path} from {authority}"))?;
+    let request = Request::builder().method(method).uri(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await.with_context(|| format!("{what} from {authority}"))?;
     let status = response.status();
     let body = response.into_body().collect().await.with_context(|| format!("read {path} from {authority}"))?;
     connection.abort();
     let body = body.to_bytes();
     ensure!(
         status.is_success(),
-        "GET {path} from {authority}: status {}: {}",
+        "{what} from {authority}: status {}: {}",
         status.as_u16(),
         String::from_utf8_lossy(&body)
     );

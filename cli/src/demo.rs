@@ -196,8 +196,9 @@ async fn resilience(
 /// A trace that shows a retry. The control plane keeps its traces in memory, so this is before it is killed.
 async fn trace(mesh: &Mesh) -> Traced {
     let (exported, readable) = mesh.spans().await;
+    let told = mesh.where_traces_are();
     if !readable {
-        return Traced { exported, readable, trace: None };
+        return Traced { exported, readable, told, trace: None };
     }
     let server = mesh.server();
     let found = async {
@@ -209,7 +210,7 @@ async fn trace(mesh: &Mesh) -> Traced {
         }
     };
     let trace = timeout(PATIENCE, found).await.ok();
-    Traced { exported: mesh.spans().await.0, readable, trace }
+    Traced { exported: mesh.spans().await.0, readable, told, trace }
 }
 
 /// Waits for `seen`, until `end` at least and `PATIENCE` longer at most: a short run on a busy machine has few requests.

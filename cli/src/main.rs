@@ -16,12 +16,14 @@ mod delete;
 mod demo;
 mod describe;
 mod diff;
+mod drain;
 mod edit;
 mod embedded;
 mod endpoints;
 mod explain;
 mod get;
 mod history;
+mod inject;
 mod kinds;
 mod listing;
 mod merge;
@@ -66,7 +68,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(args) => analyze::run(&args),
         Command::EnterCgroup(args) => run::enter_cgroup(&args),
+        Command::Inject(args) => inject::inject(&args),
         Command::Redirect(args) => redirect::run(args),
+        Command::Uninject(args) => inject::uninject(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(Box::pin(served(command)))
@@ -87,6 +91,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::DemoService(args) => Box::pin(services::run(args)).await,
         Command::Describe(args) => Box::pin(describe::run(args)).await,
         Command::Diff(args) => Box::pin(diff::run(args)).await,
+        Command::Drain(args) => drain::run(args).await,
         Command::Edit(args) => Box::pin(edit::run(args)).await,
         Command::Endpoints(args) => endpoints::run(args).await,
         Command::Explain(args) => explain::run(args).await,
@@ -100,7 +105,9 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(_)
         | Command::Completions { .. }
         | Command::EnterCgroup(_)
+        | Command::Inject(_)
         | Command::Redirect(_)
-        | Command::Sidecar(_) => Ok(ExitCode::SUCCESS),
+        | Command::Sidecar(_)
+        | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
     }
 }

@@ -64,8 +64,24 @@ pub struct Proxy {
     pub store_revision: u64,
     /// What came to each port of its app.
     pub connections: Vec<PortConnections>,
+    /// Traces end at its app: what was seen of it.
+    pub trace_propagation: Option<TracePropagation>,
     /// State of each type of resource.
     pub types: Vec<Type>,
+}
+
+/// Requests of an app that seems not to pass on the trace contexts that it receives, since its sidecar started.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TracePropagation {
+    /// To it, with a context.
+    pub served: u64,
+    /// From it, with one.
+    pub passed_on: u64,
+    /// From it, without one.
+    pub orphans: u64,
+    /// Of these, while it served some that had one.
+    pub orphans_meanwhile: u64,
 }
 
 /// Connections that a sidecar took at one port of its app since it started.

@@ -29,12 +29,14 @@ use crate::{
     },
     config::ControlPlaneArgs,
     jwks,
+    metrics::{self, Metrics},
     push::{
         Reflected, View,
         proxies::Proxies,
         server::{self, Discovery},
     },
-    registry::{RESTORED, Registry},
+    registry::{Claims, RESTORED, Registry},
+    sessions::Secret,
     source::{Resources, Source},
     store::Store,
 };
@@ -60,6 +62,9 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     crate::ca::private_dir(&data_dir)?;
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
+    let metrics = Metrics::default();
+    let told = metrics.clone();
+    store.observe(move |took, result| told.written(took, result));
     let ca = Arc::new(authority(&args, &data_dir)?);
     tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
@@ -67,7 +72,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
-    let registry = Registry::open(&data_dir.join("registrations"));
+    let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
+    let registry = Registry::open(&data_dir.join("registrations"), claims);
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
@@ -86,6 +92,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let kept = jwks::Kept::new(data_dir.join("jwks"));
     let fetching = jwks::Fetching::new(resources.clone(), client, kept, jwks::Times::default());
     let compiling = Compiling {
+        secret: Secret::open(&data_dir)?,
         sets: fetching.sets(),
         resources: resources.clone(),
         resources_ended: false,
@@ -97,8 +104,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         reflected,
         found: watch::Sender::new(Arc::default()),
         problems: Arc::clone(&problems),
+        metrics: metrics.clone(),
     };
     let proxies = Proxies::default();
+    tokio::spawn(metrics::follow(reading.clone(), proxies.clone(), metrics.clone()));
     let statuses = Statuses::new(store.clone(), compiling.found.subscribe(), proxies.clone());
     tokio::spawn(statuses.run());
     tokio::spawn(compiling.run());
@@ -114,7 +123,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         args.xds_admission_rate,
         ca.revocations(),
         stopping.subscribe(),
-    );
+    )
+    .measured(metrics.clone());
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
     let registered = registry.watch();
     let pushed = Pushed { view: reading, resources, registered, reflected: reflecting, problems };
@@ -122,6 +132,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
+    state.metrics = metrics;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
     let mut ending = stopping.subscribe();

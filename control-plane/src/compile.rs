@@ -22,6 +22,7 @@ use weft_proto::{ResourceType, v1};
 
 use crate::{
     jwks::KeySets,
+    sessions::Secret,
     source::{Problem, Resources, policies::mesh::OutboundTraffic},
 };
 
@@ -64,16 +65,21 @@ pub type Output = BTreeMap<(ResourceType, String), Compiled>;
 /// Compiles everything, with no key sets but those in the resources.
 #[must_use]
 pub fn compile(resources: &Resources, registered: &[Arc<Registered>]) -> (Output, Vec<Problem>) {
-    compile_with(resources, registered, &KeySets::default())
+    compile_with(resources, registered, &KeySets::default(), &Secret::default())
 }
 
 /// Compiles everything; the trust bundle is the caller's. A problem never stops the rest.
 #[must_use]
-pub fn compile_with(resources: &Resources, registered: &[Arc<Registered>], sets: &KeySets) -> (Output, Vec<Problem>) {
+pub fn compile_with(
+    resources: &Resources,
+    registered: &[Arc<Registered>],
+    sets: &KeySets,
+    secret: &Secret,
+) -> (Output, Vec<Problem>) {
     let mut problems = Vec::new();
     let instances = instances::collect(resources, registered, &mut problems);
     let views = services::collect(resources, &instances, &mut problems);
-    let routings = routes::compile(resources, &views, &mut problems);
+    let routings = routes::compile(resources, &views, secret, &mut problems);
     let policies = Policies::of(resources);
     attached::check(resources, &views, &mut problems);
     problems.extend(policies.problems());

@@ -7,6 +7,7 @@ pub mod jaeger;
 mod otlp;
 pub mod query;
 pub mod receiver;
+mod sampling;
 #[cfg(test)]
 mod tests;
 

@@ -1,4 +1,6 @@
-//! `ledger`: a line protocol over TCP. A line in is an entry, `OK <number>` is the answer.
+//! `ledger`: `POST /entries` over HTTP makes an entry and answers with its number. Beside it a journal: a line
+//! protocol over TCP, where a line in is kept and `OK <number>` is the answer. Bytes carry no trace context, so that the
+//! connection of the journal, which many requests share, belongs to the trace of none of them.
 
 use std::{
     net::SocketAddr,
@@ -9,6 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -19,18 +25,32 @@ use crate::serve;
 /// The longest line that is read, in bytes.
 const MAX_LINE: u64 = 4096;
 
-/// Serves until the process ends.
-pub async fn run(listen: SocketAddr) -> anyhow::Result<()> {
-    let listener = serve::bind(listen).await?;
-    let entries = Arc::new(AtomicU64::new(0));
+/// Serves until the process ends: the journal at `listen`, entries at the other address, if there is one.
+pub async fn run(listen: SocketAddr, entries: Option<SocketAddr>) -> anyhow::Result<()> {
+    let journal = serve::bind(listen).await?;
+    if let Some(address) = entries {
+        let (listener, count) = (serve::bind(address).await?, Arc::new(AtomicU64::new(0)));
+        tokio::spawn(serve::http(listener, move |request| make_entry(request, count.clone())));
+    }
+    let lines = Arc::new(AtomicU64::new(0));
     loop {
-        let stream = serve::accept(&listener).await;
-        let entries = entries.clone();
-        tokio::spawn(async move { answer(stream, &entries).await.ok() });
+        let stream = serve::accept(&journal).await;
+        let lines = lines.clone();
+        tokio::spawn(async move { answer(stream, &lines).await.ok() });
     }
 }
 
-async fn answer(stream: TcpStream, entries: &AtomicU64) -> std::io::Result<()> {
+/// `POST /entries`: the number of the entry.
+async fn make_entry(request: Request<Incoming>, entries: Arc<AtomicU64>) -> anyhow::Result<Response<Full<Bytes>>> {
+    if request.method() != Method::POST || request.uri().path() != "/entries" {
+        return Ok(serve::not_found());
+    }
+    request.into_body().collect().await.context("read the entry: the body broke off")?;
+    let number = entries.fetch_add(1, Ordering::Relaxed) + 1;
+    Ok(serve::json(StatusCode::CREATED, &serde_json::json!({ "entry": number })))
+}
+
+async fn answer(stream: TcpStream, lines: &AtomicU64) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     loop {
@@ -39,12 +59,12 @@ async fn answer(stream: TcpStream, entries: &AtomicU64) -> std::io::Result<()> {
         if !line.ends_with('\n') {
             return Ok(());
         }
-        let number = entries.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = lines.fetch_add(1, Ordering::Relaxed) + 1;
         stream.write_all(format!("OK {number}\n").as_bytes()).await?;
     }
 }
 
-/// Writes entries to a ledger; connections are kept.
+/// Writes lines to a journal; connections are kept.
 #[derive(Clone, Debug)]
 pub struct Client {
     address: SocketAddr,
@@ -52,13 +72,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the ledger at `address`.
+    /// A client of the journal at `address`.
     pub fn new(address: SocketAddr) -> Self {
         Self { address, idle: Arc::default() }
     }
 
-    /// Writes one entry and returns its number.
-    pub async fn write(&self, entry: &str) -> anyhow::Result<u64> {
+    /// Writes one line and returns its number.
+    pub async fn write(&self, text: &str) -> anyhow::Result<u64> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut stream = match kept {
             Some(stream) => stream,
@@ -70,7 +90,7 @@ impl Client {
                 BufReader::new(stream)
             }
         };
-        stream.write_all(format!("{entry}\n").as_bytes()).await.context("write to the ledger")?;
+        stream.write_all(format!("{text}\n").as_bytes()).await.context("write to the ledger")?;
         let mut line = String::new();
         (&mut stream).take(MAX_LINE).read_line(&mut line).await.context("read the ledger's answer")?;
         let Some(number) = line.trim_end().strip_prefix("OK ").and_then(|number| number.parse().ok()) else {

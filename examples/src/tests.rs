@@ -16,8 +16,10 @@ async fn storefront_answers_with_the_catalog_version_and_an_order() {
     let [catalog_at, orders_at, payments_at, ledger_at, storefront_at] = [free(), free(), free(), free(), free()];
     tokio::spawn(catalog::run(catalog_at, "v2", "c1"));
     tokio::spawn(payments::run(payments_at));
-    tokio::spawn(ledger::run(ledger_at));
-    tokio::spawn(orders::run(orders_at, payments_at, ledger_at));
+    let entries_at = free();
+    tokio::spawn(ledger::run(ledger_at, Some(entries_at)));
+    let upstreams = orders::Upstreams { payments: payments_at, journal: ledger_at, entries: entries_at };
+    tokio::spawn(orders::run(orders_at, upstreams));
     tokio::spawn(storefront::run(storefront_at, catalog_at, orders_at));
     let client = Client::new(storefront_at, "storefront");
     for number in 1..=2 {

@@ -1,5 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only, nothing that changes
-//! anything.
+//! The admin listener: liveness, readiness, metrics, and what is held. Loopback names only. The one
+//! thing that it changes is that the drain begins.
 
 use std::{convert::Infallible, sync::Arc, time::SystemTime};
 
@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
+use weft_metrics::Format;
 
 use crate::{drain::Drain, readiness::Status, snapshot::Snapshot, telemetry::Telemetry};
 
@@ -55,15 +56,21 @@ impl Admin {
         if !is_local(host) || request.headers().contains_key(header::ORIGIN) {
             return text(StatusCode::FORBIDDEN, format!("host {host:?} is not served here\n"));
         }
+        if request.method() == http::Method::POST && request.uri().path() == "/drain" {
+            self.drain.ask();
+            return text(StatusCode::ACCEPTED, "draining\n".into());
+        }
         if request.method() != http::Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET, and POST to /drain\n".into());
         }
         match request.uri().path() {
             "/live" | "/livez" => text(StatusCode::OK, "live\n".into()),
             "/ready" | "/readyz" => self.ready(),
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.telemetry.render());
-                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
+                let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+                let format = Format::accepted(accept);
+                let mut response = text(StatusCode::OK, self.telemetry.registry().render(format));
+                let kind = header::HeaderValue::from_static(format.content_type());
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
@@ -120,7 +127,8 @@ fn is_local(host: &str) -> bool {
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+/// A response of plain text.
+pub(crate) fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response

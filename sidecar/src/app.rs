@@ -9,11 +9,11 @@ use std::{
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
@@ -25,14 +25,14 @@ use self::{
 };
 use crate::{
     admin::Admin,
-    config::{SidecarArgs, SidecarConfig},
+    config::{PodArgs, SidecarArgs, SidecarConfig},
     discovery::{self, Backoff, Builder, Discovery, LEAVE},
     dns::Dns,
     drain::{Drain, Phase},
     egress, harden,
+    health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound::{self, Seen},
-    probe,
+    inbound, probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -40,16 +40,20 @@ use crate::{
         Telemetry,
         access::AccessLog,
         export::{self, SpanSink, Whose},
+        gauges, propagation,
     },
     token::PendingKey,
     virtual_ips::VirtualIps,
 };
 
+/// Between two looks for series that nobody uses.
+const EXPIRE: Duration = Duration::from_secs(60);
+
 /// Runs a sidecar until it has drained.
 ///
 /// # Errors
 /// When a listener cannot be bound or a flag makes no sense.
-pub fn run(args: SidecarArgs) -> Result<ExitCode> {
+pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).with_context(|| format!("--log {:?}", args.log))?;
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -63,6 +67,7 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
     if let Some(mark) = args.mark {
         egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
     }
+    args.labels = args.pod.labels(&args.labels)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)
@@ -70,14 +75,12 @@ pub fn run(args: SidecarArgs) -> Result<ExitCode> {
 
 async fn control(args: SidecarArgs) -> Result<()> {
     let bound = listeners::bind(&args)?;
-    let admin = tokio::net::TcpListener::bind(args.admin_listen)
-        .await
-        .with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    listeners::announce(&args, &bound, admin.local_addr()?);
+    let admin =
+        TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
+    let seen_at = listeners::announce(&args, &bound, admin.local_addr()?);
     let Bound { listeners, dns, reserved } = bound;
 
-    let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
-    let (clock, arrivals) = (Clock::start(), Arc::<Seen>::default());
+    let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (demand, demands) = discovery::demand();
     let virtual_ips = Arc::<VirtualIps>::default();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
@@ -85,7 +88,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let enrolment = enrolment(&args);
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
-    let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
+    let registration = watch::Sender::new(registration(&args, listeners.mesh, seen_at, epoch(store.as_deref())));
 
     let (spans, recording) = record(&args, &telemetry, snapshot.subscribe())?;
     let context = WorkerContext {
@@ -97,10 +100,11 @@ async fn control(args: SidecarArgs) -> Result<()> {
         telemetry: telemetry.clone(),
         drain: drain.clone(),
         listeners,
-        clock,
+        clock: Clock::start(),
         limiters: Arc::default(),
         spans,
-        seen: Arc::clone(&arrivals),
+        seen: Arc::default(),
+        propagation: Arc::default(),
         trust: trust.clone(),
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
@@ -113,7 +117,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         snapshot: snapshot.subscribe(),
     };
-    tokio::spawn(seen.run(admin));
+    show(seen, admin, &args.pod).await?;
     if let Some(sockets) = dns {
         let dns = Dns::new(&args.namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry);
         tokio::spawn(dns.run(sockets));
@@ -147,7 +151,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         saver,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), args.locality(), clock).by_address(args.transparent),
+        builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()).by_address(args.transparent),
         drain: drain.clone(),
         backoff: Backoff::default(),
     };
@@ -156,7 +160,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let keeper = keeper.map(|keeper| tokio::spawn(keeper.run()));
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
-    tokio::spawn(inbound::tell(arrivals, context.snapshot.clone(), registration.clone()));
+    tell_of_traffic(&context, &registration);
     tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
 
     stop(&args, &drain, &registration).await?;
@@ -184,6 +188,33 @@ fn enrolment(args: &SidecarArgs) -> Enrolment {
         pending: PendingKey::default(),
         trust: TrustStore::default(),
     }
+}
+
+/// The metrics of this sidecar.
+fn telemetry(args: &SidecarArgs) -> Telemetry {
+    let telemetry = Telemetry::new(&format!("{}/{}", args.namespace, args.account()));
+    gauges::register(&telemetry);
+    tokio::spawn(expire(telemetry.clone()));
+    telemetry
+}
+
+/// Forgets the series of what is gone for long.
+async fn expire(telemetry: Telemetry) {
+    let mut tick = tokio::time::interval(EXPIRE);
+    loop {
+        telemetry.expire(tick.tick().await.into_std());
+    }
+}
+
+/// Starts what tells others how this sidecar is.
+async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs) -> Result<()> {
+    if let Some(address) = pod.health_listen {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("--health-listen {address}"))?;
+        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), &pod.app_probes);
+        tokio::spawn(health.run(listener));
+    }
+    tokio::spawn(seen.run(admin));
+    Ok(())
 }
 
 /// What takes spans and lines of the access log from the workers.
@@ -219,19 +250,30 @@ fn record(
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
 }
 
-/// Waits for a signal, then drains; a second signal means now.
+/// Waits for a signal, then drains; a second signal means now. A drain that was asked for waits for the signal.
 async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Registration>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let asked = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = drain.asked() => Some(Instant::now()),
+    };
     tracing::info!("draining");
     registration.send_modify(|registration| registration.draining = true);
+    let mut lame_duck = args.lame_duck;
+    if let Some(asked) = asked {
+        // The app has the signal already; ours comes when it has ended.
+        tokio::select! {
+            () = drain.quiesce(lame_duck) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        lame_duck = lame_duck.saturating_sub(asked.elapsed());
+    }
     tokio::select! {
-        () = drain.run(args.lame_duck, args.drain_timeout) => {}
+        () = drain.run(lame_duck, args.drain_timeout) => {}
         _ = terminate.recv() => drain.advance(Phase::Stopped),
         _ = interrupt.recv() => drain.advance(Phase::Stopped),
     }
@@ -250,7 +292,14 @@ fn epoch(store: Option<&Store>) -> u64 {
     })
 }
 
-fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
+/// Has the control plane told, beside what a registration says at first, what was seen of the app's traffic.
+fn tell_of_traffic(context: &WorkerContext, registration: &watch::Sender<Registration>) {
+    let (seen, all) = (Arc::clone(&context.seen), Arc::clone(&context.propagation));
+    tokio::spawn(inbound::tell(seen, context.snapshot.clone(), registration.clone()));
+    tokio::spawn(propagation::tell(all, context.telemetry.clone(), registration.clone()));
+}
+
+fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_ms: u64) -> Registration {
     Registration {
         name: args.name.clone(),
         namespace: args.namespace.clone(),
@@ -277,6 +326,8 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         certificate_end_ms: 0,
         service_account: args.account().into(),
         connections: Vec::new(),
+        trace_propagation: None,
+        admin_address: admin.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Static configuration of a sidecar: flags, their parsers, and what the workers see of them.
 
+pub mod pod;
 mod redirect;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use pod::PodArgs;
 pub use redirect::RedirectPorts;
 use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
@@ -103,6 +105,8 @@ pub struct SidecarArgs {
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub pod: PodArgs,
 }
 
 /// What the data path needs to know.

@@ -24,6 +24,8 @@ pub struct Drain {
     phase: watch::Sender<Phase>,
     /// One receiver for each open connection.
     open: Arc<watch::Sender<()>>,
+    /// Somebody on this machine wants the drain to begin, before there is a signal.
+    asked: watch::Sender<bool>,
 }
 
 /// Held by a connection while it is open.
@@ -31,7 +33,11 @@ pub struct DrainGuard(#[expect(dead_code, reason = "held for its count")] watch:
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Running), open: Arc::new(watch::Sender::new(())) }
+        Self {
+            phase: watch::Sender::new(Phase::Running),
+            open: Arc::new(watch::Sender::new(())),
+            asked: watch::Sender::new(false),
+        }
     }
 }
 
@@ -46,6 +52,25 @@ impl Drain {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.phase() > Phase::Running
+    }
+
+    /// Asks for the drain to begin: the app will be stopped next, and may call others until it has ended.
+    pub fn ask(&self) {
+        self.asked.send_replace(true);
+    }
+
+    /// Returns once the drain was asked for.
+    pub async fn asked(&self) {
+        // The sender is in `self`: the wait cannot fail.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    /// Turns callers away and keeps going: lame duck, then the end of inbound connections, and no more than that.
+    pub async fn quiesce(&self, lame_duck: Duration) {
+        self.advance(Phase::LameDuck);
+        tokio::time::sleep(lame_duck).await;
+        self.advance(Phase::Draining);
+        std::future::pending().await
     }
 
     /// A connection is open until the guard is dropped.
@@ -126,6 +151,17 @@ mod tests {
         let _guard = drain.guard();
         drain.run(LAME, LIMIT).await;
         assert_eq!(start.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_was_asked_for_turns_callers_away_and_does_not_stop() {
+        let drain = Drain::default();
+        let asked = drain.clone();
+        let waiting = tokio::spawn(async move { asked.asked().await });
+        drain.ask();
+        waiting.await.expect("it was asked");
+        assert!(tokio::time::timeout(Duration::from_secs(3600), drain.quiesce(LAME)).await.is_err());
+        assert_eq!(drain.phase(), Phase::Draining);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod forward;
+pub mod refused;
 pub mod reply;
 pub mod serve;
 pub mod websocket;

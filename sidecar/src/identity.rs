@@ -48,6 +48,8 @@ pub struct MeshIdentity {
     pub tunnel: Arc<rustls::ClientConfig>,
     /// For calls from other sidecars.
     pub server: Arc<rustls::ServerConfig>,
+    /// Whose signature it has: another one after a rotation of the issuer or of the root.
+    pub signer: Box<[u8]>,
     /// When it ends.
     pub not_after: SystemTime,
     /// Counts certificates from 1.
@@ -214,6 +216,7 @@ impl MeshIdentity {
             client: Arc::new(weft_svid::client_config(Some(svid), trust, &[b"h2"])?),
             tunnel: Arc::new(weft_svid::client_config(Some(svid), trust, &[tunnel::ALPN])?),
             server: Arc::new(weft_svid::server_config(svid, trust, ClientAuth::Required, &[b"h2", tunnel::ALPN])?),
+            signer: svid.signer(),
             not_after: svid.identity.not_after,
             generation,
         })

@@ -20,9 +20,9 @@ use std::{
 };
 
 pub use books::Books;
-pub use connection::Admitted;
+pub use connection::{Admitted, App};
 use connection::{Connection, LeadsTo};
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 pub use jwt::{Authenticators, Reserved};
 pub use limit::Limiters;
@@ -37,7 +37,7 @@ use weft_policy::{
 use weft_svid::{PeerIdentity, Role};
 
 use crate::{
-    app::worker::Worker,
+    app::worker::{InboundMetrics, Worker},
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
@@ -46,6 +46,7 @@ use crate::{
     identity, listener,
     live::Session,
     opaque::{self, Primed},
+    telemetry::{Direction, trace::OpenSpan},
     upstream,
 };
 
@@ -89,13 +90,14 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     if tunnels {
         return Box::pin(tunnel::serve(worker, stream, peer)).await;
     }
-    requests(worker, stream, peer, target, &own).await;
+    // Boxed, as it is passed on a few times, and each step of a future keeps room for it.
+    requests(worker, Box::new(stream), peer, target, &own).await;
 }
 
 /// Requests over mutual TLS.
 async fn requests(
     worker: Rc<Worker>,
-    mut stream: TlsStream<TcpStream>,
+    mut stream: Box<TlsStream<TcpStream>>,
     peer: Peer,
     target: Option<Target>,
     own: &SpiffeId,
@@ -138,7 +140,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let Ok(from) = io.peer_addr() else { return };
     let connection = Connection::new(&worker, None, from.ip(), LeadsTo::Port(port), None);
     let refuse = |reason: Reason| {
-        worker.inbound_tcp(port, false).refused(reason);
+        handles(&worker, &connection).tcp.refused(reason);
         tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
     };
     let app = match connection.app(&worker) {
@@ -169,6 +171,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
         reason = connection.ended() => return refuse(reason),
     };
     let Ok(detected) = detected else { return };
+    worker.count_detected(Direction::Inbound, port, detected.protocol);
     let io = Rewind::new(io, detected.prefix);
     // Where HTTP is declared, bytes that do not look like it are refused as bad HTTP: passed on unread, they could carry
     // a request with an identity or a framing of the caller's own making.
@@ -179,7 +182,9 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
             None => Box::pin(opaque_plaintext(&worker, &connection, io)).await,
         };
     }
-    drop(opened);
+    if let Some(opened) = opened {
+        opened.forget();
+    }
     let http2 = detected.protocol == detect::Protocol::Http2;
     let (drain, end, ended) = (worker.context.drain.clone(), Phase::Draining, Rc::clone(&connection));
     let handle = move |request: Request<Incoming>| {
@@ -201,10 +206,17 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     }
 }
 
+/// Where a plaintext connection is counted, also when its port leads nowhere.
+fn handles(worker: &Worker, connection: &Connection) -> Rc<InboundMetrics> {
+    let app = connection.app(worker);
+    app.map_or_else(|_| worker.inbound(connection.front(), None, None), |app| Rc::clone(&app.metrics))
+}
+
 /// The app's end of an opaque connection, and leave to use it.
 struct Opened {
     permit: Permit,
     app: Primed<TcpStream>,
+    span: OpenSpan,
 }
 
 impl Speaks for Opened {
@@ -214,19 +226,35 @@ impl Speaks for Opened {
 }
 
 impl Opened {
-    async fn copy(self, worker: &Worker, connection: &Connection, io: impl opaque::Stream) {
-        let metrics = worker.inbound_tcp(connection.front(), false);
+    async fn copy(mut self, worker: &Worker, connection: &Connection, io: impl opaque::Stream) {
+        let metrics = handles(worker, connection).tcp.clone();
         let open = metrics.opened();
-        open.closed(self.permit.copy(io, self.app, &metrics).await);
+        open.closed(self.permit.copy(io, self.app, &metrics, &mut self.span).await);
+    }
+
+    /// It was opened ahead, and not for this.
+    fn forget(mut self) {
+        self.span.forget();
     }
 }
 
 /// Asks what policies say of bytes, then dials.
 async fn open(worker: &Worker, connection: &Rc<Connection>) -> Result<Opened, ProxyError> {
     let app = connection.app(worker)?;
-    let permit = Permit::bytes(worker, connection, &app)?;
-    let app = Primed::new(permit.dial().await?);
-    Ok(Opened { permit, app })
+    let mut span = connection.span_of_bytes(worker, &app, &HeaderMap::new());
+    let opened = async {
+        let permit = Permit::bytes(worker, connection, &app)?;
+        let app = Primed::new(permit.dial().await?);
+        Ok((permit, app))
+    };
+    match opened.await {
+        Ok((permit, app)) => Ok(Opened { permit, app, span }),
+        Err(error) => {
+            let error: ProxyError = error;
+            span.refused(error.reason);
+            Err(error)
+        }
+    }
 }
 
 /// Opaque bytes, on a port that is declared so or that nobody declared.
@@ -235,7 +263,7 @@ async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl
         Ok(opened) => opened.copy(worker, connection, io).await,
         Err(error) => {
             tracing::debug!(%error, "plaintext connection refused");
-            worker.inbound_tcp(connection.front(), false).refused(error.reason);
+            handles(worker, connection).tcp.refused(error.reason);
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod egress;
 pub mod error;
 mod first;
 pub mod harden;
+pub mod health;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -1,6 +1,7 @@
 //! Sessions of mutual TLS, inbound and outbound, of one worker: each is closed when the peer's certificate ends, and when
 //! the roots or revocations of now do not accept the peer's chain any more. Where a root went, and nothing was revoked,
-//! what is in flight has a moment left: that is how a rotation of the root ends. What policies say of a connection is
+//! what is in flight has a moment left. Before a rotation of the root comes to that, each side has left the sessions that
+//! it began with a certificate of the old one, while what was in flight on them could end in its own time. What policies say of a connection is
 //! looked at in `inbound`. Looked at when trust changes and once a second, never per request.
 
 use std::{
@@ -19,7 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use weft_policy::SpiffeId;
 use weft_svid::{PeerIdentity, Role, SvidReason, TrustStore};
 
-use crate::telemetry::Telemetry;
+use crate::{identity::IdentityReceiver, telemetry::Telemetry};
 
 /// How often expiry is looked at, and how far ahead, by the wall clock: the monotonic one stops while a laptop sleeps.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +51,8 @@ pub struct Sessions {
     version: watch::Receiver<u64>,
     telemetry: Telemetry,
     open: RefCell<Slab<Entry>>,
+    /// How often our own certificate has come from another authority than the one before.
+    authorities: Cell<u64>,
 }
 
 /// One session, until it is dropped.
@@ -73,9 +76,12 @@ struct Entry {
     cut: Rc<Cut<Why>>,
 }
 
-/// A moment in what is trusted.
+/// A moment in what is trusted, and in which certificate is ours.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Trusted(u64);
+pub struct Trusted {
+    version: u64,
+    authorities: u64,
+}
 
 impl<T> Default for Cut<T> {
     fn default() -> Self {
@@ -144,13 +150,19 @@ impl Sessions {
     /// None yet; `trust` is what a chain is checked against.
     #[must_use]
     pub fn new(trust: TrustStore, telemetry: Telemetry) -> Rc<Self> {
-        Rc::new(Self { version: trust.subscribe(), trust, telemetry, open: RefCell::default() })
+        Rc::new(Self {
+            version: trust.subscribe(),
+            trust,
+            telemetry,
+            open: RefCell::default(),
+            authorities: Cell::default(),
+        })
     }
 
     /// What is trusted now: to be asked before a handshake.
     #[must_use]
     pub fn trusted(&self) -> Trusted {
-        Trusted(*self.version.borrow())
+        Trusted { version: *self.version.borrow(), authorities: self.authorities.get() }
     }
 
     /// A session with a peer that has proved its identity with this chain, in a handshake that began when `trusted` was.
@@ -171,7 +183,10 @@ impl Sessions {
             due: Cell::new(None),
             cut: Rc::clone(&cut),
         };
-        if self.trusted() != *trusted
+        if self.authorities.get() != trusted.authorities {
+            entry.leaving.fire(());
+        }
+        if *self.version.borrow() != trusted.version
             && let Err(reason) = self.trust.accepts(&entry.chain, role)
         {
             self.close(&entry, Why::Refused(reason));
@@ -187,15 +202,33 @@ impl Sessions {
     }
 
     /// Looks at all sessions for as long as the worker lives.
-    pub async fn keep(self: Rc<Self>) {
+    pub async fn keep(self: Rc<Self>, mut identity: IdentityReceiver) {
+        let mut signer = identity.borrow_and_update().as_ref().map(|own| own.signer.clone());
         let (mut version, mut tick) = (self.version.clone(), tokio::time::interval(TICK));
         loop {
             tokio::select! {
                 _ = tick.tick() => self.expire(SystemTime::now(), Instant::now()),
                 // The sender is in `self.trust`.
                 _ = version.changed() => self.recheck().await,
+                Ok(()) = identity.changed() => {
+                    let now = identity.borrow_and_update().as_ref().map(|own| own.signer.clone());
+                    if now.is_some() && signer.is_some() && now != signer {
+                        self.renewed();
+                    }
+                    signer = now.or(signer);
+                }
             }
         }
+    }
+
+    /// Our own certificate comes from another authority: what is open takes no new streams, which go on sessions with the
+    /// new certificate. What is in flight goes on, since the old authority is still trusted; when its root is withdrawn,
+    /// little is left that depended on it.
+    fn renewed(&self) {
+        self.authorities.set(self.authorities.get() + 1);
+        let open = self.open.borrow();
+        tracing::info!(sessions = open.len(), "certificate of another authority: mesh connections take no new streams");
+        open.iter().for_each(|(_, entry)| entry.leaving.fire(()));
     }
 
     /// Closes the sessions whose peer's certificate ends before the next look, and those that have left for long enough.

@@ -9,6 +9,7 @@ mod mirror;
 mod opaque;
 mod plan;
 mod redirected;
+mod session;
 mod source;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,6 +30,7 @@ pub use mirror::Mirrors;
 use opaque::Opened;
 pub use plan::named;
 pub use redirected::serve as redirected;
+pub use session::Sealers;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
 
@@ -42,6 +44,7 @@ use crate::{
     http::{body::Body, serve},
     listener,
     snapshot::{Cluster, Snapshot},
+    telemetry::Direction,
 };
 
 /// How long the first call to a service may wait for discovery.
@@ -121,6 +124,7 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%error, "the app closed before its first byte"),
     };
+    worker.count_detected(Direction::Outbound, io.local_addr().map_or(0, |own| own.port()), detected.protocol);
     let http2 = detected.protocol == detect::Protocol::Http2;
     let http = http2 || detected.protocol == detect::Protocol::Http1;
     let io = Rewind::new(io, detected.prefix);

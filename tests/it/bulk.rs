@@ -89,7 +89,7 @@ fn app() -> SocketAddr {
 }
 
 /// A field of /proc/PID/status in KiB.
-fn memory(pid: u32, field: &str) -> u64 {
+pub fn memory(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
     line.split_whitespace().find_map(|word| word.parse().ok()).expect("a number")

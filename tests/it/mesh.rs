@@ -281,6 +281,11 @@ impl TestMesh {
         self.running(service).process.output()
     }
 
+    /// What the client's sidecar has logged.
+    pub fn client_log(&self) -> String {
+        self.client().running.process.output()
+    }
+
     /// The process id of the client's sidecar.
     pub fn client_pid(&self) -> u32 {
         self.client().running.process.id()

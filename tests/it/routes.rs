@@ -195,8 +195,25 @@ const GRPC: &[Row] = &[
         &[],
         &["status 200", "answer grpc-status: 8", "answer retry-after: ..", "answer ratelimit: ..", "seen 0"],
     ),
+    (
+        "POST /shop.Session/Call",
+        &[],
+        &["answer grpc-status: 0", "answer x-session: ..", "no answer set-cookie", "seen 1"],
+    ),
     ("POST /shop.Invalid/Call", &[], &["status 200", "answer grpc-status: 14", "..invalid_backend", "seen 0"]),
 ];
+
+/// Rules with sessions between two apps, the field that begins one, and the one that brings it back.
+const SESSIONS: &[(&str, &str, &str)] =
+    &[("/session", "answer set-cookie: sid=", "cookie: sid="), ("/idle-session", "answer x-session: ", "x-session: ")];
+
+/// Requests of one session; by chance all would go to one of two apps once in 2^16 times.
+const OF_SESSION: u32 = 16;
+
+/// What is expected of a row when it is a gRPC caller's: an answer that the mesh makes has a status of gRPC.
+fn as_grpc(expected: &str) -> &str {
+    if expected == "status 404" { "answer grpc-status: 12" } else { expected }
+}
 
 fn holds(expected: &str, lines: &[String]) -> bool {
     if let Some(absent) = expected.strip_prefix("no ") {
@@ -238,8 +255,38 @@ async fn mesh(name: &str, files: &[(&str, &str)]) -> Observed {
 async fn check(observed: &Observed, caller: Caller, service: &str, row: &Row, wrong: &mut Vec<String>) {
     let (request, fields, expected) = row;
     let lines = observed.call(caller, service, request, fields).await;
-    for expected in expected.iter().filter(|expected| !holds(expected, &lines)) {
+    let expected = expected.iter().map(|line| if caller == Caller::Grpc { as_grpc(line) } else { line });
+    for expected in expected.filter(|expected| !holds(expected, &lines)) {
         wrong.push(format!("{caller:?} {request} {fields:?}: {expected:?} in {lines:#?}"));
+    }
+}
+
+/// Sessions of each rule that has some: each stays with the app that began it, and they begin at both.
+async fn sessions(observed: &Observed, caller: Caller, wrong: &mut Vec<String>) {
+    let app = |lines: &[String]| lines.iter().find(|line| line.starts_with("answer x-app")).cloned();
+    for (path, begun, field) in SESSIONS {
+        let mut apps = std::collections::BTreeSet::new();
+        for _ in 0..OF_SESSION {
+            let first = observed.call(caller, "web", &format!("GET {path}"), &[]).await;
+            let Some(line) = first.iter().find_map(|line| line.strip_prefix(begun)) else {
+                wrong.push(format!("{caller:?} {path}: no {begun:?} in {first:#?}"));
+                return;
+            };
+            let (token, attributes) = line.split_once("; ").unwrap_or((line, ""));
+            if *path == "/session" && attributes != "Path=/session; Max-Age=3600; HttpOnly; SameSite=Strict" {
+                wrong.push(format!("{caller:?} {path}: {attributes}"));
+            }
+            let again = observed.call(caller, "web", &format!("GET {path}/again"), &[&format!("{field}{token}")]).await;
+            let refreshed = again.iter().any(|line| line.starts_with(begun));
+            // Only where it may become idle.
+            if app(&again) != app(&first) || refreshed != path.starts_with("/idle") {
+                wrong.push(format!("{caller:?} {path}: {again:#?} after {first:#?}"));
+            }
+            apps.insert(app(&first));
+        }
+        if apps.len() != 2 {
+            wrong.push(format!("{caller:?} {path}: all sessions with {apps:?}"));
+        }
     }
 }
 
@@ -259,6 +306,12 @@ async fn what_routes_and_policies_say_is_what_callers_and_apps_see() {
         for row in MATCHING.iter().chain(weights).chain(CHANGING).chain(FAILING).chain(EDGES) {
             check(&observed, caller, "web", row, &mut wrong).await;
         }
+    }
+    for caller in [Caller::Http1, Caller::Http2] {
+        sessions(&observed, caller, &mut wrong).await;
+    }
+    for row in MATCHING.iter().chain(CHANGING) {
+        check(&observed, Caller::Grpc, "web", row, &mut wrong).await;
     }
     for row in GRPC_AT_HTTP {
         check(&observed, Caller::Grpc, "web", row, &mut wrong).await;

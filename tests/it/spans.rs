@@ -1,19 +1,21 @@
 //! Spans from the request to the collector: a chain of three services whose sidecars export to the control plane's own
 //! receiver, and what its API then gives, over HTTP/1.1, HTTP/2 and gRPC.
 
+mod broken;
 mod chain;
+mod collectors;
+mod long;
 mod rows;
+mod second;
 mod trace;
+mod websocket;
 
 use self::{
-    chain::{ANSWER, Chain, field, listens, stalled},
+    chain::{ANSWER, Chain, field},
     rows::{GRPC, HTTP, Row},
     trace::{CALLER, check_attributes, check_links, context, fresh, is_kept, lines, spans},
 };
-use crate::{
-    net::{eventually, metric},
-    routes::apps::Caller,
-};
+use crate::routes::apps::Caller;
 
 fn holds(expected: &str, lines: &[String]) -> bool {
     match expected.strip_prefix("no ") {
@@ -29,7 +31,11 @@ async fn table(name: &str, caller: Caller, rows: &[Row]) {
     let mut wrong = Vec::new();
     for (target, answer, status, count, expected) in rows {
         let trace = fresh();
-        let fields = [("traceparent", context(&trace, true)), (ANSWER, (*answer).to_owned())];
+        let fields = [
+            ("traceparent", context(&trace, true)),
+            (ANSWER, (*answer).to_owned()),
+            ("baggage", "a=1,saga.id=s-7".into()),
+        ];
         let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
         let got = chain.send("front", target, &fields).await;
         assert_eq!(got, *status, "{caller:?} {target} {answer}");
@@ -110,7 +116,7 @@ async fn the_callers_decision_and_its_formats_travel_through_the_mesh() {
     let seen = chain.told("back");
     assert_eq!((field(&seen, "tracestate"), field(&seen, "baggage")), (Some(list), Some(baggage)));
     let recorded = spans(&chain.mesh, &sampled, 6);
-    let back = recorded.iter().find(|span| span.server && span.service == "back").expect("a span of back");
+    let back = recorded.iter().find(|span| span.is_of("back")).expect("a span of back");
     assert_eq!(field(&seen, "traceparent"), Some(format!("00-{sampled}-{}-01", back.id).as_str()));
 
     // B3 with an id of 64 bits, in one field and in several.
@@ -124,7 +130,7 @@ async fn the_callers_decision_and_its_formats_travel_through_the_mesh() {
         let seen = chain.told("back");
         let kept = spans(&chain.mesh, &trace, 6);
         check_links(&kept, CALLER);
-        let back = kept.iter().find(|span| span.server && span.service == "back").expect("a span of back");
+        let back = kept.iter().find(|span| span.is_of("back")).expect("a span of back");
         assert_eq!(field(&seen, "traceparent"), Some(format!("00-{trace}-{}-01", back.id).as_str()));
         let in_kind: Vec<_> = seen.iter().filter(|(name, _)| name.contains("b3")).collect();
         assert!(!in_kind.is_empty() && in_kind.iter().all(|(name, _)| name.starts_with(rest)), "{seen:?}");
@@ -143,50 +149,4 @@ async fn the_callers_decision_and_its_formats_travel_through_the_mesh() {
     for trace in [&unsampled, &unasked, begun] {
         assert!(!is_kept(&chain.mesh, trace), "{trace} was not to be recorded");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_never_answers_fails_no_request_and_drops_are_counted() {
-    let chain = Chain::start("spans-stalled", Caller::Http2, 100, Some(stalled())).await;
-    // More than the queue and a batch hold.
-    assert_eq!(chain.flood(3000, &[]).await, 0, "requests that failed");
-    let admin = chain.mesh.client_admin();
-    let dropped = |reason: &str| metric(admin, "weft_spans_dropped_total", &[&format!("reason=\"{reason}\"")]);
-    eventually("the queue is full", || match dropped("queue_full") {
-        count if count >= 1.0 => Ok(()),
-        count => Err(format!("{count} dropped")),
-    });
-    eventually("a batch is given up", || match dropped("export_failed") {
-        count if count >= 1.0 => Ok(()),
-        count => Err(format!("{count} dropped")),
-    });
-    assert!(metric(admin, "weft_spans_exported_total", &[]).abs() < 0.5);
-    assert_eq!(chain.flood(10, &[]).await, 0, "requests that failed");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_gone_fails_no_request_and_is_found_again() {
-    let mut chain = Chain::start("spans-gone", Caller::Http2, 100, None).await;
-    // The collector is in it.
-    chain.mesh.kill_control_plane();
-    let lost = fresh();
-    assert_eq!(chain.flood(50, &[("traceparent", &context(&lost, true))]).await, 0, "requests that failed");
-    let admin = chain.mesh.client_admin();
-    let count = |name: &str| metric(admin, name, &[]);
-    eventually("drops are counted", || match count("weft_spans_dropped_total") {
-        count if count >= 50.0 => Ok(()),
-        count => Err(format!("{count} dropped")),
-    });
-    chain.mesh.start_control_plane();
-    listens(chain.mesh.api);
-    let (found, before) = (fresh(), count("weft_spans_exported_total"));
-    let status = chain.send("front", "/orders/17", &[("traceparent", &context(&found, true))]).await;
-    assert_eq!(status, chain.fine());
-    check_links(&spans(&chain.mesh, &found, 6), CALLER);
-    // Counted once the collector has answered.
-    eventually("spans are counted as exported", || match count("weft_spans_exported_total") {
-        count if count > before => Ok(()),
-        count => Err(format!("{count}, as before")),
-    });
-    assert!(!is_kept(&chain.mesh, &lost), "given up is given up");
 }

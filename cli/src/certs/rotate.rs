@@ -104,13 +104,26 @@ pub async fn run(args: RotateArgs) -> anyhow::Result<ExitCode> {
         RotateCommand::Root(args) => {
             let server = Server::new(&args.step.server).await?;
             let state = match args.phase {
-                Some(phase) => step(&server, word(phase), args.force, &args.step.reason).await?,
+                Some(phase) => {
+                    if phase == PhaseStep::Finish {
+                        warn_of_finish();
+                    }
+                    step(&server, word(phase), args.force, &args.step.reason).await?
+                }
                 None => all(&server, args.timeout, &args.step.reason).await?,
             };
             print(args.step.output, &state);
             Ok(server.exit_code())
         }
     }
+}
+
+/// A withdrawn root ends what depends on it, whatever it was withdrawn for: sidecars cannot know a rotation from a theft.
+fn warn_of_finish() {
+    anstream::eprintln!(
+        "note: streams, tunnels and requests that are still open from before their sidecars renewed end within 5 s of this \
+         step"
+    );
 }
 
 fn word(phase: PhaseStep) -> &'static str {
@@ -140,6 +153,7 @@ async fn all(server: &Server, timeout: Duration, reason: &str) -> anyhow::Result
         anstream::eprintln!("switched: the new root's issuer issues");
     }
     if state["phase"] == "switched" {
+        warn_of_finish();
         state = when_ready(server, "root-finish", reason, deadline).await?;
         anstream::eprintln!("finished: the old root is trusted no more");
     }

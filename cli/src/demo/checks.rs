@@ -94,6 +94,8 @@ pub struct Traced {
     pub exported: u64,
     /// The traces can be asked for.
     pub readable: bool,
+    /// Where people find them.
+    pub told: String,
     /// One request through the services, with a retry.
     pub trace: Option<serde_json::Value>,
 }
@@ -236,14 +238,14 @@ fn rate_limit(figures: &Figures) -> Check {
 }
 
 fn trace(figures: &Figures) -> Check {
-    let Traced { exported, readable, trace } = &figures.trace;
+    let Traced { exported, readable, told, trace } = &figures.trace;
     let ok = *exported > 0 && (trace.is_some() || !readable);
     let detail = match (trace, readable) {
         (Some(trace), _) => {
             format!("{exported} spans; one request with a retry: {}", trace["id"].as_str().unwrap_or(""))
         }
         (None, true) => format!("{exported} spans; no trace shows a request with a retry through all services"),
-        (None, false) => format!("{exported} spans taken by the collector"),
+        (None, false) => format!("{exported} spans taken by the collector; {told}"),
     };
     Check { name: "trace", ok, detail }
 }
@@ -302,7 +304,12 @@ mod tests {
             flaky: (window(400, 0, 80), Healing { retries: 20, timeouts: 0, ejections: 1, recoveries: 1 }),
             slow: (window(200, 0, 40), Healing { retries: 5, timeouts: 5, ejections: 1, recoveries: 0 }),
             burst: (5, 15, 0),
-            trace: Traced { exported: 9000, readable: true, trace: Some(serde_json::json!({ "id": "4bf9" })) },
+            trace: Traced {
+                exported: 9000,
+                readable: true,
+                told: "traces: here".into(),
+                trace: Some(serde_json::json!({ "id": "4bf9" })),
+            },
             healing: Healing { retries: 25, timeouts: 5, ejections: 2, recoveries: 1 },
             replica: window(1500, 0, 300),
             killed_replica: (300, 0),
@@ -369,6 +376,7 @@ mod tests {
         let mut elsewhere = good();
         (elsewhere.trace.trace, elsewhere.trace.readable) = (None, false);
         assert!(all(&elsewhere).iter().all(|check| check.ok), "spans that another backend has taken");
+        assert!(trace(&elsewhere).detail.ends_with("traces: here"), "and where to look for them");
     }
 
     #[test]

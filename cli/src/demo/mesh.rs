@@ -35,6 +35,9 @@ pub const FLAKY: &str = "c1";
 /// A path of the storefront with a rate limit of its own.
 pub const LIMITED: &str = "/limited";
 
+/// The port of ledger for entries, over HTTP; that of its journal is like everybody's.
+const ENTRIES: u16 = 8080;
+
 /// Names that are tried for the directory.
 const MAX_DIRECTORIES: usize = 100;
 
@@ -128,11 +131,17 @@ impl Mesh {
         self.route(0)?;
         self.start_control_plane()?;
         for (name, version, replica, protocol, upstreams) in PLAN {
-            let [app, admin] = free_addresses()?;
+            let [app, admin, entries] = free_addresses()?;
             let mut args = words(&format!("run --name {name} --admin-listen {admin} --xds {}", self.xds));
             args.extend(words(&format!("--label version={version} --port {protocol}:{}/{protocol}", app.port())));
             if name == "storefront" {
                 args.extend(words(&format!("--inbound-listen {}={}", self.front, app.port())));
+            }
+            // Before the others: WEFT_UPSTREAM_LEDGER is the last one, the journal.
+            match name {
+                "ledger" => args.extend(words(&format!("--port http:{}/http", entries.port()))),
+                "orders" => args.extend(words(&format!("--upstream ledger:{ENTRIES}={}", entries.port()))),
+                _ => {}
             }
             for upstream in upstreams {
                 let [local] = free_addresses()?;
@@ -140,6 +149,9 @@ impl Mesh {
             }
             args.extend(["--".to_owned(), program()?]);
             args.extend(words(&format!("demo-service {name} --listen {app} --version {version} --replica {replica}")));
+            if matches!(name, "ledger" | "orders") {
+                args.extend(words(&format!("--entries {entries}")));
+            }
             let mut process = self.spawn(name, replica, Some(admin), &args)?;
             process.app = Some(app);
             self.processes.push(process);
@@ -269,6 +281,11 @@ impl Mesh {
         self.edges().await.1
     }
 
+    /// Where people find the traces.
+    pub fn where_traces_are(&self) -> String {
+        self.collector.told(&self.server())
+    }
+
     /// Keeps the directory and says where the logs are.
     pub fn keep_files(&mut self) -> String {
         self.keep = true;
@@ -338,6 +355,7 @@ fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
+/// Ledger is the last one: it has a second port.
 fn services() -> String {
     let all = [
         ("storefront", "storefront", "", "http"),
@@ -353,7 +371,8 @@ fn services() -> String {
             "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  selector:\n    app: {app}\n{version}  ports:\n  - name: {protocol}\n    port: 80\n    targetPort: {protocol}\n    appProtocol: {protocol}\n"
         )
     };
-    all.map(one).join("---\n")
+    let entries = format!("  - name: http\n    port: {ENTRIES}\n    targetPort: http\n    appProtocol: http\n");
+    all.map(one).join("---\n") + &entries
 }
 
 const POLICIES: &str = include_str!("policies.yaml");
@@ -380,6 +399,9 @@ mod tests {
         let services = services();
         assert_eq!(services.matches("kind: Service").count(), 7);
         assert!(services.contains("    app: catalog\n    version: v2\n  ports:"));
+        assert!(services.ends_with(
+            "appProtocol: tcp\n  - name: http\n    port: 8080\n    targetPort: http\n    appProtocol: http\n"
+        ));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
 /// OTLP over gRPC and the UI of a Jaeger on this machine.
 const JAEGER: (u16, u16) = (4317, 16686);
 /// What of a request's way the trace must show.
-const SERVICES: [&str; 4] = ["storefront", "catalog", "orders", "payments"];
+const SERVICES: [&str; 5] = ["storefront", "catalog", "orders", "payments", "ledger"];
 
 /// Who takes the spans.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -119,10 +119,11 @@ mod tests {
                 span("catalog", Some("1")),
                 span("orders", Some("1")),
                 span("payments", Some("2")),
+                span("ledger", Some("2")),
             ]
         };
         assert!(is_whole(&json!({ "items": spans() })));
-        assert!(!is_whole(&json!({ "items": spans()[..3] })));
+        assert!(!is_whole(&json!({ "items": spans()[..4] })));
         let mut failed = spans();
         failed[0]["error"] = true.into();
         assert!(!is_whole(&json!({ "items": failed })));

@@ -15,11 +15,13 @@ use crate::{
         again::{Compiler, only_slices},
     },
     jwks::KeySets,
+    metrics::Metrics,
     push::{
         Reflected, View,
         debounce::{Changes, Debounce},
     },
     registry,
+    sessions::Secret,
     source::{Problem, Resources, Source, stored::Current},
     store::Revision,
 };
@@ -36,6 +38,8 @@ pub struct Compiling {
     pub registered: watch::Receiver<registry::All>,
     /// The key sets of issuers as they change.
     pub sets: watch::Receiver<Arc<KeySets>>,
+    /// What the keys of sessions are made from.
+    pub secret: Secret,
     /// Its trust bundle is pushed too.
     pub ca: Arc<Ca>,
     /// When that changes.
@@ -48,13 +52,15 @@ pub struct Compiling {
     pub found: watch::Sender<Arc<Found>>,
     /// Problems of the last compile, for the API.
     pub problems: Arc<Mutex<Vec<Problem>>>,
+    /// Told how long a compile takes.
+    pub metrics: Metrics,
 }
 
 impl Compiling {
     /// Runs for as long as there are registrations to come.
     pub async fn run(mut self) {
         let key = (ResourceType::TrustBundle, self.ca.trust_domain().to_owned());
-        let mut compiler = Compiler::new((key, Compiled::from(self.ca.bundle().encode_to_vec())));
+        let mut compiler = Compiler::new((key, Compiled::from(self.ca.bundle().encode_to_vec())), self.secret.clone());
         let mut debounce = Debounce::default();
         loop {
             self.publish(&mut compiler);
@@ -85,7 +91,9 @@ impl Compiling {
         (resources, registered, sets): (&Arc<Resources>, &registry::All, &Arc<KeySets>),
         revision: Revision,
     ) {
+        let started = Instant::now();
         let (output, found) = compiler.compile(resources, registered, sets);
+        self.metrics.compiled(started.elapsed());
         self.found.send_if_modified(|told| {
             // Endpoints are in no status.
             let old = &told.resources;

@@ -12,12 +12,14 @@ use weft_proto::ResourceType;
 use super::{Compiled, Output, Registered, compile_with, endpoints, put_slices, services};
 use crate::{
     jwks::KeySets,
+    sessions::Secret,
     source::{Object, Problem, Resources},
 };
 
 /// Compiles, and keeps the result for the next time.
 pub struct Compiler {
     always: ((ResourceType, String), Compiled),
+    secret: Secret,
     last: Option<Last>,
 }
 
@@ -30,10 +32,10 @@ struct Last {
 }
 
 impl Compiler {
-    /// With one resource that is in every output.
+    /// With one resource that is in every output, and what the keys of sessions are made from.
     #[must_use]
-    pub const fn new(always: ((ResourceType, String), Compiled)) -> Self {
-        Self { always, last: None }
+    pub const fn new(always: ((ResourceType, String), Compiled), secret: Secret) -> Self {
+        Self { always, secret, last: None }
     }
 
     /// Replaces the content of the resource that is in every output; false when it is the same.
@@ -72,7 +74,7 @@ impl Compiler {
                 last.with_slices(resources)
             }
             _ => {
-                let (mut output, problems) = compile_with(resources, registered, sets);
+                let (mut output, problems) = compile_with(resources, registered, sets, &self.secret);
                 output.insert(self.always.0.clone(), self.always.1.clone());
                 let (resources, registered, sets) = (Arc::clone(resources), Arc::clone(registered), Arc::clone(sets));
                 Last { resources, registered, sets, output, problems }
@@ -218,7 +220,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
     fn compiling_again_makes_what_compiling_anew_makes() {
         let key = (ResourceType::TrustBundle, "weft.local".to_owned());
         let always = Compiled::from(Vec::new());
-        let mut compiler = Compiler::new((key.clone(), always));
+        let mut compiler = Compiler::new((key.clone(), always), Secret::default());
         let (registered, sets) = (Arc::default(), Arc::default());
         let mesh = load(MESH);
         let steps = [
@@ -301,7 +303,7 @@ spec: {address: 127.0.0.9, ports: [{port: 80}]}
         ) {
             let (mesh, pool, sets) = (load(MESH), pool(), Arc::default());
             let key = (ResourceType::TrustBundle, "weft.local".to_owned());
-            let mut compiler = Compiler::new((key.clone(), Compiled::from(Vec::new())));
+            let mut compiler = Compiler::new((key.clone(), Compiled::from(Vec::new())), Secret::default());
             let registration = weft_proto::v1::Registration {
                 name: "w".into(),
                 namespace: "default".into(),

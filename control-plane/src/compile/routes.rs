@@ -15,9 +15,12 @@ use weft_proto::v1;
 
 use self::{attach::Key, references::Grants};
 use super::services::ServiceView;
-use crate::source::{
-    Problem, Reason, Resources, did_you_mean,
-    routes::{matches::Ranked, requests::Requests},
+use crate::{
+    sessions::Secret,
+    source::{
+        Problem, Reason, Resources, did_you_mean,
+        routes::{matches::Ranked, requests::Requests},
+    },
 };
 
 /// Most matches of one port, as the wire has it.
@@ -41,6 +44,7 @@ pub struct Rule {
     /// What the route says of how its requests are made; policies fill in the rest.
     pub requests: Requests,
     filters: Vec<v1::Filter>,
+    session: Option<v1::SessionPersistence>,
     backends: Vec<v1::WeightedBackend>,
     matches: Vec<Ranked>,
 }
@@ -63,7 +67,8 @@ impl Rule {
     }
 
     fn message(&self, requests: Option<v1::RequestPolicy>) -> v1::RouteRule {
-        v1::RouteRule { name: self.id(), backends: self.backends.clone(), requests, filters: self.filters.clone() }
+        let (backends, filters) = (self.backends.clone(), self.filters.clone());
+        v1::RouteRule { name: self.id(), backends, requests, filters, session: self.session.clone() }
     }
 }
 
@@ -118,7 +123,7 @@ pub fn similar<V>(id: &str, known: &BTreeMap<String, V>) -> String {
 }
 
 /// The routing of every service port that has routes.
-pub fn compile(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Problem>) -> Routings {
+pub fn compile(resources: &Resources, views: &Views<'_>, secret: &Secret, problems: &mut Vec<Problem>) -> Routings {
     let grants = Grants::of(resources);
     let routes = attach::routes(resources);
     let mut attached: Vec<_> = routes.iter().map(|route| attach::ports(route, views, problems)).collect();
@@ -126,7 +131,7 @@ pub fn compile(resources: &Resources, views: &Views<'_>, problems: &mut Vec<Prob
     let mut found = Routings::default();
     for (route, ports) in routes.iter().zip(attached) {
         let keys: BTreeSet<Key> = ports.into_iter().map(|(_, key)| key).collect();
-        let rules = rules::of(route, views, &grants, problems);
+        let rules = rules::of(route, views, (&grants, secret), problems);
         let count: usize = rules.iter().map(|rule| rule.matches.len()).sum();
         for key in keys {
             let held = found.0.get(&key).into_iter().flatten().map(|rule| rule.matches.len()).sum::<usize>();

@@ -233,8 +233,7 @@ fn what_is_not_supported_is_said_and_answers_500() {
     let extension = "{type: ExtensionRef, extensionRef: {group: g.example, kind: K, name: n}}";
     let (routing, problems) = routing(&format!(
         "  - filters: [{extension}]\n    backendRefs: [{{name: other, port: 80}}]\n  \
-         - backendRefs:\n    - {{name: other, port: 80}}\n    - {{name: web, port: 80, filters: [{extension}]}}\n  \
-         - sessionPersistence: {{sessionName: s}}\n    backendRefs: [{{name: other, port: 80}}]\n",
+         - backendRefs:\n    - {{name: other, port: 80}}\n    - {{name: web, port: 80, filters: [{extension}]}}\n",
     ));
     assert_eq!(
         problems,
@@ -243,14 +242,11 @@ fn what_is_not_supported_is_said_and_answers_500() {
              (remove the filter)",
             "f.yaml:21:46: spec.rules[1].backendRefs[1].filters[0].type: filter ExtensionRef at a backend is not \
              supported: its share answers 500 (remove the filter)",
-            "f.yaml:22:26: spec.rules[2].sessionPersistence: sessionPersistence is not supported: requests of one \
-             session may go to any endpoint (hash on a cookie with a TrafficPolicy)",
         ]
     );
     let targets = |rule: usize| routing.rules[rule].backends.iter().map(|backend| backend.service.as_str());
     assert_eq!(targets(0).count(), 0);
     assert_eq!(targets(1).collect::<Vec<_>>(), ["default/other", ""]);
-    assert_eq!(targets(2).collect::<Vec<_>>(), ["default/other"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod filters;
 pub mod matches;
 pub mod requests;
+pub mod session;
 
 use gateway_api::apis::experimental::{
     grpcroutes::{GrpcRoute, GrpcRouteRules},

@@ -33,6 +33,7 @@ pub fn routes() -> Router<ApiState> {
         .route("/api/v3/operations", get(v3_operations))
         .route("/api/v3/traces", get(v3_search))
         .route("/api/v3/traces/{id}", get(v3_trace))
+        .route("/sampling", get(super::sampling::sampling))
 }
 
 /// Whether a path is one of these, for the decision who may read it.

@@ -5,6 +5,7 @@ mod access;
 mod filter;
 pub mod jwt;
 mod policy;
+mod session;
 mod telemetry;
 mod trust;
 
@@ -21,7 +22,7 @@ use weft_proto::v1;
 
 pub use self::{
     access::{MAX_POLICIES, MAX_RULES, MAX_VALUES},
-    filter::{Place, filters},
+    filter::{Place, filters, is_fixed_header},
     telemetry::{MAX_HEADERS, otlp_endpoint},
     trust::{MAX_REVOCATIONS, MAX_ROOTS, MAX_SERIAL, trust_bundle},
 };
@@ -255,6 +256,7 @@ fn route_rule(wire: v1::RouteRule) -> Result<RouteRule, Invalid> {
         backends,
         requests: at("requests", policy::requests(wire.requests))?,
         filters: filter::filters(wire.filters, filter::Place::Rule)?,
+        session: wire.session.map(|wire| at("session", session::session(wire)).map(Box::new)).transpose()?,
     })
 }
 

@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod rate;
 pub mod retry;
 pub mod routing;
+pub mod session;
 pub mod spiffe;
 pub mod trace;
 

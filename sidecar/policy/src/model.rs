@@ -5,6 +5,7 @@ mod access;
 mod filter;
 mod jwt;
 mod policy;
+mod session;
 mod telemetry;
 mod trust;
 
@@ -28,6 +29,7 @@ pub use self::{
         Abort, Algorithm, BackendPolicy, BreakOn, CircuitBreaker, Connection, Fault, HashOn, InboundLimit, Limits,
         LoadBalancing, OutlierDetection, Place, RateKey, RateLimit, RequestPolicy, Retry, RetryBudget,
     },
+    session::{Carrier, Session, SessionKey},
     telemetry::{AccessLogFormat, AccessLogMode, Telemetry},
     trust::{Revocation, TrustBundle},
 };
@@ -158,6 +160,8 @@ pub struct RouteRule {
     pub requests: RequestPolicy,
     /// What is done to them.
     pub filters: Filters,
+    /// Which of them go to one endpoint.
+    pub session: Option<Box<Session>>,
 }
 
 /// A weighted reference to a service port.
@@ -178,6 +182,13 @@ pub struct Target {
     pub service: ObjectName,
     /// The service port.
     pub port: u16,
+}
+
+impl std::fmt::Display for Target {
+    /// `namespace/service:port`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)
+    }
 }
 
 /// At most 100 endpoints of a service.

@@ -181,9 +181,10 @@ fn after(policy: &model::Retry, attempt: &Attempt<'_>, clock: SystemTime, random
     let after = match asked {
         Some(wait) if wait > LONGEST_WAIT => return Err(Stop::RetryAfterTooLong),
         // Never earlier than asked for, and not all callers at once.
-        Some(wait) => wait.saturating_add(jitter),
+        Some(wait) => wait.max(policy.backoff_min).saturating_add(jitter),
+        // No backend has had the request yet: it is not one that is made again too early.
         None if failure == Failure::Unsent && attempt.elsewhere => Duration::ZERO,
-        None => jitter,
+        None => policy.backoff_min.saturating_add(jitter),
     };
     if attempt.left.is_some_and(|left| after >= left) {
         return Err(Stop::Deadline);

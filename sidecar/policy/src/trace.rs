@@ -3,6 +3,7 @@
 //! business here: they pass as they are, except that a `tracestate` without a valid `traceparent` is dropped.
 
 mod b3;
+pub mod propagation;
 mod w3c;
 
 use std::{fmt, num::NonZeroU64};

@@ -79,12 +79,12 @@ fn transparent(args: &SidecarArgs, bound: &mut Bound) -> Result<()> {
     Ok(())
 }
 
-/// Says where it listens, in the log and to who asked for it.
-pub fn announce(args: &SidecarArgs, bound: &Bound, admin: SocketAddr) {
+/// Says where it listens, in the log and to who asked for it; gives back where its metrics are.
+pub fn announce(args: &SidecarArgs, bound: &Bound, admin: SocketAddr) -> SocketAddr {
     let listeners = &bound.listeners;
     tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
     if !args.announce {
-        return;
+        return admin;
     }
     let upstreams: Map<_, _> = listeners
         .upstreams
@@ -102,4 +102,5 @@ pub fn announce(args: &SidecarArgs, bound: &Bound, admin: SocketAddr) {
         event["redirect"] = json!({ "outbound": redirected.port(), "dns": dns.port(), "inbound": inbound });
     }
     say(&event);
+    admin
 }

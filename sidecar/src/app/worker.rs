@@ -1,6 +1,8 @@
 //! The worker threads: each has its own single-threaded runtime, its own `SO_REUSEPORT` sockets and its own
 //! connection pools, so that a request never crosses threads. `app` starts them.
 
+mod metrics;
+
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -12,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::Counter;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
 use weft_svid::TrustStore;
+
+use self::metrics::{Detections, InboundKey};
+pub use self::metrics::{InFlight, InboundMetrics};
 
 use crate::{
     config::{SidecarConfig, Upstream},
@@ -26,9 +30,14 @@ use crate::{
     inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
     listener,
     live::Sessions,
-    outbound::{self, Mirrors},
+    outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
-    telemetry::{Direction, HttpMetrics, TcpMetrics, Telemetry, export::SpanSink, trace::Traced},
+    telemetry::{
+        Direction, Hop, HttpMetrics, TcpMetrics, Telemetry, UNKNOWN,
+        export::SpanSink,
+        gauges,
+        propagation::{Contexts, Propagation},
+    },
     upstream::Pools,
     virtual_ips::VirtualIps,
 };
@@ -63,6 +72,8 @@ pub struct WorkerContext {
     pub limiters: Arc<Limiters>,
     /// Who has connected to the app's ports.
     pub seen: Arc<Seen>,
+    /// Whether the app passes on trace contexts.
+    pub propagation: Arc<Propagation>,
     /// Roots and revocations of now.
     pub trust: TrustStore,
 }
@@ -107,13 +118,16 @@ pub struct Worker {
     pub clock: Clock,
     /// Where spans and lines of the access log go; counted here alone, so that a request touches nothing shared.
     pub spans: Rc<SpanSink>,
+    /// Keys of sessions.
+    pub sealers: Sealers,
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
-    inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
-    inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
+    inbound: RefCell<HashMap<InboundKey, Rc<InboundMetrics>>>,
+    detected: RefCell<HashMap<(Direction, u16), Detections>>,
     unrouted: [HttpMetrics; 2],
-    contexts: [[Counter; 2]; 2],
+    /// Whether requests come with a trace context.
+    pub contexts: Contexts,
 }
 
 impl Clock {
@@ -135,7 +149,10 @@ impl Worker {
     pub(crate) fn new(context: WorkerContext) -> Self {
         let sessions = Sessions::new(context.trust.clone(), context.telemetry.clone());
         let pools = Pools::new(context.identity.clone(), Rc::clone(&sessions), context.telemetry.clone());
-        let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
+        let unrouted = |direction| {
+            let hop = Hop { direction, service: UNKNOWN, port: 0, peer: "", route: "" };
+            context.telemetry.http(&hop, false)
+        };
         Self {
             pools: Rc::new(pools),
             sessions,
@@ -144,13 +161,13 @@ impl Worker {
             books: Books::default(),
             clock: context.clock,
             spans: Rc::new(context.spans.clone()),
+            sealers: Sealers::default(),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
-            inbound_http: RefCell::default(),
-            inbound_tcp: RefCell::default(),
+            inbound: RefCell::default(),
+            detected: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
-            contexts: [Direction::Inbound, Direction::Outbound]
-                .map(|direction| ["false", "true"].map(|parent| contexts(&context.telemetry, direction, parent))),
+            contexts: context.propagation.enter(),
             context,
         }
     }
@@ -166,18 +183,12 @@ impl Worker {
         SnapshotReader::new(self.context.snapshot.clone())
     }
 
-    /// Handles for requests to an app port.
-    #[must_use]
-    pub fn inbound_http(&self, port: u16, mtls: bool) -> HttpMetrics {
-        let mut cache = self.inbound_http.borrow_mut();
-        let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
-    }
-
     /// Handles for connections of the app to what is not in the mesh.
     #[must_use]
     pub fn passed(&self) -> TcpMetrics {
-        self.context.telemetry.tcp(Direction::Outbound, "passthrough", false)
+        let peer = self.context.telemetry.own();
+        let hop = Hop { direction: Direction::Outbound, service: "passthrough", port: 0, peer, route: "" };
+        self.context.telemetry.tcp(&hop, false)
     }
 
     /// Handles for requests that were answered before it was clear whom they were for.
@@ -188,28 +199,6 @@ impl Worker {
             Direction::Outbound => &self.unrouted[1],
         }
     }
-
-    /// Counts a request by whether it came with a trace context.
-    pub fn count_context(&self, direction: Direction, traced: Option<&Traced>) {
-        if let Some(traced) = traced {
-            let direction = usize::from(direction == Direction::Outbound);
-            self.contexts[direction][usize::from(traced.has_parent())].increment(1);
-        }
-    }
-
-    /// Handles for opaque connections to an app port.
-    #[must_use]
-    pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
-        let mut cache = self.inbound_tcp.borrow_mut();
-        let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
-    }
-}
-
-fn contexts(telemetry: &Telemetry, direction: Direction, parent: &str) -> Counter {
-    let help = "Requests by whether they came with a trace context";
-    let labels = [("direction", direction.as_str()), ("parent", parent)];
-    telemetry.counter("weft_trace_contexts_total", help, &labels)
 }
 
 /// Starts `count` workers. A worker ends when the drain has stopped.
@@ -268,10 +257,11 @@ fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let drain = context.drain.clone();
+        gauges::runtime(&context.telemetry, std::thread::current().name().unwrap_or("worker"));
         let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
-        spawn_local(Rc::clone(&worker.sessions).keep());
+        spawn_local(Rc::clone(&worker.sessions).keep(worker.context.identity.clone()));
         spawn_local(inbound::keep(Rc::clone(&worker)));
         drain.stopped().await;
         Ok(())
@@ -283,8 +273,11 @@ async fn keep_pools(worker: Rc<Worker>) {
     let mut reader = worker.snapshot();
     let mut seen = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
+    for second in 0_u64.. {
         tick.tick().await;
+        if second.is_multiple_of(60) {
+            worker.release_handles();
+        }
         let snapshot = reader.load();
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
             let live = snapshot.mesh_addresses();

@@ -1,21 +1,21 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery,
-};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
-use weft_policy::canonical::{self, Authority, Framing, Upgrade, Violation};
+use weft_policy::canonical::{self, Authority, Framing, Upgrade};
 
 use super::{
-    CALLER_VERSION, FIELDS, RULE,
+    CALLER_VERSION,
     body::{Body, Ends, Finish, IDLE, Times},
-    is_grpc, websocket,
+    is_grpc,
+    refused::{Refusal, Refused, few_fields, websocket_only},
+    websocket,
 };
 use crate::{
     drain::DrainGuard,
@@ -53,27 +53,23 @@ struct Switch {
     key: Option<HeaderValue>,
 }
 
-/// A request refused before anything else looked at it.
-pub struct Refused {
-    /// Why.
-    pub error: ProxyError,
-    /// Status of the answer.
-    pub status: u16,
-}
-
 impl Received {
     /// Canonicalises a request or refuses it. The request that comes back is ready for [`Received::leg`].
     ///
     /// # Errors
     /// The rule that the request breaks.
     pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
-        few_fields(request.headers())?;
-        websocket_only(&request)?;
+        if let Err(refusal) = few_fields(request.headers()).and_then(|()| websocket_only(&request)) {
+            return Err(refusal.of(request.into_parts().0));
+        }
         let on_upgrade = hyper::upgrade::on(&mut request);
         let grpc = is_grpc(request.headers());
         let (mut parts, body) = request.into_parts();
         let (method, version) = (parts.method.clone(), parts.version);
-        let canonical = canonical::request(&mut parts).map_err(Refused::from)?;
+        let canonical = match canonical::request(&mut parts) {
+            Ok(canonical) => canonical,
+            Err(violation) => return Err(Refusal::from(violation).of(parts)),
+        };
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let host = parts.headers.remove(header::HOST).unwrap_or_else(|| HeaderValue::from_static(""));
         // HTTP/2 has no field for "no body": its end mark came with the head, or a body follows.
@@ -104,6 +100,28 @@ impl Received {
             Body::incoming(body, ends, Times { idle: (!grpc).then_some(IDLE), ..Times::default() })
         };
         Ok((received, Request::from_parts(parts, body)))
+    }
+
+    /// A request that goes nowhere, for books alone.
+    #[must_use]
+    pub fn without_body(
+        (method, version, framing): (Method, Version, Framing),
+        authority: Authority,
+        path: PathAndQuery,
+    ) -> Self {
+        let host = HeaderValue::from_static("");
+        Self {
+            method,
+            authority,
+            path,
+            framing,
+            upgrade: None,
+            version,
+            grpc: false,
+            host,
+            rewritten: None,
+            switch: None,
+        }
     }
 
     /// The Host of the next leg, as it will be written.
@@ -262,12 +280,16 @@ impl Switch {
                     finish.complete = true;
                     finish.span.upgraded();
                     let (near, far) = (TokioIo::new(near), TokioIo::new(far));
+                    let (sent, received) = (Cell::new(0), Cell::new(0));
+                    let count = |moved: &Cell<u64>, bytes| moved.set(moved.get() + bytes);
+                    let (forward, backward) = (|bytes| count(&sent, bytes), |bytes| count(&received, bytes));
                     let revoked = finish.revoked();
-                    if let Err(error) = opaque::copy_until(near, far, |_| {}, |_| {}, revoked).await {
+                    if let Err(error) = opaque::copy_until(near, far, forward, backward, revoked).await {
                         let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
                         tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
                         finish.reason = Some(reason);
                     }
+                    finish.span.moved(sent.get(), received.get(), finish.reason);
                     // The connection was an upgrade's: it does not go back to a pool.
                     finish.lease = None;
                 }
@@ -295,34 +317,6 @@ impl Switch {
     }
 }
 
-/// HTTP/1.1's reader bounds the number of fields, HTTP/2's only their bytes. The mesh's own fields are not the caller's:
-/// what one sidecar takes, the next one takes too.
-fn few_fields(headers: &HeaderMap) -> Result<(), Refused> {
-    let own = [CALLER_VERSION, RULE].iter().filter(|name| headers.contains_key(*name)).count();
-    let fields = headers.len() - own;
-    if fields <= FIELDS {
-        return Ok(());
-    }
-    let detail = format!("{fields} fields: at most {FIELDS} are accepted");
-    Err(Refused { error: ProxyError::unsent(Reason::HeaderTooLarge, detail), status: Reason::HeaderTooLarge.status() })
-}
-
-/// Of the protocols that extended CONNECT can name only WebSocket is carried (RFC 8441 section 4; RFC 9220 section 3 has
-/// 501 for the others).
-fn websocket_only<B>(request: &Request<B>) -> Result<(), Refused> {
-    let extended = request.version() == Version::HTTP_2
-        && request.method() == Method::CONNECT
-        && request.uri().path_and_query().is_some();
-    let protocol = request.extensions().get::<hyper::ext::Protocol>();
-    let (status, detail) = match protocol {
-        _ if !extended => return Ok(()),
-        Some(protocol) if protocol.as_str() == "websocket" => return Ok(()),
-        Some(protocol) => (501, format!(":protocol {:?}: only websocket is carried", protocol.as_str())),
-        None => (400, "CONNECT has a path and no :protocol".to_owned()),
-    };
-    Err(Refused { error: ProxyError::unsent(Reason::BadRequest, detail), status })
-}
-
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.
 fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
     if http2 {
@@ -345,29 +339,4 @@ pub fn mark_caller_version(request: &mut Request<Body>, version: Version, again:
         (true, true) => "2r",
     };
     request.headers_mut().insert(CALLER_VERSION, HeaderValue::from_static(value));
-}
-
-impl From<Violation> for Refused {
-    fn from(violation: Violation) -> Self {
-        let detail = format!("{}: {}", violation.rule, violation.detail);
-        Self { error: ProxyError::unsent(Reason::BadRequest, detail), status: violation.status }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_has_at_most_128_fields_beside_the_meshs_own() {
-        let fields = |count: usize| -> HeaderMap {
-            let name = |n| http::HeaderName::from_bytes(format!("x-{n}").as_bytes()).expect("valid");
-            (0..count).map(|n| (name(n), HeaderValue::from(n))).collect()
-        };
-        let mut full = fields(FIELDS);
-        full.insert(CALLER_VERSION, HeaderValue::from_static("1"));
-        assert!(few_fields(&full).is_ok());
-        let refused = few_fields(&fields(FIELDS + 1)).expect_err("too many");
-        assert_eq!((refused.status, refused.error.reason), (431, Reason::HeaderTooLarge));
-    }
 }

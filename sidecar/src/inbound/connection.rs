@@ -16,6 +16,7 @@ use weft_policy::{
     canonical::Authority,
     claims::Claims,
     model::{InboundPort, Protocol, Target, Telemetry, WorkloadConfig},
+    trace::SpanId,
 };
 use weft_svid::PeerIdentity;
 
@@ -27,11 +28,14 @@ use super::{
     unknown_port,
 };
 use crate::{
-    app::worker::Worker,
+    app::worker::{InFlight, InboundMetrics, Worker},
     error::{ProxyError, Reason},
     live::Cut,
     snapshot::SnapshotReader,
-    telemetry::HttpMetrics,
+    telemetry::{
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
 };
 
 /// Connections that are judged again before others get the thread: signatures of tokens may have to be verified.
@@ -72,7 +76,7 @@ pub enum LeadsTo {
 pub struct App {
     pub port: u16,
     pub protocol: Protocol,
-    pub metrics: HttpMetrics,
+    pub metrics: Rc<InboundMetrics>,
     pub limits: Arc<[limit::Limit]>,
     pub authenticators: Rc<[Rc<jwt::Authenticator>]>,
     /// What callers must not say here.
@@ -87,6 +91,7 @@ struct Flight {
     /// `None`: bytes.
     head: Option<Head>,
     cut: Cut<Reason>,
+    _active: Option<InFlight>,
 }
 
 /// What it takes to judge a request again. Nothing here is copied but counted, unless policies look at more than that.
@@ -154,11 +159,16 @@ impl Connection {
             }
         };
         let services = self.services(port);
+        // One that leads there alone is the one that was called.
+        let called = match services {
+            [one] => Some(one),
+            _ => None,
+        };
         let context = &worker.context;
         let app = Rc::new(App {
             port: port.port,
             protocol: port.protocol,
-            metrics: worker.inbound_http(port.port, self.peer.is_some()),
+            metrics: worker.inbound(port.port, called, self.peer.as_ref().map(|peer| &peer.id)),
             limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
             authenticators: worker.authenticators.of(port, services, &context.telemetry),
             reserved: jwt::Reserved::of(port),
@@ -167,6 +177,16 @@ impl Connection {
         });
         *cached = Some(Rc::clone(&app));
         Ok(app)
+    }
+
+    /// The span of its bytes, where somebody wants it. `headers` are those of the CONNECT of a tunnel.
+    pub fn span_of_bytes(&self, worker: &Worker, app: &App, headers: &HeaderMap) -> OpenSpan {
+        let traced = Traced::of(app.telemetry(), headers, false, || worker.random());
+        let (id, service) = (SpanId::random(worker.random()), self.service());
+        let mut span = traced.begin_bytes(Kind::Server, id, service.as_ref(), &worker.spans);
+        span.from_ip(self.source);
+        span.add(|span| span.peer_id = self.peer.as_ref().map(|peer| peer.id.clone()));
+        span
     }
 
     /// The services that may have been called: in plaintext nobody says which, so all that lead to the port count.
@@ -200,8 +220,9 @@ impl Connection {
     }
 
     /// Something begins that was let in.
-    pub(super) fn begin(&self, port: u16, head: Option<Head>) -> usize {
-        self.flights.borrow_mut().insert(Flight { port, head, cut: Cut::default() })
+    pub(super) fn begin(&self, app: &App, head: Option<Head>) -> usize {
+        let active = head.is_some().then(|| InFlight::begin(&app.metrics));
+        self.flights.borrow_mut().insert(Flight { port: app.port, head, cut: Cut::default(), _active: active })
     }
 
     /// It has ended.

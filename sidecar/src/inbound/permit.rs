@@ -3,6 +3,7 @@
 //! app's address.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
@@ -26,7 +27,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::forward::Received,
     opaque::{self, Side},
-    telemetry::TcpMetrics,
+    telemetry::{TcpMetrics, trace::OpenSpan},
     upstream::{self, CONNECT, Key},
 };
 
@@ -165,7 +166,7 @@ impl Permit {
         let head = request.map(|(operation, received, token)| {
             Head::new(operation, (&received.path, received.host()), token, app.book.looks_at_headers())
         });
-        let flight = connection.begin(port.port, head);
+        let flight = connection.begin(app, head);
         Ok(Self { connection: Rc::clone(connection), flight, port: port.port })
     }
 
@@ -184,13 +185,31 @@ impl Permit {
 
     /// Copies between the caller and the app until both have ended, or it is not allowed any more: then both see a
     /// failure. Why it ended badly, if it did.
-    pub async fn copy(&self, caller: impl Side, app: impl Side, metrics: &TcpMetrics) -> Option<Reason> {
-        let (received, sent) = (|bytes| metrics.received(bytes), |bytes| metrics.sent(bytes));
+    pub async fn copy(
+        &self,
+        caller: impl Side,
+        app: impl Side,
+        metrics: &TcpMetrics,
+        span: &mut OpenSpan,
+    ) -> Option<Reason> {
+        let moved = (Cell::new(0), Cell::new(0));
+        let received = |bytes| {
+            moved.0.set(moved.0.get() + bytes);
+            metrics.received(bytes);
+        };
+        let sent = |bytes| {
+            moved.1.set(moved.1.get() + bytes);
+            metrics.sent(bytes);
+        };
         let revoked = async { _ = self.revoked().await };
-        let error = opaque::copy_until(caller, app, received, sent, revoked).await.err()?;
-        let reason = self.why_revoked().unwrap_or_else(|| error.reason());
-        tracing::debug!(%error, reason = reason.as_str(), port = self.port, "opaque connection ended");
-        Some(reason)
+        let result = opaque::copy_until(caller, app, received, sent, revoked).await;
+        let reason = result.err().map(|error| {
+            let reason = self.why_revoked().unwrap_or_else(|| error.reason());
+            tracing::debug!(%error, reason = reason.as_str(), port = self.port, "opaque connection ended");
+            reason
+        });
+        span.moved(moved.0.get(), moved.1.get(), reason);
+        reason
     }
 
     const fn address(&self) -> SocketAddr {

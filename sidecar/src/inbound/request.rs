@@ -19,12 +19,13 @@ use crate::{
     error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, IDLE, Leg},
+        body::{Body, Finish, IDLE, Leg, grpc_status},
         forward::Received,
         reply,
     },
     telemetry::{
-        Direction, HttpMetrics,
+        Direction, Ended, HttpMetrics,
+        propagation::Serving,
         span::Kind,
         trace::{OpenSpan, Traced},
     },
@@ -41,12 +42,13 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Inbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            worker.unrouted(Direction::Inbound).record(&refused.ended(started));
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
+    let version = received.version;
     let caller = request.headers_mut().remove(CALLER_VERSION);
     let rule = request.headers_mut().remove(RULE);
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
@@ -61,7 +63,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     };
     let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
-        metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+        metrics.record(&Ended::failed(error, (version, grpc), started));
         // Who is refused may come often; what policies refuse has a log of its own.
         if !matches!(
             error.reason,
@@ -80,18 +82,18 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(app) => app,
         Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
     };
-    let mut span = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
+    let (mut span, serving) = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
     let now = (!app.authenticators.is_empty())
         .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
+    request.body_mut().for_app(&app);
     let mut claims = None;
     if let Some(reserved) = &app.reserved {
-        request.body_mut().strip_trailers(Rc::clone(reserved));
         match jwt::check(&app.authenticators, reserved, request.headers_mut(), now.unwrap_or_default()) {
             Ok(found) => claims = found,
             Err(refusal) => {
                 span.failed(&refusal.error, received.grpc);
-                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                let mut response = failed(&refusal.error, &app.metrics.http, received.grpc);
                 refusal.write(response.headers_mut());
                 return response;
             }
@@ -102,7 +104,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(permit) => permit,
         Err(error) => {
             span.failed(&error, received.grpc);
-            return failed(&error, &app.metrics, received.grpc);
+            return failed(&error, &app.metrics.http, received.grpc);
         }
     };
     let mut told = None;
@@ -111,8 +113,12 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         let (claims, now) = (claims.as_deref(), worker.clock.now());
         match limit::check(&app.limits, who, claims, rule.as_ref(), &received, request.headers(), now) {
             Some((fields, Some(error))) => {
+                let reason = error.reason.as_str();
+                span.event("weft.rate_limited", || {
+                    [("weft.reason", reason.to_owned()), ("weft.detail", error.detail.clone())]
+                });
                 span.failed(&error, received.grpc);
-                let mut response = failed(&error, &app.metrics, received.grpc);
+                let mut response = failed(&error, &app.metrics.http, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
             }
@@ -126,25 +132,27 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(response) => response,
         Err(error) => {
             span.failed(&error, received.grpc);
-            failed(&error, &app.metrics, received.grpc)
+            failed(&error, &app.metrics.http, received.grpc)
         }
     };
+    drop(serving);
     if let Some(told) = told {
         told.write(response.headers_mut());
     }
     response
 }
 
-/// The trace of a request: the app is told of it, and our part begins where it is recorded.
-fn traced(
-    worker: &Worker,
+/// The trace of a request: the app is told of it, and our part begins where it is recorded. What is given beside lives
+/// until the app has answered.
+fn traced<'a>(
+    worker: &'a Worker,
     connection: &Connection,
     app: &App,
     (received, rule): (&Received, Option<&HeaderValue>),
     headers: &mut HeaderMap,
-) -> OpenSpan {
+) -> (OpenSpan, Option<Serving<'a>>) {
     let trace = Traced::of(app.telemetry(), headers, false, || worker.random());
-    worker.count_context(Direction::Inbound, Some(&trace));
+    let serving = worker.contexts.served(trace.has_parent());
     let id = SpanId::random(worker.random());
     trace.tell(headers, id);
     let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.spans);
@@ -157,7 +165,7 @@ fn traced(
         // Believed of callers in the mesh only.
         span.route = rule.filter(|_| connection.peer.is_some()).cloned();
     });
-    span
+    (span, serving)
 }
 
 async fn forward(
@@ -199,9 +207,11 @@ async fn forward(
     };
     span.add(|span| span.answered(response.status().as_u16(), response.headers()));
     let finish = Finish {
-        metrics: Some(app.metrics.clone()),
+        metrics: Some(app.metrics.http.clone()),
         started,
         status: response.status().as_u16(),
+        version: received.version,
+        grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
         reason: None,
         leg: Leg::App(permit),
         lease: Some(lease),

@@ -23,7 +23,7 @@ use crate::{
     drain::Phase,
     error::{Blame, ProxyError, Reason},
     http::{UNSENT, reply},
-    telemetry::TcpMetrics,
+    telemetry::{TcpMetrics, trace::OpenSpan},
     tunnel::{self, Tunnel},
     upstream::chain,
 };
@@ -97,9 +97,11 @@ async fn run(
     mut respond: SendResponse<Bytes>,
     closed: &Cell<Option<Reason>>,
 ) {
-    let (permit, app, metrics) = match open(worker, caller, &request).await {
+    let mut span = OpenSpan::default();
+    let (permit, app, metrics) = match open(worker, caller, &request, &mut span).await {
         Ok(opened) => opened,
         Err(error) => {
+            span.refused(error.reason);
             // What policies refuse is in their log.
             if error.reason != Reason::RbacDenied {
                 tracing::info!(%error, "tunnel refused");
@@ -110,21 +112,25 @@ async fn run(
     };
     let open = metrics.opened();
     let reason = match respond.send_response(Response::new(()), false) {
-        Ok(send) => permit.copy(Tunnel::new(send, request.into_body()), app, &metrics).await,
+        Ok(send) => permit.copy(Tunnel::new(send, request.into_body()), app, &metrics, &mut span).await,
         Err(error) => {
             tracing::debug!(error = chain(&error), "tunnel ended before its answer");
             Some(Reason::ConnectionTerminated)
         }
     };
     // Of a session that was closed under it, the tunnel sees a broken connection only.
-    open.closed(reason.map(|reason| closed.get().unwrap_or(reason)));
+    let reason = reason.map(|reason| closed.get().unwrap_or(reason));
+    span.add(|span| span.reason = reason);
+    open.closed(reason);
 }
 
-/// The app's connection for a tunnel. What policies say is asked before the dial.
+/// The app's connection for a tunnel. What policies say is asked before the dial. The span begins once it is known whose
+/// telemetry is in force.
 async fn open(
     worker: &Worker,
     (peer, source): (PeerIdentity, IpAddr),
     request: &Request<RecvStream>,
+    span: &mut OpenSpan,
 ) -> Result<(Permit, TcpStream, TcpMetrics), ProxyError> {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let target = parse_authority(authority).filter(|_| request.method() == Method::CONNECT).ok_or_else(|| {
@@ -133,13 +139,14 @@ async fn open(
     })?;
     let connection = Connection::new(worker, Some(peer), source, LeadsTo::Service(Some(target)), None);
     let app = connection.app(worker)?;
+    *span = connection.span_of_bytes(worker, &app, request.headers());
     let limited = app.config().is_none_or(|port| !port.rate_limits.is_empty());
     // Through a tunnel nobody looks at requests: what is declared as HTTP, or has limits on requests, comes as such.
     if !(app.protocol.is_opaque() || app.protocol == Protocol::Undeclared) || limited {
         let detail = format!("{authority}: requests to this port are not taken through a tunnel");
         return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
     }
-    let metrics = worker.inbound_tcp(app.port, true);
+    let metrics = app.metrics.tcp.clone();
     let opened = async {
         let permit = Permit::bytes(worker, &connection, &app)?;
         connection.count(worker, &app);

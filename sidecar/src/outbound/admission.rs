@@ -9,7 +9,7 @@ use std::{
 use weft_policy::{
     balance::{self, Nanos},
     breaker::{self, Entry},
-    circuit::Outcome,
+    circuit::{Outcome, Transition},
     model::BreakOn,
     outlier,
 };
@@ -18,6 +18,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     snapshot::{Cluster, EndpointState},
+    telemetry::trace::OpenSpan,
 };
 
 /// A try that may be made.
@@ -32,6 +33,8 @@ pub struct Admission {
 pub struct Asked<'a> {
     /// What the endpoint is chosen by, where it is by a hash.
     pub hash: Option<u64>,
+    /// Who takes it while it can: the endpoint of its session.
+    pub bound: Option<u64>,
     /// A failure can be hidden from the caller by another try.
     pub repeatable: bool,
     /// Endpoints that have failed already.
@@ -39,8 +42,8 @@ pub struct Asked<'a> {
 }
 
 impl Admission {
-    /// Asks both circuits and picks an endpoint: one that waits for its probe, else one that is in and has not failed,
-    /// else an ejected one that has not, else the one that failed first.
+    /// Asks both circuits and picks an endpoint: that of the session, else one that waits for its probe, else one that is
+    /// in and has not failed, else an ejected one that has not, else the one that failed first.
     ///
     /// # Errors
     /// When the service is left alone, or has no endpoints.
@@ -58,6 +61,9 @@ impl Admission {
             }
             Entry::Refused(until) => return Err(refused(cluster, begun, until)),
         };
+        if let Some(endpoint) = asked.bound.and_then(|bound| of_session(cluster, bound, asked.failed)) {
+            return Ok(Self { begun, endpoint, probe: None, breaker });
+        }
         if asked.failed.is_empty() {
             let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
             if let Some(taken) = shared.ejections.take_probe(begun, asked.repeatable, healths) {
@@ -83,8 +89,8 @@ impl Admission {
         &self.endpoint
     }
 
-    /// Tells both circuits how the try ended.
-    pub fn record(self, worker: &Worker, cluster: &Cluster, outcome: Outcome) {
+    /// Tells both circuits how the try ended, and its span what came of that.
+    pub fn record(self, worker: &Worker, cluster: &Cluster, outcome: Outcome, span: &mut OpenSpan) {
         let (shared, policy) = (&cluster.shared, &cluster.policy);
         let (begun, now, random) = (self.begun, worker.clock.now(), worker.random());
         let outlier = &policy.outlier_detection;
@@ -94,6 +100,7 @@ impl Admission {
         };
         if let Some(change) = change {
             shared.circuit.endpoint_changed(self.endpoint.address, change);
+            note(span, "weft.circuit.endpoint", change, || self.endpoint.address.to_string());
         }
         self.endpoint.reachable(outcome);
         let breaker = &policy.circuit_breaker;
@@ -103,6 +110,7 @@ impl Admission {
         };
         if let Some(change) = change {
             shared.circuit.service_changed(change);
+            note(span, "weft.circuit.service", change, || cluster.target.to_string());
         }
     }
 
@@ -118,6 +126,17 @@ impl Admission {
             cluster.shared.circuit.endpoint_changed(self.endpoint.address, change);
         }
     }
+}
+
+/// A circuit has changed with this try: an ejection, a recovery.
+fn note(span: &mut OpenSpan, name: &'static str, change: Transition, of: impl FnOnce() -> String) {
+    span.event(name, || {
+        [
+            ("weft.circuit.of", of()),
+            ("weft.circuit.to", change.to.as_str().to_owned()),
+            ("weft.reason", change.cause.as_str().to_owned()),
+        ]
+    });
 }
 
 /// What an outcome says of the service as a whole: a failure of one endpoint says nothing while another may answer.
@@ -148,6 +167,12 @@ impl EndpointState {
 #[must_use]
 pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {
     !endpoint.health.is_out() && !has_failed(endpoint, failed)
+}
+
+/// The endpoint of a session, while it is there, in, and has not failed.
+fn of_session(cluster: &Cluster, bound: u64, failed: &[Arc<EndpointState>]) -> Option<Arc<EndpointState>> {
+    let found = cluster.endpoints.iter().find(|endpoint| endpoint.session == bound)?;
+    is_available(found, failed).then(|| Arc::clone(found))
 }
 
 fn has_failed(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {

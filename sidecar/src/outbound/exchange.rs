@@ -14,10 +14,10 @@ use super::{
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{CALLER_VERSION, RULE, body::Body, forward::Received, reply},
+    http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
-        Direction,
+        Direction, Ended,
         span::Kind,
         trace::{FORCE, OpenSpan, Traced},
     },
@@ -35,18 +35,22 @@ pub async fn run(
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            worker.unrouted(Direction::Outbound).record(&refused.ended(started));
+            refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
+    let version = received.version;
     request.headers_mut().remove(CALLER_VERSION);
     request.headers_mut().remove(RULE);
     let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
-    worker.count_context(Direction::Outbound, traced.as_ref());
+    if let Some(traced) = &traced {
+        worker.contexts.sent(traced.has_parent());
+    }
     // 3 to 6: service, route, backend, cluster.
     let planned = match service_name(&worker, &snapshot, &caller.destination, &received) {
         Ok(name) => match snapshot.services.get(&name) {
@@ -62,15 +66,15 @@ pub async fn run(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            let metrics = worker.unrouted(Direction::Outbound);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            let ended = Ended::failed(&error, (version, received.grpc), started);
+            worker.unrouted(Direction::Outbound).record(&ended);
             let told = (traced.as_ref(), &received, request.headers());
             unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
-        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        plan.metrics(false).record(&Ended::new(answer.status().as_u16(), version, started));
         let told = (traced.as_ref(), &received, request.headers());
         let end = (answer.status().as_u16(), answer.headers());
         unsent(&worker, told, started, |span| span.answered_here(end, None));
@@ -81,7 +85,7 @@ pub async fn run(
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         let told = (traced.as_ref(), &received, request.headers());
         unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
-        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+        plan.metrics(false).record(&Ended::failed(&error, (version, received.grpc), started));
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
     let mut injected = None;
@@ -91,25 +95,25 @@ pub async fn run(
             Ok(done) => injected = Some(done),
             Err(aborted) => {
                 let told = (traced.as_ref(), &received, request.headers());
-                let (end, reason) = ((aborted.status, aborted.answer.headers()), aborted.reason);
-                unsent(&worker, told, started, |span| span.answered_here(end, Some(reason)));
+                unsent(&worker, told, started, |span| aborted.tell(span));
                 return filters::answered(plan.filters.as_deref(), aborted.answer);
             }
         }
     }
+    request.body_mut().count(plan.metrics(false));
     if let Some(filters) = &plan.filters {
-        mirror::start(&worker, filters.mirrors(), &received, &mut request);
+        mirror::start(&worker, filters.mirrors(), &received, &mut request, traced.as_ref());
     }
     // 7 to 12: endpoint, connection, send, observe, retry, answer.
     let grpc = received.grpc;
-    let tries = Tries::new(&worker, &plan, started, traced.as_ref());
+    let tries = Tries::new(&worker, &plan, started, (traced.as_ref(), injected.as_ref()));
     let mut work = pin!(tries.run(&mut received, request, permit));
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
-            let mtls = usize::from(plan.timed_out(&worker));
+            let mtls = plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
-            plan.cluster.shared.http[mtls].record(error.reason.status(), Some(error.reason), started.elapsed());
+            plan.metrics(mtls).record(&Ended::failed(&error, (version, grpc), started));
             Err(error)
         }),
     };
@@ -119,6 +123,15 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// The line of the access log, and the span, of a request that was refused.
+fn refused_line(worker: &Rc<Worker>, snapshot: &Snapshot, refused: &Refused, started: Instant) {
+    let Some(workload) = &snapshot.workload else { return };
+    let traced = Traced::of(&workload.telemetry, refused.headers(), false, || worker.random());
+    let nothing = HeaderMap::new();
+    let told = (Some(&traced), &refused.received(), refused.headers());
+    unsent(worker, told, started, |span| span.answered_here((refused.status, &nothing), Some(refused.error.reason)));
 }
 
 /// The span of a request that went to no endpoint, so that its trace and the access log tell why.
@@ -138,7 +151,7 @@ fn unsent(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::Plan, *};
 
     fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
@@ -148,7 +161,8 @@ mod tests {
     #[test]
     fn the_future_of_a_request_stays_small() {
         let size = size_of_future(run);
-        assert!(size <= 4200, "{size} bytes");
+        let parts = (size_of::<Body>(), size_of::<Plan>(), size_of::<Tries<'_>>(), size_of::<Received>());
+        assert!(size <= 4200, "{size} bytes, of {parts:?}");
         let (body, received) = (size_of::<Body>(), size_of::<Received>());
         assert!(body <= 176 && received <= 200, "{body} and {received} bytes");
     }

@@ -11,7 +11,11 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received, reply, serve::Reset},
+    telemetry::{Ended, trace::OpenSpan},
 };
+
+/// In place of a reason: the answer is only slower.
+const BANDWIDTH: &str = "fault_bandwidth";
 
 /// What is left to do to the answer.
 pub struct Injected {
@@ -24,11 +28,37 @@ pub struct Injected {
 /// A request that a fault ended.
 pub struct Aborted {
     /// Of the answer, as it is in the books; 0 for a reset.
-    pub status: u16,
+    status: u16,
     /// Why.
-    pub reason: Reason,
+    reason: Reason,
+    /// Which faults they were.
+    names: String,
     /// In place of the service's.
     pub answer: Response<Body>,
+}
+
+impl Aborted {
+    /// The end of the request's span.
+    pub fn tell(&self, span: &mut OpenSpan) {
+        note(span, self.reason.as_str(), &self.names);
+        span.answered_here((self.status, self.answer.headers()), Some(self.reason));
+    }
+}
+
+impl Injected {
+    /// Notes on the span of the first try what was done.
+    pub fn note(&self, span: &mut OpenSpan) {
+        if self.delayed {
+            note(span, Reason::FaultDelay.as_str(), &self.names);
+        }
+        if self.bytes_per_second.is_some() {
+            note(span, BANDWIDTH, &self.names);
+        }
+    }
+}
+
+fn note(span: &mut OpenSpan, what: &'static str, names: &str) {
+    span.event("weft.fault", || [("weft.reason", what.to_owned()), ("weft.fault", names.to_owned())]);
 }
 
 /// Delays a request that began at `started`, then lets it go on or answers it.
@@ -45,16 +75,16 @@ pub async fn inject(
     let injection =
         weft_policy::fault::inject(&plan.rule.requests.faults, headers, SystemTime::now(), || worker.random());
     let names = injection.names.join(", ");
-    let metrics = &plan.cluster.shared.http[0];
+    let metrics = plan.metrics(false);
     if let Some(delay) = injection.delay {
         let left = plan.timeout.map_or(delay, |timeout| timeout.saturating_sub(started.elapsed()).min(delay));
         tokio::time::sleep(left).await;
         if left < delay {
             let detail = format!("delayed for longer than its timeout by FaultInjection {names}");
             let error = ProxyError::unsent(Reason::FaultDelay, detail);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            metrics.record(&Ended::failed(&error, (received.version, received.grpc), started));
             let answer = reply::error(&error, received.grpc, None);
-            return Err(Aborted { status: answer.status().as_u16(), reason: error.reason, answer });
+            return Err(Aborted { status: answer.status().as_u16(), reason: error.reason, names, answer });
         }
     }
     let Some(abort) = injection.abort else {
@@ -62,8 +92,9 @@ pub async fn inject(
         return Ok(Injected { delayed, bytes_per_second, names });
     };
     let (status, answer) = aborted(abort, &names, received.grpc);
-    metrics.record(status, Some(Reason::FaultAbort), started.elapsed());
-    Err(Aborted { status, reason: Reason::FaultAbort, answer })
+    let reason = Some(Reason::FaultAbort);
+    metrics.record(&Ended { reason, ..Ended::new(status, received.version, started) });
+    Err(Aborted { status, reason: Reason::FaultAbort, names, answer })
 }
 
 /// Slows the answer down, also one that we made ourselves, and says what was done.
@@ -75,7 +106,7 @@ pub fn answered(injected: Option<&Injected>, answer: &mut Response<Body>) {
     }
     if let Some(bytes_per_second) = injected.bytes_per_second {
         answer.body_mut().pace(bytes_per_second);
-        explain(answer, "fault_bandwidth", &injected.names);
+        explain(answer, BANDWIDTH, &injected.names);
     }
 }
 

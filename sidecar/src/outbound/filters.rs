@@ -38,7 +38,7 @@ pub struct Route<'a> {
     pub own: Target,
 }
 
-/// From the rule to a backend, through the filters of both. A rule that answers by itself may have
+/// From the rule to a backend, `bound` when the request is of a session, through the filters of both. A rule that answers by itself may have
 /// no backend: its target is the service that was called.
 ///
 /// # Errors
@@ -47,6 +47,7 @@ pub fn to_backend(
     worker: &Worker,
     snapshot: &Snapshot,
     route: Route,
+    bound: Option<usize>,
     received: &mut Received,
     request: &mut Request<Body>,
 ) -> Result<(Target, Option<Box<Applied>>), ProxyError> {
@@ -59,7 +60,10 @@ pub fn to_backend(
         }
         applied = Some(filters);
     }
-    let picked = rule.pick_backend(worker.random()).and_then(|backend| Some((backend, backend.target.as_ref()?)));
+    let bound = bound.and_then(|index| rule.backends.get(index));
+    let picked = bound
+        .or_else(|| rule.pick_backend(worker.random()))
+        .and_then(|backend| Some((backend, backend.target.as_ref()?)));
     let (backend, target) = picked.ok_or_else(|| {
         ProxyError::unsent(Reason::InvalidBackend, format!("route {} has no valid backend", rule.name))
     })?;

@@ -19,6 +19,7 @@ use weft_policy::{
     balance,
     limits::{Gauge, Permit},
     model::Target,
+    trace::SpanId,
 };
 
 use super::{
@@ -33,7 +34,11 @@ use crate::{
         forward::{Received, mark_caller_version},
     },
     snapshot::{Cluster, EndpointState},
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        span::Kind,
+        trace::{OpenSpan, Traced},
+    },
     upstream::Rules,
 };
 
@@ -65,8 +70,8 @@ impl Mirrors {
         // Only targets that a route names come here, and results are words of a closed set: the map is bounded.
         let mut counters = self.counters.borrow_mut();
         let counter = counters.entry((target.clone(), result)).or_insert_with(|| {
-            let labels = [("target", target.service.as_str()), ("result", result)];
-            telemetry.counter("weft_mirror_requests_total", "Copies of requests, by what became of them", &labels)
+            let labels = [("service", target.service.as_str()), ("result", result)];
+            telemetry.counter_of("weft_mirror_requests_total", "Copies of requests, by what became of them", &labels)
         });
         counter.increment(1);
     }
@@ -78,12 +83,19 @@ struct Copy {
     cluster: Arc<Cluster>,
     received: Received,
     request: Request<Body>,
+    span: OpenSpan,
     _permit: Permit,
 }
 
 /// Sends copies of `request` to `clusters`, at once or when its body is complete. An upgrade is not copied: what comes
 /// after it cannot be.
-pub fn start(worker: &Rc<Worker>, clusters: &[Arc<Cluster>], received: &Received, request: &mut Request<Body>) {
+pub fn start(
+    worker: &Rc<Worker>,
+    clusters: &[Arc<Cluster>],
+    received: &Received,
+    request: &mut Request<Body>,
+    traced: Option<&Traced>,
+) {
     if received.upgrade.is_some() {
         return;
     }
@@ -93,13 +105,17 @@ pub fn start(worker: &Rc<Worker>, clusters: &[Arc<Cluster>], received: &Received
             worker.mirrors.count(&worker.context.telemetry, &cluster.target, "too_many");
             continue;
         };
-        let copy = Copy {
+        let mut copy = Copy {
             worker: Rc::clone(worker),
             cluster: Arc::clone(cluster),
             received: received.copy(),
             request: head(request),
+            span: OpenSpan::default(),
             _permit: permit,
         };
+        if let Some(traced) = traced {
+            copy.trace(traced);
+        }
         let body = (!received.is_bodyless()).then(|| {
             let (sender, receiver) = oneshot::channel();
             waiting.push(sender);
@@ -113,6 +129,19 @@ pub fn start(worker: &Rc<Worker>, clusters: &[Arc<Cluster>], received: &Received
 }
 
 impl Copy {
+    /// A span of its own beside those of the tries. The access log has only what callers have asked for.
+    fn trace(&mut self, traced: &Traced) {
+        let id = SpanId::random(self.worker.random());
+        let (received, headers) = (&self.received, self.request.headers_mut());
+        self.span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
+        self.span.not_logged();
+        self.span.add(|span| {
+            span.service = Some(self.cluster.target.clone());
+            span.event("weft.mirror", []);
+        });
+        traced.tell(headers, id);
+    }
+
     async fn run(mut self, body: Option<oneshot::Receiver<Copied>>) {
         let result = match tokio::time::timeout(TIME, self.exchange(body)).await {
             Err(_) => "timeout",
@@ -132,6 +161,7 @@ impl Copy {
             }
         }
         self.send().await.map_err(|error| {
+            self.span.failed(&error, self.received.grpc);
             tracing::debug!(service = %self.cluster.target.service, %error, "a copy was not answered");
             error.reason.as_str()
         })
@@ -159,6 +189,7 @@ impl Copy {
             mark_caller_version(&mut leg, self.received.version, false);
         }
         let mut request = Some(self.received.leg(leg, key.is_http2())?);
+        self.span.to(&endpoint, key.address(), key.is_http2());
         let mut load = LoadGuard::new(endpoint, self.worker.clock);
         let begun = Instant::now();
         let rules = Rules::of(&self.cluster.policy, &shared.limits);
@@ -180,6 +211,9 @@ impl Copy {
             }
         };
         load.observe(begun.elapsed(), response.status().is_server_error());
+        self.span.add(|span| span.answered(response.status().as_u16(), response.headers()));
+        // An answer that is too long to be read is as good as a whole one here.
+        self.span.ended(None, true);
         if drain(response).await {
             lease.give_back();
         }

@@ -20,6 +20,7 @@ use super::{
     Caller, Destination,
     admission::Admission,
     filters::{self, Applied, Route},
+    session::Bound,
     upstream_port,
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
+    telemetry::{HttpMetrics, trace::OpenSpan},
 };
 
 /// What is to be done with a request.
@@ -35,12 +37,16 @@ pub struct Plan {
     pub cluster: Arc<Cluster>,
     /// The rule that it follows.
     pub rule: Arc<RouteRule>,
+    /// Its metrics among those of the cluster.
+    pub route: usize,
     /// What the endpoint is chosen by, where it is by a hash.
     pub hash: u64,
     /// How long all of it may take.
     pub timeout: Option<Duration>,
     /// `None` for the many requests whose rule has no filters.
     pub filters: Option<Box<Applied>>,
+    /// Which session the request is of, where the rule has sessions. Boxed: most rules have none.
+    pub session: Option<Box<Bound>>,
     /// Who is tried now.
     pub trying: RefCell<Option<Admission>>,
 }
@@ -78,7 +84,10 @@ pub fn plan(
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
     let own = Target { service: service.id.clone(), port: port.port };
     let route = Route { rule, matched, own };
-    let (target, filters) = filters::to_backend(worker, snapshot, route, received, request)?;
+    let session = rule.session.as_deref();
+    let session = session.map(|session| Bound::of_request(worker, session, request.headers(), matched));
+    let bound = session.as_ref().and_then(|session| session.backend(rule));
+    let (target, filters) = filters::to_backend(worker, snapshot, route, bound, received, request)?;
     let cluster = match destination {
         Destination::Endpoint(address) => Arc::clone(alone(snapshot, *address)?),
         _ => snapshot.clusters.get(&target).cloned().ok_or_else(|| {
@@ -95,11 +104,16 @@ pub fn plan(
         hash::of_request(on, request.headers(), query, *source).unwrap_or_else(|| worker.random())
     };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
-    let (rule, trying) = (Arc::clone(rule), RefCell::default());
-    Ok(Plan { cluster, rule, hash, timeout, filters, trying })
+    let (route, rule, trying) = (cluster.route(&rule.name), Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, route, hash, timeout, filters, session, trying })
 }
 
 impl Plan {
+    /// Where its requests are counted.
+    pub fn metrics(&self, mtls: bool) -> &HttpMetrics {
+        &self.cluster.routes[self.route].http[usize::from(mtls)]
+    }
+
     /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
     /// the endpoint.
     ///
@@ -108,7 +122,8 @@ impl Plan {
         let Some(admission) = self.trying.take() else { return false };
         let mtls = admission.endpoint().endpoint.mesh.is_some();
         if self.timeout == self.rule.requests.timeout {
-            admission.record(worker, &self.cluster, Outcome::Timeout);
+            // The try that was waited for has its span; it is given up with it.
+            admission.record(worker, &self.cluster, Outcome::Timeout, &mut OpenSpan::default());
         }
         mtls
     }

@@ -11,24 +11,31 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
+use weft_metrics::TraceId;
 use weft_policy::{
     limits::Permit,
     retry::{self, Attempt, Decision, Failure, Stop},
 };
 
-use super::{admission::is_available, plan::Plan, source::Source};
+use super::{admission::is_available, fault::Injected, plan::Plan, source::Source};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{body::Body, forward::Received},
+    http::{
+        body::{Body, grpc_status},
+        forward::Received,
+    },
     snapshot::EndpointState,
-    telemetry::trace::{OpenSpan, Traced},
+    telemetry::{
+        Ended,
+        trace::{OpenSpan, Traced},
+    },
 };
 
 pub use self::attempt::within;
-use self::attempt::{Answered, Tried, grpc_status};
+use self::attempt::{Answered, Tried};
 
 /// The tries of one request.
 pub struct Tries<'a> {
@@ -46,6 +53,8 @@ pub struct Tries<'a> {
     place: Option<Permit>,
     /// The trace that each try is told of.
     traced: Option<&'a Traced>,
+    /// What a fault does to this request.
+    injected: Option<&'a Injected>,
     /// Tries so far.
     number: Cell<u32>,
 }
@@ -54,11 +63,17 @@ pub struct Tries<'a> {
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Next {
     Done(Result<Response<Body>, ProxyError>),
-    Again(Duration),
+    /// After this time, until which the span is that of a caller who waits.
+    Again(Duration, OpenSpan),
 }
 
 impl<'a> Tries<'a> {
-    pub fn new(worker: &'a Rc<Worker>, plan: &'a Plan, started: Instant, traced: Option<&'a Traced>) -> Self {
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        plan: &'a Plan,
+        started: Instant,
+        (traced, injected): (Option<&'a Traced>, Option<&'a Injected>),
+    ) -> Self {
         Self {
             worker,
             plan,
@@ -69,6 +84,7 @@ impl<'a> Tries<'a> {
             fresh: false,
             place: None,
             traced,
+            injected,
             number: Cell::new(0),
         }
     }
@@ -94,16 +110,16 @@ impl<'a> Tries<'a> {
                 Some(after) if number == 1 && self.repeatable => {
                     Box::pin(self.hedged(after, received, &mut source)).await
                 }
-                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying).await,
+                _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying, None).await,
             };
             self.mtls = tried.mtls;
             self.failed.extend(tried.failed);
             let ended = (tried.result, tried.span);
             match self.next(received, &mut source, number, ended, &mut permit) {
                 Next::Done(answer) => return answer,
-                Next::Again(Duration::ZERO) => {}
+                Next::Again(Duration::ZERO, mut span) => span.retried(),
                 // Rare: boxed, so that the future of every request does not hold a timer.
-                Next::Again(after) => Box::pin(tokio::time::sleep(after)).await,
+                Next::Again(after, span) => Box::pin(wait(after, span)).await,
             }
         }
     }
@@ -118,6 +134,7 @@ impl<'a> Tries<'a> {
         permit: &mut Option<Permit>,
     ) -> Next {
         let Some(failure) = failure_of(&result, received.grpc) else {
+            self.retries_ended(number, true);
             return Next::Done(self.answer(received, result, span, permit.take()));
         };
         // A retry that has ended leaves its place to the next.
@@ -129,21 +146,32 @@ impl<'a> Tries<'a> {
                 // Most answers of 400 and above are nobody's failure.
                 if stop != Stop::NotRetriable {
                     circuit.not_retried(stop);
-                    event(&mut span, "weft.not_retried", || ("weft.reason", stop.as_str().to_owned()));
+                    span.event("weft.not_retried", || [("weft.reason", stop.as_str().to_owned())]);
                 }
+                self.retries_ended(number, stop == Stop::NotRetriable && result.is_ok());
                 Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
-                circuit.retried(word(&result));
-                event(&mut span, "weft.retry", || ("weft.retry.after", format!("{after:.1?}")));
-                span.retried();
+                let word = word(&result);
+                circuit.retried(word);
+                span.event("weft.retry", || {
+                    [("weft.reason", word.to_owned()), ("weft.retry.after", format!("{after:.1?}"))]
+                });
+                span.ended(None, true);
                 self.place = Some(place);
                 // A far sidecar whose connection to the app broke answers 502.
                 self.fresh = matches!(failure, Failure::Reset | Failure::Status(StatusCode::BAD_GATEWAY));
                 discard(result);
                 source.refill();
-                Next::Again(after)
+                Next::Again(after, span)
             }
+        }
+    }
+
+    /// Counts the end of a request that was sent more than once.
+    fn retries_ended(&self, number: u32, well: bool) {
+        if number > 1 {
+            self.plan.cluster.shared.circuit.retries_ended(well);
         }
     }
 
@@ -197,25 +225,27 @@ impl<'a> Tries<'a> {
         span: OpenSpan,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, ProxyError> {
-        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
+        let (ends, trace) = ((received.version, received.grpc), span.trace());
+        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error, ends, trace))?;
         finish.permit = permit;
         finish.span = span;
         finish.place = self.place.take();
         let times = received.times(self.plan.rule.requests.stream_idle, self.deadline());
         let guard = || self.worker.context.drain.guard();
-        received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
+        received.answer(response, finish, times, guard).map_err(|error| self.fail(error, ends, trace))
     }
 
-    fn fail(&self, error: ProxyError) -> ProxyError {
-        let metrics = &self.plan.cluster.shared.http[usize::from(self.mtls)];
-        metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
+    fn fail(&self, error: ProxyError, ends: (Version, bool), trace: Option<TraceId>) -> ProxyError {
+        self.plan.metrics(self.mtls).record(&Ended { trace, ..Ended::failed(&error, ends, self.started) });
         error
     }
 }
 
-/// Notes an event where there is a span; its detail is made only then.
-fn event(span: &mut OpenSpan, name: &'static str, detail: impl FnOnce() -> (&'static str, String)) {
-    span.add(|span| span.event(name, Some(detail())));
+/// Waits for the time of the next try. A caller that leaves meanwhile is a line of the access log.
+async fn wait(after: Duration, span: OpenSpan) {
+    let mut span = span.waits();
+    tokio::time::sleep(after).await;
+    span.retried();
 }
 
 /// What of a result may be a reason to try again. `None`: it is the caller's.

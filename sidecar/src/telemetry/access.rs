@@ -1,4 +1,4 @@
-//! The access log: a line for each request that is wanted, written by a thread of its own. A reader that is slow or gone
+//! The access log: a line for each request and opaque connection that is wanted, written by a thread of its own. A reader that is slow or gone
 //! costs requests nothing: the queue fills, and what does not fit is dropped and counted. What callers and apps say is
 //! escaped, so that no line can be forged.
 
@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     fs::OpenOptions,
     io::{self, BufWriter, Write},
+    net::SocketAddr,
     path::Path,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::JoinHandle,
@@ -21,7 +22,7 @@ use weft_policy::{SpiffeId, model::AccessLogFormat};
 
 use super::{
     Telemetry,
-    span::{Call, HttpCall, Kind, Span},
+    span::{Call, HttpCall, Kind, Moved, Span},
 };
 
 /// Lines that wait for the writer.
@@ -81,79 +82,121 @@ fn write(lines: &Receiver<(Span, AccessLogFormat)>, out: impl Write) {
 /// One line, with its end.
 #[must_use]
 pub fn line(span: &Span, format: AccessLogFormat) -> String {
-    let Call::Http(call) = &span.call else { return String::new() };
-    match format {
-        AccessLogFormat::Json => json_line(span, call),
-        AccessLogFormat::Envoy => envoy(span, call),
-        AccessLogFormat::Common => common(span, call),
+    let call = match &span.call {
+        Call::Http(call) => Some(call),
+        Call::Tcp(_) => None,
+    };
+    match (format, call) {
+        (AccessLogFormat::Json, Some(call)) => json_line(span, call),
+        (AccessLogFormat::Json, None) => json_of_connection(span),
+        (AccessLogFormat::Envoy, _) => envoy(span, call),
+        (AccessLogFormat::Common, _) => common(span, call),
     }
+}
+
+/// Bytes of a connection, or of a session.
+const fn moved(span: &Span) -> Option<Moved> {
+    match &span.call {
+        Call::Http(call) => call.session,
+        Call::Tcp(moved) => Some(*moved),
+    }
+}
+
+/// What requests and connections have in common. Envoy counts bytes from its downstream as received.
+fn json_of_hop(span: &Span) -> serde_json::Value {
+    let (peer, other) = (span.peer.map(address), span.peer_id.as_ref().map(SpiffeId::as_str));
+    let (inbound, moved) = (span.kind == Kind::Server, moved(span));
+    json!({
+        "start_time": started(span),
+        "direction": if inbound { "inbound" } else { "outbound" },
+        "response_flags": flags(span),
+        "reason": span.reason.map(|reason| reason.as_str()),
+        "duration": u64::try_from(span.duration.as_millis()).unwrap_or(u64::MAX),
+        "duration_us": u64::try_from(span.duration.as_micros()).unwrap_or(u64::MAX),
+        "bytes_received": moved.map(|moved| moved.sent),
+        "bytes_sent": moved.map(|moved| moved.received),
+        "upstream_cluster": span.service.as_ref().map(ToString::to_string),
+        "upstream_host": peer.clone().filter(|_| !inbound),
+        "downstream_remote_address": peer.filter(|_| inbound),
+        "attempts": span.resend + 1,
+        "peer_identity": other,
+        "trace_id": span.trace.to_string(),
+        "span_id": span.id.to_string(),
+    })
+}
+
+fn json_of_connection(span: &Span) -> String {
+    let mut value = json_of_hop(span);
+    value["protocol"] = "TCP".into();
+    format!("{value}\n")
 }
 
 fn json_line(span: &Span, call: &HttpCall) -> String {
     let text =
         |value: &Option<HeaderValue>| value.as_ref().map(|value| cut(&String::from_utf8_lossy(value.as_bytes())));
-    let (peer, other) = (span.peer.map(|peer| peer.to_string()), span.peer_id.as_ref().map(SpiffeId::as_str));
-    let inbound = span.kind == Kind::Server;
     let denied =
-        span.events.iter().find(|event| event.name == "weft.not_retried").and_then(|event| event.detail.as_ref());
-    let value = json!({
-        "start_time": started(span),
-        "direction": if inbound { "inbound" } else { "outbound" },
+        span.events.iter().find(|event| event.name == "weft.not_retried").and_then(|event| event.details.first());
+    let mut value = json_of_hop(span);
+    let of_request = json!({
         "method": call.method.as_str(),
         "path": cut(call.path.as_str()),
         "authority": authority(call),
         "protocol": protocol(call.version),
         "response_code": call.status.unwrap_or(0),
         "grpc_status": call.grpc_status,
-        "response_flags": flags(span),
-        "reason": span.reason.map(|reason| reason.as_str()),
-        "duration": u64::try_from(span.duration.as_millis()).unwrap_or(u64::MAX),
-        "duration_us": u64::try_from(span.duration.as_micros()).unwrap_or(u64::MAX),
-        "upstream_cluster": span.service.as_ref().map(|service| format!("{}:{}", service.service, service.port)),
-        "upstream_host": peer.clone().filter(|_| !inbound),
-        "downstream_remote_address": peer.filter(|_| inbound),
         "route_name": span.route(),
-        "attempts": span.resend + 1,
         "not_retried": denied.map(|(_, reason)| reason),
         "user_agent": text(&call.user_agent),
         "request_id": text(&call.request_id),
-        "peer_identity": other,
-        "trace_id": span.trace.to_string(),
-        "span_id": span.id.to_string(),
     });
+    if let (Some(all), serde_json::Value::Object(own)) = (value.as_object_mut(), of_request) {
+        all.extend(own);
+    }
     format!("{value}\n")
 }
 
 /// Envoy's default format; what is not known here is `-`.
-fn envoy(span: &Span, call: &HttpCall) -> String {
-    let host = span.peer.filter(|_| span.kind == Kind::Client).map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+fn envoy(span: &Span, call: Option<&HttpCall>) -> String {
+    let host = span.peer.filter(|_| span.kind == Kind::Client).map_or_else(|| "-".to_owned(), address);
+    let (received, sent) = match moved(span) {
+        Some(moved) => (moved.sent.to_string(), moved.received.to_string()),
+        None => ("-".to_owned(), "-".to_owned()),
+    };
     format!(
-        "[{}] \"{} {} {}\" {} {} - - {} - \"-\" \"{}\" \"{}\" \"{}\" \"{host}\"\n",
+        "[{}] \"{}\" {} {} {received} {sent} {} - \"-\" \"{}\" \"{}\" \"{}\" \"{host}\"\n",
         started(span),
-        call.method,
-        escaped(call.path.as_str()),
-        protocol(call.version),
-        call.status.unwrap_or(0),
+        request_line(call),
+        call.and_then(|call| call.status).unwrap_or(0),
         flags(span),
         span.duration.as_millis(),
-        field(call.user_agent.as_ref()),
-        field(call.request_id.as_ref()),
-        escaped(&authority(call)),
+        field(call.and_then(|call| call.user_agent.as_ref())),
+        field(call.and_then(|call| call.request_id.as_ref())),
+        call.map_or_else(|| "-".to_owned(), |call| escaped(&authority(call))),
     )
 }
 
+/// Method, path and version; of a connection none is known.
+fn request_line(call: Option<&HttpCall>) -> String {
+    let Some(call) = call else { return "- - -".to_owned() };
+    format!("{} {} {}", call.method, escaped(call.path.as_str()), protocol(call.version))
+}
+
+/// The port of a caller is not known, and is left out.
+fn address(peer: SocketAddr) -> String {
+    if peer.port() == 0 { peer.ip().to_string() } else { peer.to_string() }
+}
+
 /// The Common Log Format of the first HTTP servers; the peer's identity is the user.
-fn common(span: &Span, call: &HttpCall) -> String {
+fn common(span: &Span, call: Option<&HttpCall>) -> String {
     let format = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
     let time = time(span).format(format).unwrap_or_default();
     format!(
-        "{} - {} [{time}] \"{} {} {}\" {} -\n",
+        "{} - {} [{time}] \"{}\" {} {}\n",
         span.peer.map_or_else(|| "-".to_owned(), |peer| peer.ip().to_string()),
         span.peer_id.as_ref().map_or("-", SpiffeId::as_str),
-        call.method,
-        escaped(call.path.as_str()),
-        protocol(call.version),
-        call.status.unwrap_or(0),
+        request_line(call),
+        call.and_then(|call| call.status).unwrap_or(0),
+        moved(span).map_or_else(|| "-".to_owned(), |moved| moved.received.to_string()),
     )
 }
 

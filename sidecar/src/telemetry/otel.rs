@@ -10,8 +10,8 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents};
 
-use super::span::{Call, Event, HttpCall, Kind, Span};
-use crate::error::Reason;
+use super::span::{Call, Event, HttpCall, Kind, Moved, Span, of_baggage};
+use crate::error::{Blame, Reason};
 
 /// Query parameters whose values are secrets (HTTP spans, `url.query`).
 const SECRETS: [&str; 5] = ["AWSAccessKeyId", "Signature", "sig", "X-Goog-Signature", "X-Amz-Signature"];
@@ -21,10 +21,12 @@ const MAX_TEXT: usize = 1024;
 /// The span as the exporter takes it.
 pub fn data(span: Span) -> SpanData {
     let (name, mut attributes, status) = match &span.call {
+        Call::Http(HttpCall { session: Some(moved), .. }) => session(&span, *moved),
         Call::Http(call) if call.grpc => rpc(&span, call),
         Call::Http(call) => http(&span, call),
-        Call::Tcp { sent, received } => tcp(&span, *sent, *received),
+        Call::Tcp(moved) => tcp(&span, *moved),
     };
+    let session = matches!(&span.call, Call::Http(HttpCall { session: Some(_), .. }));
     common(&span, &mut attributes);
     let context = SpanContext::new(
         TraceId::from_bytes(span.trace.to_bytes()),
@@ -39,8 +41,10 @@ pub fn data(span: Span) -> SpanData {
     SpanData {
         span_context: context,
         parent_span_id: span.parent.map_or(SpanId::INVALID, |id| SpanId::from_bytes(id.to_bytes())),
-        parent_span_is_remote: span.parent.is_some(),
+        parent_span_is_remote: span.parent.is_some() && !session,
         span_kind: match span.kind {
+            // Below the handshake of the same sidecar.
+            _ if session => SpanKind::Internal,
             Kind::Server => SpanKind::Server,
             Kind::Client => SpanKind::Client,
         },
@@ -142,16 +146,40 @@ fn rpc(span: &Span, call: &HttpCall) -> Parts {
     (method, attributes, status)
 }
 
-fn tcp(span: &Span, sent: u64, received: u64) -> Parts {
-    let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let mut attributes = vec![
-        KeyValue::new("network.transport", "tcp"),
-        KeyValue::new("weft.bytes.sent", bytes(sent)),
-        KeyValue::new("weft.bytes.received", bytes(received)),
-    ];
-    let error = span.reason.filter(|reason| *reason != Reason::ClientGone).map(|reason| reason.as_str().to_owned());
-    let status = outcome(error, &mut attributes);
+/// The conventions have no span of a connection: the general attributes of network spans, and what we know besides.
+fn tcp(span: &Span, moved: Moved) -> Parts {
+    let mut attributes = vec![KeyValue::new("network.transport", "tcp")];
+    if let Some(service) = &span.service {
+        let name = format!("{}.{}", service.service.name(), service.service.namespace());
+        attributes.push(KeyValue::new("server.address", name));
+        attributes.push(KeyValue::new("server.port", i64::from(service.port)));
+    }
+    if let Some(peer) = span.peer {
+        attributes.push(KeyValue::new("network.type", if peer.is_ipv4() { "ipv4" } else { "ipv6" }));
+        if span.kind == Kind::Server {
+            attributes.push(KeyValue::new("client.address", peer.ip().to_string()));
+        }
+    }
+    let status = ended(span, moved, &mut attributes);
     (Cow::Borrowed("TCP"), attributes, status)
+}
+
+/// What comes after the handshake of a WebSocket.
+fn session(span: &Span, moved: Moved) -> Parts {
+    let mut attributes =
+        vec![KeyValue::new("network.protocol.name", "websocket"), KeyValue::new("network.transport", "tcp")];
+    let status = ended(span, moved, &mut attributes);
+    (Cow::Borrowed("WebSocket"), attributes, status)
+}
+
+/// The bytes of a connection, and whether it ended well. What the caller did wrong is no error of the server.
+fn ended(span: &Span, moved: Moved, attributes: &mut Vec<KeyValue>) -> Status {
+    let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    attributes.push(KeyValue::new("weft.bytes.sent", bytes(moved.sent)));
+    attributes.push(KeyValue::new("weft.bytes.received", bytes(moved.received)));
+    let fault = |reason: &Reason| span.kind == Kind::Client || reason.blame() != Blame::Downstream;
+    let error = span.reason.filter(|reason| *reason != Reason::ClientGone && fault(reason));
+    outcome(error.map(|reason| reason.as_str().to_owned()), attributes)
 }
 
 /// What HTTP and RPC have in common: who was called, and how.
@@ -184,8 +212,9 @@ fn head(span: &Span, call: &HttpCall) -> Vec<KeyValue> {
         _ => "1.1",
     };
     attributes.push(KeyValue::new("network.protocol.version", version));
-    if call.upgraded {
-        attributes.push(KeyValue::new("network.protocol.name", "websocket"));
+    let baggage = call.baggage.as_ref().and_then(|value| value.to_str().ok());
+    if let Some(saga) = baggage.and_then(|baggage| of_baggage(baggage, "saga.id")) {
+        attributes.push(KeyValue::new("saga.id", cut(saga).into_owned()));
     }
     attributes
 }
@@ -208,7 +237,7 @@ fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
         attributes.push(KeyValue::new("weft.peer.id", id.to_string()));
     }
     if let Some(service) = &span.service {
-        attributes.push(KeyValue::new("weft.service", format!("{}:{}", service.service, service.port)));
+        attributes.push(KeyValue::new("weft.service", service.to_string()));
     }
     if let Some(route) = span.route().filter(|_| span.kind == Kind::Client) {
         attributes.push(KeyValue::new("weft.route", route.to_owned()));
@@ -224,8 +253,8 @@ fn common(span: &Span, attributes: &mut Vec<KeyValue>) {
 }
 
 fn event(from: &Event) -> OtelEvent {
-    let detail = from.detail.iter().map(|(key, value)| KeyValue::new(*key, value.clone())).collect();
-    OtelEvent::new(from.name, from.time, detail, 0)
+    let details = from.details.iter().map(|(key, value)| KeyValue::new(*key, value.clone())).collect();
+    OtelEvent::new(from.name, from.time, details, 0)
 }
 
 /// A method of RFC 9110 or PATCH (RFC 5789); others could be anything.

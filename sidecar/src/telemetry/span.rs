@@ -1,5 +1,10 @@
-//! A span while its request runs: what is known, in the types that are there anyway. Made only when the trace is
-//! recorded, turned into OpenTelemetry's form by `otel` on the control thread.
+//! A span while its request or connection runs: what is known, in the types that are there anyway. Made only when the
+//! trace is recorded, turned into OpenTelemetry's form by `otel` on the control thread.
+//!
+//! What lives long: a request that leaves HTTP (WebSocket, by `Upgrade` or extended CONNECT) has two spans, one of the
+//! handshake, which ends and is told with its answer, and below it one of the session, told at its end. What the app does
+//! meanwhile is so below a span that is there already. A response that streams, gRPC's too, is one span to its end, as the
+//! conventions want it: its status is not known before. An opaque connection is one span, told when it ends.
 
 use std::{
     net::SocketAddr,
@@ -66,17 +71,22 @@ pub enum Kind {
 }
 
 /// What a span is about.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 #[derive(Clone, Debug)]
 pub enum Call {
     /// A request.
     Http(HttpCall),
-    /// An opaque connection: bytes to the called side, and from it.
-    Tcp {
-        /// Sent to the called side.
-        sent: u64,
-        /// Received from it.
-        received: u64,
-    },
+    /// An opaque connection.
+    Tcp(Moved),
+}
+
+/// Bytes of a connection on which nobody looks at messages.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Moved {
+    /// To the called side.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
 }
 
 /// A request and its answer.
@@ -100,8 +110,12 @@ pub struct HttpCall {
     pub status: Option<u16>,
     /// `grpc-status` of the answer, once there is one.
     pub grpc_status: Option<u16>,
-    /// The body left HTTP: a WebSocket.
-    pub upgraded: bool,
+    /// `baggage`, for `saga.id`; only where the trace is recorded.
+    pub baggage: Option<HeaderValue>,
+    /// It asks to leave HTTP.
+    pub upgrade: bool,
+    /// It has left HTTP, and this is about the time from there.
+    pub session: Option<Moved>,
     /// The whole answer has passed.
     pub complete: bool,
 }
@@ -113,8 +127,8 @@ pub struct Event {
     pub time: SystemTime,
     /// What.
     pub name: &'static str,
-    /// A detail: its name and value.
-    pub detail: Option<(&'static str, String)>,
+    /// Details: names and values.
+    pub details: Vec<(&'static str, String)>,
 }
 
 impl Span {
@@ -125,9 +139,9 @@ impl Span {
     }
 
     /// Notes an event.
-    pub fn event(&mut self, name: &'static str, detail: Option<(&'static str, String)>) {
+    pub fn event(&mut self, name: &'static str, details: impl IntoIterator<Item = (&'static str, String)>) {
         if self.events.len() < MAX_EVENTS {
-            self.events.push(Event { time: SystemTime::now(), name, detail });
+            self.events.push(Event { time: SystemTime::now(), name, details: details.into_iter().collect() });
         } else {
             self.events_dropped += 1;
         }
@@ -141,7 +155,7 @@ impl Span {
                 let grpc = call.grpc_status.is_some_and(|code| matches!(code, 2 | 4 | 12..=15));
                 grpc || call.status.is_some_and(|status| status >= 500)
             }
-            Call::Tcp { .. } => false,
+            Call::Tcp(_) => false,
         };
         bad || self.reason.is_some()
     }
@@ -183,10 +197,19 @@ impl HttpCall {
             request_id,
             status: None,
             grpc_status: None,
-            upgraded: false,
+            baggage: None,
+            upgrade: false,
+            session: None,
             complete: false,
         }
     }
+}
+
+/// The value of a key in W3C Baggage (section 3.3.1), percent-encoded as it is; without what is said of it after `;`.
+#[must_use]
+pub fn of_baggage<'a>(baggage: &'a str, key: &str) -> Option<&'a str> {
+    let mut members = baggage.split(',').filter_map(|member| member.split(';').next()?.split_once('='));
+    members.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u16> {

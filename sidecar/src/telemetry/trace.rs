@@ -1,20 +1,21 @@
 //! Which trace a request belongs to, what the next leg is told of it, and the span that we make of our part.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderName, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 use weft_policy::{
-    model::{AccessLogFormat, AccessLogMode, Telemetry},
+    model::{AccessLogFormat, AccessLogMode, Target, Telemetry},
     trace::{self, Formats, Incoming, Outgoing, SpanId, TraceId},
 };
 
 use super::{
     export::SpanSink,
-    span::{Call, HttpCall, Kind, Span},
+    span::{Call, HttpCall, Kind, Moved, Span},
 };
 use crate::{
     error::{ProxyError, Reason},
@@ -25,6 +26,8 @@ use crate::{
 /// `1` from the own app asks that the trace is recorded whatever the sampling. It goes no further than its sidecar: what it
 /// asks for travels in the trace context.
 pub const FORCE: HeaderName = HeaderName::from_static("x-weft-force-trace");
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// The trace of a request.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,8 @@ struct Running {
     log: Log,
     format: AccessLogFormat,
     sink: Rc<SpanSink>,
+    /// Another try of the same request is its line. `None`: there is none beside it.
+    quiet: Option<Rc<Cell<bool>>>,
 }
 
 impl Traced {
@@ -123,11 +128,27 @@ impl Traced {
         headers: &HeaderMap,
         sink: &Rc<SpanSink>,
     ) -> OpenSpan {
+        self.open(kind, id, sink, || {
+            let names = (received.authority.clone(), received.path.clone());
+            let call = HttpCall::new(received.method.clone(), names, (version, received.grpc), headers);
+            // A line of the access log alone has no attributes: what it does not have is not looked for.
+            let baggage = if self.sampled { headers.get(BAGGAGE).cloned() } else { None };
+            Call::Http(HttpCall { upgrade: received.upgrade.is_some(), baggage, ..call })
+        })
+    }
+
+    /// Begins the span of an opaque connection, where somebody wants it.
+    #[must_use]
+    pub fn begin_bytes(&self, kind: Kind, id: SpanId, service: Option<&Target>, sink: &Rc<SpanSink>) -> OpenSpan {
+        let mut span = self.open(kind, id, sink, || Call::Tcp(Moved::default()));
+        span.add(|span| span.service = service.cloned());
+        span
+    }
+
+    fn open(&self, kind: Kind, id: SpanId, sink: &Rc<SpanSink>, call: impl FnOnce() -> Call) -> OpenSpan {
         if !self.sampled && self.log == Log::Never {
             return OpenSpan::default();
         }
-        let names = (received.authority.clone(), received.path.clone());
-        let call = HttpCall::new(received.method.clone(), names, (version, received.grpc), headers);
         let span = Span {
             trace: self.trace,
             id,
@@ -135,7 +156,7 @@ impl Traced {
             kind,
             started: SystemTime::UNIX_EPOCH,
             duration: Duration::ZERO,
-            call: Call::Http(call),
+            call: call(),
             peer: None,
             peer_id: None,
             service: None,
@@ -148,7 +169,8 @@ impl Traced {
         };
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
-        OpenSpan(Some(Box::new(Running { span, began, asked: began, deadline: None, export, log, format, sink })))
+        let running = Running { span, began, asked: began, deadline: None, export, log, format, sink, quiet: None };
+        OpenSpan(Some(Box::new(running)))
     }
 }
 
@@ -160,6 +182,22 @@ impl OpenSpan {
         }
     }
 
+    /// The trace, where its spans are exported.
+    #[must_use]
+    pub fn trace(&self) -> Option<weft_metrics::TraceId> {
+        let running = self.0.as_ref().filter(|running| running.export)?;
+        Some(weft_metrics::TraceId(running.span.trace.to_bytes()))
+    }
+
+    /// Where the connection goes.
+    pub fn to_endpoint(&mut self, endpoint: &EndpointState) {
+        self.add(|span| {
+            let mesh = endpoint.endpoint.mesh.as_ref();
+            span.peer = Some(mesh.map_or(endpoint.address, |mesh| mesh.address));
+            span.peer_id = mesh.map(|mesh| mesh.identity.clone());
+        });
+    }
+
     /// Where the request goes.
     pub fn to(&mut self, endpoint: &EndpointState, address: SocketAddr, http2: bool) {
         self.add(|span| {
@@ -167,6 +205,9 @@ impl OpenSpan {
             span.peer_id = endpoint.endpoint.mesh.as_ref().map(|mesh| mesh.identity.clone());
             if let Call::Http(call) = &mut span.call {
                 call.version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+                if call.upgrade {
+                    call.method = if http2 { Method::CONNECT } else { Method::GET };
+                }
             }
         });
     }
@@ -213,13 +254,51 @@ impl OpenSpan {
         });
     }
 
-    /// The exchange has left HTTP.
+    /// The exchange has left HTTP: the span of the handshake ends with its answer, and that of the session begins below
+    /// it. The access log has one line for both, at the end.
     pub fn upgraded(&mut self) {
+        let Some(running) = &mut self.0 else { return };
+        let Call::Http(call) = &mut running.span.call else { return };
+        call.complete = true;
+        if running.span.kind == Kind::Server {
+            // The app's answer was in its own version of HTTP; the caller's switch is in its own.
+            call.status = Some(if call.version == Version::HTTP_2 { 200 } else { 101 });
+        }
+        call.session = Some(Moved::default());
+        let id = running.span.id;
+        let mut handshake = running.span.clone();
+        running.span.events.clear();
+        (running.span.parent, running.span.id) = (Some(id), SpanId::random(rand::random()));
+        if running.export {
+            if let Call::Http(call) = &mut handshake.call {
+                call.session = None;
+            }
+            handshake.duration = running.began.elapsed();
+            handshake.started = SystemTime::now() - handshake.duration;
+            running.sink.send(handshake);
+        }
+        running.began = Instant::now();
+    }
+
+    /// So much has moved on a connection on which nobody looks at messages, until it ended, badly for this reason.
+    pub fn moved(&mut self, sent: u64, received: u64, reason: Option<Reason>) {
         self.add(|span| {
-            if let Call::Http(call) = &mut span.call {
-                call.upgraded = true;
+            span.reason = reason;
+            match &mut span.call {
+                Call::Tcp(moved) => *moved = Moved { sent, received },
+                Call::Http(call) => call.session = Some(Moved { sent, received }),
             }
         });
+    }
+
+    /// There is no connection, for this reason.
+    pub fn refused(&mut self, reason: Reason) {
+        self.moved(0, 0, Some(reason));
+    }
+
+    /// Notes an event; its details are made only where there is a span.
+    pub fn event<const N: usize>(&mut self, name: &'static str, details: impl FnOnce() -> [(&'static str, String); N]) {
+        self.add(|span| span.event(name, details()));
     }
 
     /// The answer has ended.
@@ -232,19 +311,55 @@ impl OpenSpan {
         });
     }
 
+    /// Shares whether it comes into the access log with who starts other tries beside it.
+    pub fn beside(&mut self, quiet: &Rc<Cell<bool>>) {
+        if let Some(running) = &mut self.0 {
+            running.quiet = Some(Rc::clone(quiet));
+        }
+    }
+
+    /// The request is sent again after a while. What is left is for the access log alone, should the caller not wait for
+    /// so long; say [`Self::retried`] of it when the next try begins.
+    #[must_use]
+    pub fn waits(mut self) -> Self {
+        let Some(mut running) = self.0.take_if(|running| running.log != Log::Never) else { return Self(None) };
+        if std::mem::take(&mut running.export) {
+            let mut span = running.span.clone();
+            span.duration = running.began.elapsed();
+            span.started = SystemTime::now() - span.duration;
+            running.sink.send(span);
+        }
+        running.span.reason = None;
+        if let Call::Http(call) = &mut running.span.call {
+            (call.status, call.grpc_status, call.complete) = (None, None, false);
+        }
+        Self(Some(running))
+    }
+
     /// The request is sent again: this answer is nobody's, and the access log has the last one.
     pub fn retried(&mut self) {
         self.ended(None, true);
+        self.not_logged();
+    }
+
+    /// It is not for the access log.
+    pub fn not_logged(&mut self) {
         if let Some(running) = &mut self.0 {
             running.log = Log::Never;
         }
+    }
+
+    /// What it is about was not used: nobody is told.
+    pub fn forget(&mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, asked, deadline, export, log, format, sink } = *running;
+        let Running { mut span, began, asked, deadline, export, log, format, sink, quiet } = *running;
+        let log = if quiet.is_some_and(|quiet| quiet.get()) { Log::Never } else { log };
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
-use http::{Method, Request, Version};
+use http::{HeaderMap, Method, Request, Version};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use weft_policy::model::Target;
@@ -92,20 +92,21 @@ impl Carrier {
         !self.leaving.has_fired() && Instant::now() < self.until
     }
 
-    /// Opens a tunnel to a service port behind this connection.
+    /// Opens a tunnel to a service port behind this connection; `context` tells of its trace.
     ///
     /// # Errors
     /// When the connection has ended, in which case nothing was sent, or the far sidecar refuses.
-    pub async fn open(self, target: &Target) -> Result<(Tunnel, StreamGuard), ProxyError> {
+    pub async fn open(self, target: &Target, context: HeaderMap) -> Result<(Tunnel, StreamGuard), ProxyError> {
         let Self { address, sender, streams, closed, .. } = self;
         let guard = StreamGuard::new(streams);
         let authority = format!("{}.{}:{}", target.service.name(), target.service.namespace(), target.port);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::CONNECT)
             .uri(authority)
             .version(Version::HTTP_2)
             .body(())
             .map_err(|error| ProxyError::unsent(Reason::Internal, error.to_string()))?;
+        *request.headers_mut() = context;
         let ended = |error: h2::Error| {
             // A stream that was reset says nothing of the others.
             if !error.is_reset() {

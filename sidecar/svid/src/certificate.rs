@@ -10,7 +10,7 @@ use x509_parser::{
     extensions::{GeneralName, ParsedExtension, X509Extension},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
-        OID_SIG_ED25519,
+        OID_SIG_ED25519, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
     },
     prelude::FromDer,
     public_key::PublicKey,
@@ -47,6 +47,19 @@ pub(crate) struct Leaf<'a> {
 /// The first rule that the leaf breaks.
 pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, SvidReason> {
     leaf(chain.first().ok_or(SvidReason::NoCertificate)?).map(|leaf| leaf.identity)
+}
+
+/// Name and key identifier of who signed a certificate, as they stand there.
+pub(crate) fn authority(der: &CertificateDer<'_>) -> Box<[u8]> {
+    let Ok(certificate) = parse(der) else { return Box::default() };
+    let known =
+        certificate.extensions().iter().filter(|extension| extension.oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER);
+    [certificate.issuer().as_raw()]
+        .into_iter()
+        .chain(known.map(|extension| extension.value))
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// Checks all rules that need nothing but the leaf (X509-SVID sections 2 to 4, RFC 5280 section 4).

@@ -76,6 +76,17 @@ impl Svid {
         Ok(Self { chain, identity, not_before, key })
     }
 
+    /// What tells its authority from another one: the certificate that signed it, or where a root did so itself, the
+    /// name and key identifier of that root.
+    #[must_use]
+    pub fn signer(&self) -> Box<[u8]> {
+        match &self.chain[..] {
+            [_, signer, ..] => signer.as_ref().into(),
+            [leaf] => certificate::authority(leaf),
+            [] => Box::default(),
+        }
+    }
+
     /// The private key in PKCS #8, for those who keep it. What is copied from it is theirs to wipe.
     #[must_use]
     pub fn pkcs8(&self) -> &[u8] {

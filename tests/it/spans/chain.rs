@@ -13,6 +13,7 @@ use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use weft_examples::context::FIELDS;
 
+use super::websocket;
 use crate::{
     http2::{self, End, within},
     mesh::{TestMesh, Workload},
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// What `back` answers: a status (a gRPC code for gRPC), `hang`, or `first-N`, which is N once in each trace. Another app
-/// answers itself where the value ends in `at NAME`.
+/// answers itself where the value ends in `at NAME`. With `loses` the apps do not hand on the trace.
 pub const ANSWER: &str = "x-answer";
 
 /// A field: its name in lower case, and its value.
@@ -30,6 +31,8 @@ pub type Field = (String, String);
 /// The mesh, and what its apps were told.
 pub struct Chain {
     pub mesh: TestMesh,
+    /// Where the control plane takes spans.
+    pub otlp: SocketAddr,
     caller: Caller,
     seen: Seen,
 }
@@ -70,8 +73,15 @@ pub fn field<'a>(fields: &'a [Field], name: &str) -> Option<&'a str> {
     first
 }
 
+/// What an app tells the next one: everything of the trace, unless it is one that loses it.
 fn copied(fields: &[Field]) -> Vec<Field> {
-    fields.iter().filter(|(name, _)| *name == ANSWER || FIELDS.contains(&name.as_str())).cloned().collect()
+    let loses = field(fields, ANSWER) == Some("loses");
+    fields
+        .iter()
+        .filter(|(name, _)| *name == ANSWER || !loses)
+        .filter(|(name, _)| *name == ANSWER || FIELDS.contains(&name.as_str()))
+        .cloned()
+        .collect()
 }
 
 impl App {
@@ -128,10 +138,16 @@ impl App {
                 let _ = stream.read(&mut bytes);
                 return;
             }
+            Does::Asks(address, service) if websocket::asks(&fields) => {
+                return websocket::pass(stream, address, service, target, &copied(&fields));
+            }
             Does::Asks(address, service) => {
                 get(address, service, target, &copied(&fields)).map_or(500, |(status, _)| status)
             }
         };
+        if websocket::asks(&fields) && status == 200 {
+            return websocket::echo(stream);
+        }
         let _ = write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
     }
 
@@ -239,7 +255,7 @@ impl Chain {
             .calls("front")
             .calls("gone")
             .start();
-        let chain = Self { mesh, caller, seen };
+        let chain = Self { mesh, otlp: own, caller, seen };
         for _ in 0..100 {
             if chain.send("front", "/warm/Up", &[("traceparent", &unsampled())]).await == chain.fine() {
                 return chain;

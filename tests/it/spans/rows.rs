@@ -34,8 +34,18 @@ pub const HTTP: &[Row] = &[
             "no middle CLIENT 1 failed",
             "no middle CLIENT 1 http.request.resend_count",
             "no back SERVER 1 failed",
+            "back SERVER 1 saga.id: s-7",
         ],
     ),
+    (
+        "/slowed/17",
+        "200",
+        200,
+        6,
+        &["middle CLIENT 1 event weft.fault weft.reason: fault_delay", "no middle CLIENT 1 failed"],
+    ),
+    // The copy has a span of its own, and its receiver's is below that.
+    ("/mirrored/17", "200", 200, 8, &["middle CLIENT 1 event: weft.mirror", "middle CLIENT 2 event: weft.mirror"]),
     (
         "/orders/17",
         "404",
@@ -70,7 +80,7 @@ pub const HTTP: &[Row] = &[
         8,
         &[
             "middle CLIENT 1 error.type: 503",
-            "middle CLIENT 1 event: weft.retry",
+            "middle CLIENT 1 event weft.retry weft.reason: status",
             "no middle CLIENT 1 http.request.resend_count",
             "middle CLIENT 2 http.request.resend_count: 1",
             "no middle CLIENT 2 failed",
@@ -112,6 +122,7 @@ pub const HTTP: &[Row] = &[
         &[
             "middle CLIENT 1 error.type: 429",
             "back SERVER 1 weft.reason: rate_limited",
+            "back SERVER 1 event weft.rate_limited weft.reason: rate_limited",
             "back SERVER 1 http.response.status_code: 429",
             "no back SERVER 1 failed",
         ],
@@ -172,7 +183,7 @@ pub const GRPC: &[Row] = &[
         8,
         &[
             "middle CLIENT 1 error.type: UNAVAILABLE",
-            "middle CLIENT 1 event: weft.retry",
+            "middle CLIENT 1 event weft.retry weft.reason: grpc_status",
             "no middle CLIENT 1 http.request.resend_count",
             "middle CLIENT 2 http.request.resend_count: 1",
             "no middle CLIENT 2 failed",
@@ -211,6 +222,7 @@ pub const GRPC: &[Row] = &[
         &[
             "middle CLIENT 1 error.type: RESOURCE_EXHAUSTED",
             "back SERVER 1 weft.reason: rate_limited",
+            "back SERVER 1 event weft.rate_limited weft.reason: rate_limited",
             "no back SERVER 1 failed",
         ],
     ),

@@ -22,13 +22,38 @@ pub struct Span {
     pub parent: String,
     /// `service.name` of its resource.
     pub service: String,
-    pub server: bool,
+    pub kind: Kind,
     pub name: String,
     pub start: u64,
     /// Nobody said how it ended, or it failed.
     pub failed: bool,
-    pub events: Vec<String>,
+    pub events: Vec<(String, BTreeMap<String, String>)>,
     pub attributes: BTreeMap<String, String>,
+}
+
+impl Span {
+    /// The SERVER span of a service.
+    pub fn is_of(&self, service: &str) -> bool {
+        self.kind == Kind::Server && self.service == service
+    }
+}
+
+/// Of a span.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    Internal,
+    Server,
+    Client,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Internal => "INTERNAL",
+            Self::Server => "SERVER",
+            Self::Client => "CLIENT",
+        }
+    }
 }
 
 /// A new trace id.
@@ -72,13 +97,27 @@ pub fn is_kept(mesh: &TestMesh, trace: &str) -> bool {
     status == 200
 }
 
+/// A trace in OTLP's JSON.
+pub fn otlp(mesh: &TestMesh, trace: &str) -> Result<Value, String> {
+    body(mesh, &format!("/api/v3/traces/{trace}"))
+}
+
+/// The newest trace with a span of a service that has this attribute, once there is one.
+pub fn by_attribute(mesh: &TestMesh, service: &str, name: &str, value: &str) -> String {
+    let path = format!("/api/traces?service={service}&tags=%7B%22{name}%22%3A%22{value}%22%7D&limit=1");
+    eventually(&format!("a trace with {name} {value}"), || {
+        let found = body(mesh, &path)?;
+        found["data"][0]["traceID"].as_str().map(str::to_owned).ok_or_else(|| found.to_string())
+    })
+}
+
 /// The spans of a trace in the order in which they began, once so many have come.
 pub fn spans(mesh: &TestMesh, trace: &str, count: usize) -> Vec<Span> {
     let found = eventually(&format!("{count} spans of {trace}, within {LIMIT:?}"), || {
         let ours = body(mesh, &format!("/weft/v1/traces/{trace}"))?;
         if list(&ours, "items").count() < count { Err(format!("{ours:#}")) } else { Ok(ours) }
     });
-    let otlp = body(mesh, &format!("/api/v3/traces/{trace}")).expect("kept");
+    let otlp = otlp(mesh, trace).expect("kept");
     let mut spans = Vec::new();
     for resource in list(&otlp["result"], "resourceSpans") {
         let about = pairs(&resource["resource"]);
@@ -107,56 +146,81 @@ fn read(span: &Value, service: &str, trace: &str) -> Span {
     let code = span["status"]["code"].as_u64().unwrap_or(0);
     assert_ne!(code, 1, "OK is the application's to say: {span}");
     assert!(span["status"]["message"].as_str().is_none_or(str::is_empty), "the code says it: {span}");
-    let kind = span["kind"].as_u64().expect("a kind");
-    assert!(matches!(kind, 2 | 3), "{span}");
+    let kind = match span["kind"].as_u64() {
+        Some(1) => Kind::Internal,
+        Some(2) => Kind::Server,
+        Some(3) => Kind::Client,
+        _ => panic!("{span}"),
+    };
     let time = |key: &str| text(&span[key]).parse::<u64>().expect("nanoseconds");
     assert!(time("startTimeUnixNano") <= time("endTimeUnixNano"), "{span}");
     Span {
         id: text(&span["spanId"]),
         parent: text(&span["parentSpanId"]),
         service: service.to_owned(),
-        server: kind == 2,
+        kind,
         name: text(&span["name"]),
         start: time("startTimeUnixNano"),
         failed: code == 2,
-        events: list(span, "events").map(|event| text(&event["name"])).collect(),
+        events: list(span, "events").map(|event| (text(&event["name"]), pairs(event))).collect(),
         attributes: pairs(span),
     }
 }
 
 /// What the spans say, a line for each thing: `SERVICE KIND N WHAT`, where N numbers the spans of a kind of a service and
-/// WHAT is `name: ...`, `failed`, `event: ...` or an attribute.
+/// WHAT is `name: ...`, `failed`, `event: ...`, `event NAME KEY: ...` or an attribute.
 pub fn lines(spans: &[Span]) -> Vec<String> {
-    let mut counts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, Kind), usize> = BTreeMap::new();
     let mut lines = Vec::new();
     for span in spans {
-        let number = counts.entry((&span.service, span.server)).or_default();
+        let number = counts.entry((&span.service, span.kind)).or_default();
         *number += 1;
-        let start = format!("{} {} {number}", span.service, if span.server { "SERVER" } else { "CLIENT" });
+        let start = format!("{} {} {number}", span.service, span.kind.word());
         lines.push(format!("{start} name: {}", span.name));
         if span.failed {
             lines.push(format!("{start} failed"));
         }
-        lines.extend(span.events.iter().map(|event| format!("{start} event: {event}")));
+        for (event, details) in &span.events {
+            lines.push(format!("{start} event: {event}"));
+            lines.extend(details.iter().map(|(key, value)| format!("{start} event {event} {key}: {value}")));
+        }
         lines.extend(span.attributes.iter().map(|(key, value)| format!("{start} {key}: {value}")));
     }
     lines
 }
 
-/// SERVER spans are children of the CLIENT span of the hop, CLIENT spans of the SERVER span of the same workload.
+/// SERVER spans are children of the CLIENT span of the hop, CLIENT spans of the SERVER span of the same workload, and what
+/// comes after a handshake is below it.
 pub fn check_links(spans: &[Span], root: &str) {
     for span in spans {
         let parent = spans.iter().find(|other| other.id == span.parent);
-        match (span.server, parent) {
-            (true, Some(parent)) => {
-                assert!(!parent.server && parent.service != span.service, "{span:#?} below {parent:#?}");
-                let same = spans.iter().filter(|other| other.parent == span.parent).count();
-                assert_eq!(same, 1, "each try has a SERVER span of its own: {spans:#?}");
+        match (span.kind, parent) {
+            (Kind::Server, Some(parent)) => {
+                assert!(parent.kind == Kind::Client && parent.service != span.service, "{span:#?} below {parent:#?}");
+                let same = |other: &&Span| other.parent == span.parent && other.kind == Kind::Server;
+                assert_eq!(spans.iter().filter(same).count(), 1, "each try has a SERVER span of its own: {spans:#?}");
             }
-            (false, Some(parent)) => assert!(parent.server && parent.service == span.service, "{span:#?} {parent:#?}"),
-            (false, None) => assert_eq!((span.service.as_str(), span.parent.as_str()), ("client", root)),
-            (true, None) => panic!("a SERVER span without its CLIENT span: {span:#?}"),
+            (Kind::Client, Some(parent)) => {
+                assert!(parent.kind == Kind::Server && parent.service == span.service, "{span:#?} {parent:#?}");
+            }
+            (Kind::Internal, Some(parent)) => {
+                assert!(parent.kind != Kind::Internal && parent.service == span.service, "{span:#?} {parent:#?}");
+            }
+            (Kind::Client, None) => assert_eq!((span.service.as_str(), span.parent.as_str()), ("client", root)),
+            (_, None) => panic!("without what caused it: {span:#?}"),
         }
+    }
+}
+
+/// What is told of connections on whose bytes nobody looks at messages.
+pub fn check_bytes(spans: &[Span]) {
+    for span in spans {
+        for key in ["network.transport", "weft.bytes.sent", "weft.bytes.received", "network.peer.address"] {
+            assert!(span.attributes.contains_key(key), "{key} is missing: {span:#?}");
+        }
+        let requests = |key: &&String| ["http.", "url.", "rpc."].iter().any(|of| key.starts_with(of));
+        assert_eq!(span.attributes.keys().find(requests), None, "{span:#?}");
+        assert_eq!(span.failed, span.attributes.contains_key("error.type"), "{span:#?}");
     }
 }
 
@@ -164,12 +228,10 @@ pub fn check_links(spans: &[Span], root: &str) {
 pub fn check_attributes(spans: &[Span], grpc: bool) {
     for span in spans {
         let has = |key: &str| span.attributes.contains_key(key);
-        let required = if span.server { ["url.path", "url.scheme"] } else { ["url.full", "server.address"] };
-        let forbidden: &[&str] = if span.server {
-            &["url.full", "http.request.resend_count"]
-        } else {
-            &["url.path", "url.query", "http.route"]
-        };
+        let server = span.kind == Kind::Server;
+        let required = if server { ["url.path", "url.scheme"] } else { ["url.full", "server.address"] };
+        let forbidden: &[&str] =
+            if server { &["url.full", "http.request.resend_count"] } else { &["url.path", "url.query", "http.route"] };
         let call: &[&str] = if grpc { &["rpc.system.name", "rpc.method"] } else { &["http.request.method"] };
         let common = ["server.address", "server.port", "network.protocol.version", "network.peer.address"];
         for key in required.iter().chain(&common).chain(call) {

@@ -143,6 +143,8 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
         }
         // What is served, and who asks.
         "/version" | "/version/" | "/api" | "/apis" if read => return Ok(()),
+        // Of a service in a namespace that the caller may read.
+        "/sampling" if read => return Ok(()),
         _ if read && ["/api/", "/apis/", "/openapi/"].iter().any(|prefix| path.starts_with(prefix)) => return Ok(()),
         super::review::WHO | super::review::CAN => return Ok(()),
         "/weft/v1/tokens" if caller.role != Role::Admin => return Err(Forbidden::Role),
@@ -160,6 +162,7 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
     match path {
         // These answers leave out what is not the caller's; the chain of hashes tells of no object.
         "/weft/v1/proxies" | "/weft/v1/endpoints" | "/weft/v1/graph" | "/weft/v1/history/verify" => Ok(()),
+        "/weft/v1/prometheus/targets" => Ok(()),
         // No limit is not a limit, and each value that is given has to be the own one.
         "/weft/v1/history" | "/weft/v1/explain"
             if !namespaces.is_empty() && namespaces.iter().all(|namespace| namespace == own) =>
@@ -255,6 +258,7 @@ mod tests {
             ("GET /openapi/v3/api/v1", "yyyyy"),
             ("GET /metrics", "yyynn"),
             ("GET /weft/v1/proxies", "yyyyy"),
+            ("GET /weft/v1/prometheus/targets", "yyyyy"),
             ("GET /weft/v1/graph", "yyyyy"),
             ("GET /weft/v1/resources/errors", "yyynn"),
             ("GET /weft/v1/history", "yyynn"),

@@ -23,6 +23,7 @@ pub struct Requests<'a> {
     grpc_codes: Given<'a, Vec<u32>>,
     /// Empty: the idempotent ones.
     methods: Given<'a, Vec<String>>,
+    backoff_min: Given<'a, Duration>,
     backoff_base: Given<'a, Duration>,
     backoff_max: Given<'a, Duration>,
     hedge_after: Given<'a, Option<Duration>>,
@@ -62,6 +63,7 @@ impl<'a> Requests<'a> {
                 )
             }),
             methods: layers.pick(Vec::new(), |spec| retries(spec)?.methods.clone()),
+            backoff_min: backoff(|backoff| backoff.min, default.backoff_min),
             backoff_base: backoff(|backoff| backoff.base, default.backoff_base),
             backoff_max: backoff(|backoff| backoff.max, default.backoff_max),
             hedge_after: layers.pick(default.hedge_after, |spec| retries(spec)?.hedge_after.map(unless_zero)),
@@ -77,6 +79,7 @@ impl<'a> Requests<'a> {
             && self.codes.value.iter().copied().eq(default.codes.iter().map(|code| u32::from(code.as_u16())))
             && self.grpc_codes.value.iter().copied().eq(default.grpc_codes.iter().copied().map(u32::from))
             && are_usual(&self.methods.value)
+            && self.backoff_min.value == default.backoff_min
             && self.backoff_base.value == default.backoff_base
             && self.backoff_max.value == default.backoff_max
             && self.hedge_after.value == default.hedge_after;
@@ -89,6 +92,7 @@ impl<'a> Requests<'a> {
                 codes: self.codes.value.clone(),
                 grpc_codes: self.grpc_codes.value.clone(),
                 methods: self.methods.value.clone(),
+                backoff_min: Some(self.backoff_min.value).filter(|least| !least.is_zero()).and_then(wire),
                 backoff_base: wire(self.backoff_base.value),
                 backoff_max: wire(self.backoff_max.value),
                 hedge_after: self.hedge_after.value.and_then(wire),
@@ -115,6 +119,7 @@ impl<'a> Requests<'a> {
                 }),
             ),
             self.methods.row("retries.methods", methods),
+            self.backoff_min.row("retries.backoff.min", |least| text_or_none(&unless_zero(Span(*least)))),
             self.backoff_base.row("retries.backoff.base", text),
             self.backoff_max.row("retries.backoff.max", text),
             self.hedge_after.row("retries.hedgeAfter", text_or_none),

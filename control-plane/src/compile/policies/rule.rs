@@ -76,8 +76,12 @@ fn own(requests: &Requests) -> TrafficPolicySpec {
     let Requests { timeout, backend_timeout, attempts, codes, backoff } = requests;
     let timeouts =
         Timeouts { request: timeout.map(Span), backend_request: backend_timeout.map(Span), ..Timeouts::default() };
-    let backoff =
-        backoff.map(|base| Backoff { base: Some(Span(base)), max: Some(Span(base.saturating_mul(BACKOFF_GROWTH))) });
+    // "The minimum duration a Gateway should wait": the jitter comes on top.
+    let backoff = backoff.map(|least| Backoff {
+        min: Some(Span(least)),
+        base: Some(Span(least)),
+        max: Some(Span(least.saturating_mul(BACKOFF_GROWTH))),
+    });
     let codes = codes.as_ref().map(|codes| codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect());
     let retries = Retries { attempts: *attempts, codes, backoff, ..Retries::default() };
     TrafficPolicySpec { timeouts: Some(timeouts), retries: Some(retries), ..TrafficPolicySpec::default() }

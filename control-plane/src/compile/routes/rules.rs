@@ -8,19 +8,27 @@ use super::{
     attach::Route,
     references::{self, Grants},
 };
-use crate::source::{
-    Problem, Reason,
-    routes::{
-        self, Backend, Filter,
-        filters::{self, Action},
-        requests::Requests,
-        word,
+use crate::{
+    sessions::Secret,
+    source::{
+        Problem, Reason,
+        routes::{
+            self, Backend, Filter,
+            filters::{self, Action},
+            requests::Requests,
+            word,
+        },
     },
 };
 
 /// The rules of a route, in its order.
-pub fn of(route: &Route<'_>, views: &Views<'_>, grants: &Grants<'_>, problems: &mut Vec<Problem>) -> Vec<Rule> {
-    let mut compiler = Compiler { route, views, grants, problems };
+pub fn of(
+    route: &Route<'_>,
+    views: &Views<'_>,
+    (grants, secret): (&Grants<'_>, &Secret),
+    problems: &mut Vec<Problem>,
+) -> Vec<Rule> {
+    let mut compiler = Compiler { route, views, grants, secret, problems };
     let rules = route.rules.iter().enumerate();
     rules.map(|(index, (rule, matches))| Rule { matches: matches.clone(), ..compiler.rule(index, rule) }).collect()
 }
@@ -29,31 +37,55 @@ struct Compiler<'a> {
     route: &'a Route<'a>,
     views: &'a Views<'a>,
     grants: &'a Grants<'a>,
+    secret: &'a Secret,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Compiler<'_> {
     fn rule(&mut self, index: usize, rule: &routes::Rule) -> Rule {
         let path = format!("spec.rules[{index}]");
-        if rule.session_persistence.is_some() {
-            let message = "sessionPersistence is not supported: requests of one session may go to any endpoint";
-            self.unsupported(&format!("{path}.sessionPersistence"), message, "hash on a cookie with a TrafficPolicy");
-        }
         let own = rule.filters.as_deref().unwrap_or_default();
         let own = self.filters(own, &format!("{path}.filters"), false, "the rule answers 500");
         let backends = rule.backend_refs.iter().flatten().enumerate();
         let backends =
             backends.map(|(place, backend)| self.backend(backend, &format!("{path}.backendRefs[{place}]"))).collect();
-        let (filters, backends) = own.map_or_else(Default::default, |filters| (filters, backends));
+        let (filters, backends): (_, Vec<_>) = own.map_or_else(Default::default, |filters| (filters, backends));
+        let name = rule.name.clone().unwrap_or_else(|| index.to_string());
         Rule {
             kind: self.route.kind,
             route: self.route.id.clone(),
-            name: rule.name.clone().unwrap_or_else(|| index.to_string()),
+            session: self.session(rule, &name, &backends, &path),
+            name,
             requests: Requests::of(rule),
             filters,
             backends,
             matches: Vec::new(),
         }
+    }
+
+    /// Its sessions, unless a Service has an affinity of its own (GEP-1619 rejects the two together).
+    fn session(
+        &mut self,
+        rule: &routes::Rule,
+        name: &str,
+        backends: &[v1::WeightedBackend],
+        path: &str,
+    ) -> Option<v1::SessionPersistence> {
+        let id = format!("{}#{name}", self.route.id);
+        let session = routes::session::of(rule, &id)?;
+        let by_address = backends.iter().find(|backend| {
+            let object = self.views.get(&backend.service).and_then(|view| view.object);
+            let spec = object.and_then(|object| object.value.spec.as_ref());
+            spec.is_some_and(|spec| spec.session_affinity.as_deref() == Some("ClientIP"))
+        });
+        if let Some(backend) = by_address {
+            let service = &backend.service;
+            let message = format!("Service \"{service}\" has sessionAffinity ClientIP: the rule has no sessions");
+            let path = format!("{path}.sessionPersistence");
+            self.unsupported(&path, &message, "use one of the two");
+            return None;
+        }
+        Some(v1::SessionPersistence { key: self.secret.key(self.route.kind, &id).into(), ..session })
     }
 
     fn backend(&mut self, backend: &Backend, path: &str) -> v1::WeightedBackend {

@@ -71,7 +71,7 @@ fn traffic() -> BoxedStrategy<Value> {
         ("codes", list(prop_oneof![9 => 400..600, 1 => Just(200)].prop_map(Value::from).boxed())),
         ("grpcCodes", list(word(&["ABORTED", "UNAVAILABLE", "OK"]))),
         ("methods", list(word(&["GET", "PURGE", "get"]))),
-        ("backoff", maybe(object(vec![("base", time()), ("max", time())]))),
+        ("backoff", maybe(object(vec![("min", time()), ("base", time()), ("max", time())]))),
         ("budget", maybe(object(vec![("percent", percent()), ("minPerSecond", number())]))),
         ("hedgeAfter", time()),
     ];

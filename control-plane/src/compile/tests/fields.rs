@@ -112,6 +112,7 @@ fn what_a_route_says_itself_is_the_most_specific() {
         ("timeouts.backendRequest", "timeouts: {backendRequest: 9s}", "timeouts: {backendRequest: 7s}", "7s"),
         ("retries.attempts", "retries: {attempts: 4}", "retry: {attempts: 0}", "0"),
         ("retries.codes", "retries: {codes: [500]}", "retry: {codes: [503, 429]}", "503, 429"),
+        ("retries.backoff.min", "retries: {backoff: {min: 9s}}", "retry: {backoff: 7s}", "7s"),
         ("retries.backoff.base", "retries: {backoff: {base: 9s}}", "retry: {backoff: 7s}", "7s"),
         ("retries.backoff.max", "retries: {backoff: {max: 9s}}", "retry: {backoff: 7s}", "1m10s"),
     ] {
@@ -155,6 +156,7 @@ fn levels_are_merged_field_by_field() {
         codes: vec![500],
         grpc_codes: vec![14],
         methods: Vec::new(),
+        backoff_min: None,
         backoff_base: millis(30),
         backoff_max: millis(250),
         hedge_after: None,

@@ -73,6 +73,8 @@ pub struct Retries {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Backoff {
+    /// The least that is waited where something was sent, before the jitter. Default none.
+    pub min: Option<Span>,
     /// Default 25ms.
     pub base: Option<Span>,
     /// Default 250ms.

@@ -70,9 +70,10 @@ fn names<'a>(names: impl Iterator<Item = Option<&'a str>>, check: &mut Check<'_>
     }
 }
 
-/// Filters and backends.
+/// Filters, backends and sessions.
 fn rule(rule: &Rule, path: &str, check: &mut Check<'_>) {
     filters::of_rule(rule, path, check);
+    routes::session::check(rule, path, check);
     let backends: &[Backend] = rule.backend_refs.as_deref().unwrap_or_default();
     for (index, backend) in backends.iter().enumerate() {
         check.backend(&format!("{path}.backendRefs[{index}]"), backend.port, backend.weight);

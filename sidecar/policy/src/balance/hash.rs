@@ -61,7 +61,7 @@ pub fn of_request(on: &HashOn, headers: &HeaderMap, query: Option<&str>, source:
 }
 
 /// The value of the first cookie of this name (RFC 6265 section 5.4), bytes as sent.
-fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let lines = headers.get_all(header::COOKIE).iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';')).find_map(|pair| {
         let at = pair.iter().position(|&byte| byte == b'=')?;

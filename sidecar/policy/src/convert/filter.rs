@@ -61,7 +61,7 @@ pub fn filters(wire: Vec<v1::Filter>, place: Place) -> Result<Filters, Invalid> 
 }
 
 /// Fields that belong to one connection or to framing (RFC 9110 section 7.6.1), and Host, which a rewrite sets.
-const NOT_TO_BE_CHANGED: [&str; 11] = [
+const NOT_TO_BE_CHANGED: [&str; 12] = [
     "connection",
     "content-length",
     "host",
@@ -73,11 +73,19 @@ const NOT_TO_BE_CHANGED: [&str; 11] = [
     "upgrade",
     // The mesh's own.
     "x-weft-caller-version",
+    "x-weft-rule",
     "x-weft-unsent",
 ];
 
-fn changeable(field: &str, text: String) -> Result<HeaderName, Invalid> {
-    if NOT_TO_BE_CHANGED.contains(&text.as_str()) {
+/// A lower-case field that no route may write.
+#[must_use]
+pub fn is_fixed_header(name: &str) -> bool {
+    NOT_TO_BE_CHANGED.contains(&name)
+}
+
+/// A field that a route may write.
+pub(super) fn changeable(field: &str, text: String) -> Result<HeaderName, Invalid> {
+    if is_fixed_header(&text) {
         return invalid(field, text, "belongs to the connection or to framing: it cannot be changed");
     }
     header_name(field, text)

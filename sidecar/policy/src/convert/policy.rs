@@ -55,6 +55,7 @@ fn retry(wire: Option<v1::Retry>) -> Result<Retry, Invalid> {
             .map(|(index, &code)| grpc_code(&format!("grpc_codes[{index}]"), code))
             .collect::<Result<_, _>>()?,
         methods: (!wire.methods.is_empty()).then(|| methods.collect()).transpose()?,
+        backoff_min: duration("backoff_min", wire.backoff_min)?.unwrap_or(default.backoff_min),
         backoff_base: duration("backoff_base", wire.backoff_base)?.unwrap_or(default.backoff_base),
         backoff_max: duration("backoff_max", wire.backoff_max)?.unwrap_or(default.backoff_max),
         hedge_after: duration("hedge_after", wire.hedge_after)?,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::{Carrier, Session, SessionKey};
 
 fn wire_service() -> v1::Service {
     v1::Service {
@@ -214,4 +215,43 @@ fn what_becomes_of_calls_that_leave_the_mesh_is_known_or_refused() {
     assert_eq!(workload_config(wire(0)).expect("valid").outbound, OutboundTraffic::AllowAny);
     assert_eq!(workload_config(wire(1)).expect("valid").outbound, OutboundTraffic::RegistryOnly);
     assert_eq!(workload_config(wire(2)).expect_err("not known").field, "outbound_traffic");
+}
+
+#[test]
+fn a_session_that_cannot_be_meant_is_refused_and_its_key_is_not_shown() {
+    use v1::session_persistence::Carrier as Wire;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let rule = |session: v1::SessionPersistence| {
+        let mut wire = wire_service();
+        wire.ports[0].routing.as_mut().expect("routes").rules[0].session = Some(session);
+        let routed = service(wire).map_err(|error| error.to_string())?;
+        let rule = &routed.ports[0].routing.as_ref().expect("routes").rules[0];
+        Ok::<_, String>(rule.session.as_deref().expect("a session").clone())
+    };
+    let cookie = |name: &str| v1::SessionPersistence { carrier: Some(Wire::Cookie(name.into())), ..Default::default() };
+    let whole = v1::SessionPersistence {
+        permanent: true,
+        absolute_timeout: seconds(60),
+        idle_timeout: seconds(5),
+        key: vec![7; 32].into(),
+        ..cookie("sid")
+    };
+    let expected = Session {
+        carrier: Carrier::Cookie { name: "sid".into(), permanent: true },
+        absolute: Some(Duration::from_secs(60)),
+        idle: Some(Duration::from_secs(5)),
+        key: Some(SessionKey([7; 32])),
+    };
+    assert_eq!(rule(whole), Ok(expected));
+    let header = |name: &str| v1::SessionPersistence { carrier: Some(Wire::Header(name.into())), ..Default::default() };
+    assert_eq!(rule(header("x-sid")).expect("valid").key, None);
+    let path = "ports[0].routing.rules[0].session";
+    let wrong = |wire, text: &str| assert_eq!(rule(wire), Err(format!("{path}.{text}")));
+    wrong(cookie("a b"), "cookie: \"a b\": must be a token of at most 128 bytes");
+    wrong(header("X-Sid"), "header: \"X-Sid\": must be a lower-case header name");
+    wrong(v1::SessionPersistence::default(), "carrier: \"\": must be a cookie or a header");
+    let endless = v1::SessionPersistence { permanent: true, ..cookie("sid") };
+    wrong(endless, "absolute_timeout: \"0\": is required for a cookie that is permanent");
+    let short = v1::SessionPersistence { key: vec![7; 5].into(), ..cookie("sid") };
+    wrong(short, "key: \"5 bytes\": must have 32 bytes");
 }

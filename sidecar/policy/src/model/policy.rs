@@ -45,9 +45,11 @@ pub struct Retry {
     pub grpc_codes: Vec<u8>,
     /// Methods that may be repeated once something was sent. `None`, the default: the idempotent ones of RFC 9110.
     pub methods: Option<Vec<Method>>,
-    /// First wait, full jitter. Default 25 ms.
+    /// The least that is waited where something was sent. Default none.
+    pub backoff_min: Duration,
+    /// First wait beyond that, full jitter. Default 25 ms.
     pub backoff_base: Duration,
-    /// Longest wait. Default 250 ms.
+    /// Longest wait beyond the least. Default 250 ms.
     pub backoff_max: Duration,
     /// A second try is started beside the first after this time. Default none.
     pub hedge_after: Option<Duration>,
@@ -60,6 +62,7 @@ impl Default for Retry {
             codes: vec![StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT],
             grpc_codes: vec![14],
             methods: None,
+            backoff_min: Duration::ZERO,
             backoff_base: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
             hedge_after: None,

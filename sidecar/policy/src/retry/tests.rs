@@ -234,6 +234,26 @@ fn back_off_is_full_jitter_with_a_cap() {
     assert!(wait(3, 99_999_999) == Duration::from_nanos(99_999_999), "the third is below 100 ms");
 }
 
+#[test]
+fn the_least_wait_of_a_policy_is_kept_whatever_the_dice_say() {
+    let (none, least) = (HeaderMap::new(), Duration::from_millis(100));
+    let policy = model::Retry { backoff_min: least, ..model::Retry::default() };
+    let soon = headers(&[("retry-after", "0")]);
+    for random in [0, 1, 24_999_999, u64::MAX] {
+        for failure in [Failure::Refused, Failure::Reset, Failure::TryTimeout, UNAVAILABLE, Failure::Grpc(14)] {
+            for response in [None, Some(&soon)] {
+                let wait = with_random(&policy, &Attempt { response, ..get(failure, &none) }, random).expect("again");
+                assert!(wait >= least && wait < least + Duration::from_millis(25), "{failure:?} {wait:?}");
+            }
+        }
+    }
+    let wait = |attempt: &Attempt<'_>| with_random(&policy, attempt, 0);
+    assert_eq!(wait(&get(Failure::Unsent, &none)), Ok(Duration::ZERO), "no backend has seen it");
+    assert_eq!(wait(&Attempt { elsewhere: false, ..get(Failure::Unsent, &none) }), Ok(least));
+    let short = Attempt { left: Some(least), ..get(UNAVAILABLE, &none) };
+    assert_eq!(wait(&short), Err(Stop::Deadline), "the request as a whole has no time for it");
+}
+
 fn any_failure() -> impl Strategy<Value = Failure> {
     prop_oneof![
         Just(Failure::Unsent),

@@ -11,6 +11,7 @@ use weft_policy::{
     balance::{Balancer, EndpointLoad},
     model::Endpoint,
     outlier::Health,
+    session,
 };
 
 use super::Builder;
@@ -49,6 +50,7 @@ impl Builder {
             Arc::new(EndpointState {
                 endpoint: endpoint.clone(),
                 address,
+                session: session::of_endpoint(address, endpoint.workload.as_ref()),
                 load: EndpointLoad::default(),
                 health: Arc::new(Health::new(&cluster.shared.ejections)),
                 unreachable: AtomicBool::new(false),
@@ -58,6 +60,7 @@ impl Builder {
             previous.policy == cluster.policy
                 && previous.protocol == cluster.protocol
                 && Arc::ptr_eq(&previous.shared, &cluster.shared)
+                && previous.routes.iter().map(|route| &route.rule).eq(cluster.routes.iter().map(|route| &route.rule))
                 && previous.endpoints.first().is_some_and(|known| Arc::ptr_eq(known, &state))
         };
         if let Some(previous) = previous.filter(unchanged) {
@@ -71,6 +74,7 @@ impl Builder {
             balancer: Balancer::new(settings, &self.own, &endpoints, self.clock.now(), None),
             endpoints,
             policy: Arc::clone(&cluster.policy),
+            routes: cluster.routes.clone(),
             shared: Arc::clone(&cluster.shared),
         })
     }

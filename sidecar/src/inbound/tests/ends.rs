@@ -12,6 +12,7 @@ use weft_policy::model::{Access, Action, ConditionKind, PathPattern, Protocol, S
 
 use super::side::{Authority, Side, account, ask, echo, endless, open, policy, under, within};
 use crate::{
+    identity::MeshIdentity,
     opaque::{Side as _, Sink as _, Source as _},
     outbound::tests::net::{eventually, local},
 };
@@ -52,7 +53,7 @@ async fn a_policy_cuts_the_live_tunnels_of_whom_it_denies() {
         assert_eq!(within(from_other.next()).await.expect("open").expect("bytes"), "b");
         assert_eq!(side.tunnel("orders").await.err().expect("refused").0, 403);
         let text = side.telemetry.render();
-        assert!(text.contains("mtls=\"true\",reason=\"rbac_denied\"} 2"), "{text}");
+        assert!(text.contains("peer_service=\"shop/orders\",tls=\"mtls\",reason=\"rbac_denied\"} 2"), "{text}");
     })
     .await;
 }
@@ -187,6 +188,32 @@ async fn sessions_end_when_their_root_is_not_trusted_any_more() {
         eventually("its end", || side.sessions() == 0).await;
         let text = side.telemetry.render();
         assert!(text.contains("weft_mesh_closed_total{side=\"server\",reason=\"unknown_root\"} 1"), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_moves_new_streams_to_new_sessions_and_ends_none() {
+    local(async {
+        let side = Side::start(endless().await, Protocol::Http, open()).await;
+        let other = Authority::new("other");
+        side.trust.set("weft.local", &[side.authority.root.clone(), other.root.clone()], &[]).expect("roots");
+        let mut sender = side.peer("orders").await;
+        let mut body = first_chunk(&side, &mut sender, "/").await;
+        let hour = Duration::from_secs(3600);
+        let own = |svid: &weft_svid::Svid, generation| {
+            side.identity.send_replace(Some(MeshIdentity::new(svid, &side.trust, generation).expect("ours").into()));
+        };
+        // A renewal by the same authority moves nothing.
+        own(&side.authority.svid("web", hour), 2);
+        assert!(goes_on(&mut body).await);
+        let _same = first_chunk(&side, &mut sender, "/").await;
+        own(&other.svid("web", hour), 3);
+        within(async { while ask(&mut sender, "GET", "/", &[]).await.is_ok() {} }).await;
+        assert!(goes_on(&mut body).await);
+        let _new = first_chunk(&side, &mut side.peer("orders").await, "/").await;
+        assert!(goes_on(&mut body).await);
+        assert!(!side.telemetry.render().contains("weft_mesh_closed_total{"), "{}", side.telemetry.render());
     })
     .await;
 }

@@ -27,7 +27,7 @@ use weft_policy::{
         ObjectName, Protocol, TlsMode, WorkloadConfig,
     },
 };
-use weft_svid::{ClientAuth, Svid, TrustStore};
+use weft_svid::{Svid, TrustStore};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -61,6 +61,7 @@ pub struct Side {
     pub front: SocketAddr,
     worker: Rc<Worker>,
     snapshot: watch::Sender<Arc<Snapshot>>,
+    pub identity: watch::Sender<Option<Arc<MeshIdentity>>>,
     pub port: InboundPort,
 }
 
@@ -125,16 +126,8 @@ impl Side {
         let (telemetry, trust, authority) = (Telemetry::default(), TrustStore::default(), Authority::new("root"));
         trust.set("weft.local", std::slice::from_ref(&authority.root), &[]).expect("a root");
         let own = authority.svid("web", Duration::from_secs(3600));
-        let client = |alpn| Arc::new(weft_svid::client_config(Some(&own), &trust, &[alpn]).expect("a configuration"));
-        let server = weft_svid::server_config(&own, &trust, ClientAuth::Required, &[b"h2", tunnel::ALPN]);
-        let identity = MeshIdentity {
-            id: own.identity.id.clone(),
-            client: client(b"h2"),
-            tunnel: client(tunnel::ALPN),
-            server: Arc::new(server.expect("a configuration")),
-            not_after: own.identity.not_after,
-            generation: 1,
-        };
+        let identity = MeshIdentity::new(&own, &trust, 1).expect("an identity");
+        let identity = watch::Sender::new(Some(Arc::new(identity)));
         let port = InboundPort {
             port: app,
             protocol,
@@ -153,9 +146,10 @@ impl Side {
             spans: crate::telemetry::export::SpanSink::none(&telemetry),
             limiters: Arc::default(),
             seen: Arc::default(),
+            propagation: Arc::default(),
             trust: trust.clone(),
             demand: discovery::demand().0,
-            identity: watch::Sender::new(Some(Arc::new(identity))).subscribe(),
+            identity: identity.subscribe(),
             telemetry: telemetry.clone(),
             drain: Drain::default(),
             virtual_ips: Default::default(),
@@ -169,7 +163,7 @@ impl Side {
         };
         let worker = Rc::new(Worker::new(context));
         spawn_local(inbound::keep(Rc::clone(&worker)));
-        spawn_local(Rc::clone(&worker.sessions).keep());
+        spawn_local(Rc::clone(&worker.sessions).keep(worker.context.identity.clone()));
         let (one, two) = (Rc::clone(&worker), Rc::clone(&worker));
         spawn_local(async move {
             while let Ok((io, _)) = mesh.accept().await {
@@ -182,7 +176,7 @@ impl Side {
             }
         });
         let (mesh, front) = addresses;
-        let side = Self { telemetry, trust, authority, mesh, front, worker, snapshot, port };
+        let side = Self { telemetry, trust, authority, mesh, front, worker, snapshot, identity, port };
         side.set(side.port.access.clone());
         side
     }

@@ -78,7 +78,7 @@ pub struct Answer {
 /// A worker between a caller and apps.
 pub struct Net {
     pub telemetry: Telemetry,
-    address: SocketAddr,
+    pub address: SocketAddr,
     spoken: Spoken,
     /// Of an outbound side.
     log: Option<tempfile::NamedTempFile>,
@@ -286,6 +286,13 @@ impl Net {
         self.text().lines().any(|candidate| candidate == line)
     }
 
+    /// Waits until a series that begins so has this value.
+    pub async fn counts(&self, start: &str, value: u64) {
+        let end = format!(" {value}");
+        let shows = || self.text().lines().any(|line| line.starts_with(start) && line.ends_with(&end));
+        eventually(&format!("{start}{end}\nin\n{}", self.text()), shows).await;
+    }
+
     /// Waits until the metrics have this line.
     pub async fn metric(&self, line: &str) {
         eventually(&format!("{line}\nin\n{}", self.text()), || self.shows(line)).await;
@@ -350,6 +357,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         spans: export::queue(&telemetry, &whose, log).0,
         limiters: Arc::default(),
         seen: Arc::default(),
+        propagation: Arc::default(),
         trust: weft_svid::TrustStore::default(),
         demand: discovery::demand().0,
         identity: watch::Sender::new(None).subscribe(),

@@ -1,8 +1,9 @@
 //! One try: endpoint, connection, request and response head, and what came of it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::pin,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,14 +11,14 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_policy::{circuit::Outcome, deadline, trace::SpanId};
+use weft_policy::{circuit::Outcome, deadline, session::of_target, trace::SpanId};
 
 use super::Tries;
 use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, Leg, LoadGuard},
+        body::{Body, Finish, Leg, LoadGuard, grpc_status},
         forward::{Received, mark_caller_version},
     },
     outbound::{
@@ -48,18 +49,24 @@ pub(super) struct Answered {
 
 impl Tries<'_> {
     /// One try: endpoint, connection, request, response head. After an error `request` holds the request again when
-    /// not a byte of it was sent. Meanwhile `trying` says who is tried.
+    /// not a byte of it was sent. Meanwhile `trying` says who is tried; `quiet`, where there are two at once, whether the other
+    /// is the line of the access log.
     pub(super) async fn attempt(
         &self,
         failed: &[Arc<EndpointState>],
         received: &Received,
         request: &mut Option<Request<Body>>,
         trying: &RefCell<Option<Admission>>,
+        quiet: Option<&Rc<Cell<bool>>>,
     ) -> Tried {
         let (worker, cluster) = (self.worker, &self.plan.cluster);
         let id = SpanId::random(self.worker.random());
         let mut span = self.span(id, received, request.as_ref());
-        let asked = Asked { hash: Some(self.plan.hash), repeatable: self.repeatable, failed };
+        if let Some(quiet) = quiet {
+            span.beside(quiet);
+        }
+        let bound = self.plan.session.as_ref().and_then(|session| session.endpoint());
+        let asked = Asked { hash: Some(self.plan.hash), bound, repeatable: self.repeatable, failed };
         let admission = match Admission::ask(worker, cluster, &asked) {
             Ok(admission) => admission,
             Err(error) => {
@@ -84,7 +91,7 @@ impl Tries<'_> {
             Err(error) => (outcome_of_error(error), false),
         };
         if let Some(admission) = trying.take() {
-            admission.record(worker, cluster, outcome);
+            admission.record(worker, cluster, outcome, &mut span);
         }
         let bad = !matches!(outcome, Outcome::Success | Outcome::Neutral);
         if bad || exchanged.is_ok() {
@@ -96,10 +103,15 @@ impl Tries<'_> {
         }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
+            if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session) {
+                bound.answer(worker, session, (of_target(&cluster.target), &endpoint), response.headers_mut());
+            }
             let finish = Finish {
-                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                metrics: Some(self.plan.metrics(mtls).clone()),
                 started: self.started,
                 status: response.status().as_u16(),
+                version: received.version,
+                grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
                 reason: None,
                 leg: Leg::Endpoint(load),
                 lease: Some(lease),
@@ -121,12 +133,27 @@ impl Tries<'_> {
         let mut span = traced.begin(Kind::Client, id, (received, received.version), headers, &self.worker.spans);
         let resend = self.number.replace(self.number.get() + 1);
         span.of_request(self.started, self.plan.timeout);
+        if resend == 0 {
+            self.note_what_was_done(&mut span, received);
+        }
         span.add(|span| {
             span.resend = resend;
             span.service = Some(self.plan.cluster.target.clone());
             span.route = self.plan.rule.tag.clone();
         });
         span
+    }
+
+    /// What has been done to the request before its first try: copies of it, a fault.
+    fn note_what_was_done(&self, span: &mut OpenSpan, received: &Received) {
+        if let Some(injected) = self.injected {
+            injected.note(span);
+        }
+        if let Some(filters) = self.plan.filters.as_ref().filter(|_| received.upgrade.is_none()) {
+            for mirror in filters.mirrors() {
+                span.event("weft.mirror", || [("weft.service", mirror.target.to_string())]);
+            }
+        }
     }
 
     /// Makes of a request what is sent on this connection.
@@ -201,9 +228,4 @@ fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
         Some(code) => Outcome::grpc(code),
         None => Outcome::http(response.status()),
     }
-}
-
-/// The status of a gRPC answer without messages (trailers-only).
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

@@ -79,6 +79,24 @@ fn the_text_formats_are_those_of_envoy_and_of_the_first_servers() {
 }
 
 #[test]
+fn a_connection_has_a_line_too_with_its_bytes_as_envoy_counts_them() {
+    let span = Span { call: Call::Tcp(Moved { sent: 5, received: 7 }), route: None, ..span("/", "") };
+    let text = line(&span, AccessLogFormat::Json);
+    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let fields = ["protocol", "bytes_received", "bytes_sent", "response_flags", "upstream_host", "method"];
+    let expected = [json!("TCP"), json!(5), json!(7), json!("UF"), json!("10.0.0.1:8080"), json!(null)];
+    assert_eq!(fields.map(|field| value[field].clone()), expected);
+    assert_eq!(
+        line(&span, AccessLogFormat::Envoy),
+        "[2023-11-14T22:13:20.123Z] \"- - -\" 0 UF 5 7 1 - \"-\" \"-\" \"-\" \"-\" \"10.0.0.1:8080\"\n"
+    );
+    assert_eq!(
+        line(&span, AccessLogFormat::Common),
+        "10.0.0.1 - spiffe://weft.local/ns/shop/sa/catalog [14/Nov/2023:22:13:20 +0000] \"- - -\" 0 7\n"
+    );
+}
+
+#[test]
 fn no_value_ends_a_line_a_quote_or_the_patience_of_a_terminal() {
     let agent = "a\" 200 OK \\ \u{9b}31m\t";
     for format in [AccessLogFormat::Json, AccessLogFormat::Envoy, AccessLogFormat::Common] {

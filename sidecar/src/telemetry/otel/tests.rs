@@ -188,3 +188,59 @@ fn a_port_that_is_not_known_is_not_told() {
     assert_eq!(ports, [Some("81".to_owned()), None]);
     assert_eq!(attribute(&data_of[1], "network.peer.address").as_deref(), Some("10.0.0.1"));
 }
+
+#[test]
+fn what_is_no_error_of_the_called_side_is_none_of_its_span_of_a_connection() {
+    for (reason, server, client) in [
+        (None, None, None),
+        (Some(Reason::ClientGone), None, None),
+        (Some(Reason::RbacDenied), None, Some("rbac_denied")),
+        (Some(Reason::ConnectionTerminated), Some("connection_terminated"), Some("connection_terminated")),
+        (Some(Reason::ConnectTimeout), Some("connect_timeout"), Some("connect_timeout")),
+    ] {
+        for (kind, expected) in [(Kind::Server, server), (Kind::Client, client)] {
+            let bytes = Call::Tcp(Moved { sent: 5, received: 7 });
+            let data = data(Span { reason, call: bytes, ..span(kind, call("GET", "/")) });
+            assert_eq!(
+                (&*data.name, attribute(&data, "error.type").as_deref()),
+                ("TCP", expected),
+                "{reason:?} {kind:?}"
+            );
+            let bytes = ["weft.bytes.sent", "weft.bytes.received"].map(|key| attribute(&data, key));
+            assert_eq!(bytes, [Some("5".to_owned()), Some("7".to_owned())]);
+            assert_eq!(attribute(&data, "network.transport").as_deref(), Some("tcp"));
+        }
+    }
+}
+
+#[test]
+fn a_session_is_internal_below_its_handshake_and_tells_nothing_of_requests() {
+    for kind in [Kind::Server, Kind::Client] {
+        let call =
+            HttpCall { session: Some(Moved { sent: 5, received: 7 }), status: Some(101), ..call("GET", "/chat") };
+        let data = data(Span { parent: Some(OurSpanId::random(9)), ..span(kind, call) });
+        assert_eq!(
+            (&*data.name, data.span_kind.clone(), data.parent_span_is_remote),
+            ("WebSocket", SpanKind::Internal, false)
+        );
+        assert!(data.attributes.iter().all(|pair| !pair.key.as_str().starts_with("http.")), "{:?}", data.attributes);
+        assert_eq!(attribute(&data, "weft.bytes.received").as_deref(), Some("7"));
+    }
+}
+
+#[test]
+fn the_saga_of_a_request_is_found_in_its_baggage() {
+    for (baggage, expected) in [
+        ("saga.id=17", Some("17")),
+        ("a=b, saga.id = s%2017 ;ttl=3,saga.id=18", Some("s%2017")),
+        ("xsaga.id=17", None),
+        ("saga.id=", None),
+        ("saga.id", None),
+        ("", None),
+    ] {
+        assert_eq!(of_baggage(baggage, "saga.id"), expected, "{baggage}");
+        let baggage = Some(http::HeaderValue::from_static(baggage));
+        let data = data(span(Kind::Server, HttpCall { baggage, ..call("GET", "/") }));
+        assert_eq!(attribute(&data, "saga.id").as_deref(), expected);
+    }
+}

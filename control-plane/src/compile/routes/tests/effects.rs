@@ -143,7 +143,8 @@ fn timeouts_and_retries_of_a_rule_are_those_of_its_requests() {
     assert_eq!(requests("timeouts: {request: 0s, backendRequest: 2s}").timeout, None);
     let retry = requests("retry: {attempts: 4, codes: [500, 503], backoff: 100ms}").retry;
     assert_eq!((retry.attempts, retry.codes.len()), (4, 2));
-    assert_eq!((retry.backoff_base, retry.backoff_max), (Duration::from_millis(100), Duration::from_secs(1)));
+    let (least, longest) = (Duration::from_millis(100), Duration::from_secs(1));
+    assert_eq!((retry.backoff_min, retry.backoff_base, retry.backoff_max), (least, least, longest));
     assert_eq!(requests("retry: {attempts: 0}").retry.attempts, 0);
     assert_eq!(requests("retry: {}").retry, weft_policy::model::Retry::default());
 }
@@ -177,4 +178,42 @@ fn a_filter_that_answers_is_not_for_a_backend_and_its_share_answers_500() {
         assert_eq!(problems, [message]);
         assert!(rule.backends[0].target.is_none() && rule.backends[1].target.is_some());
     }
+}
+
+#[test]
+fn sessions_of_a_rule_are_carried_as_it_says() {
+    use weft_policy::model::{Carrier, Session};
+    let session = |fields: &str| good(&format!("sessionPersistence: {{{fields}}}, {BACKEND}")).session.expect("one");
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let given = session("sessionName: sid, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}");
+    let carrier = Carrier::Cookie { name: "sid".into(), permanent: true };
+    assert_eq!(*given, Session { carrier, absolute: seconds(3600), idle: None, key: None });
+    let header = session("type: Header, sessionName: X-Session, idleTimeout: 5m");
+    let carrier = Carrier::Header(HeaderName::from_static("x-session"));
+    assert_eq!(*header, Session { carrier, absolute: None, idle: seconds(300), key: None });
+    let Carrier::Cookie { name, permanent: false } = session("").carrier else {
+        panic!("a cookie until the caller ends")
+    };
+    assert!(name.starts_with("weft-session-") && name.len() == 29, "a name of its own: {name}");
+    assert!(good(BACKEND).session.is_none());
+}
+
+#[test]
+fn each_rule_with_sessions_has_a_key_of_its_own_in_all_sidecars() {
+    let rules = format!("{{name: a, sessionPersistence: {{}}, {BACKEND}}}, {{sessionPersistence: {{}}, {BACKEND}}}");
+    let routes = route("HTTPRoute", "name: r", &rules);
+    let (resources, _) = Resources::from_text("f.yaml", &format!("{SERVICES}{routes}"));
+    let dir = tempfile::tempdir().expect("a directory");
+    let keys = || {
+        // As after a restart, or at another control plane with the same file.
+        let secret = crate::sessions::Secret::open(dir.path()).expect("a secret");
+        let (output, _) = crate::compile::compile_with(&resources, &[], &crate::jwks::KeySets::default(), &secret);
+        let web = held(&output, "default/web", "default");
+        let rules = &web.port(80).expect("the port").routing.as_ref().expect("routes").rules;
+        let key = |rule: &RouteRule| rule.session.as_ref().expect("a session").key.clone().expect("a key");
+        rules.iter().map(|rule| key(rule)).collect::<Vec<_>>()
+    };
+    let first = keys();
+    assert_ne!(first[0], first[1]);
+    assert_eq!(keys(), first);
 }

@@ -45,6 +45,33 @@ const HTTP: &[(&str, &[&str])] = &[
         "retry: {backoff: 5}",
         &[".retry.backoff: invalid type: integer `5`, expected a string (put the value in quotes)"],
     ),
+    (
+        "sessionPersistence: {absoluteTimeout: 1x}",
+        &[".sessionPersistence.absoluteTimeout: \"1x\" is not a duration (such as 1h, 30m or 90s)"],
+    ),
+    (
+        "sessionPersistence: {idleTimeout: 10ms}",
+        &[".sessionPersistence.idleTimeout: 10ms is too short: tokens count seconds (1s, or leave it out for none)"],
+    ),
+    (
+        "sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}",
+        &[
+            ".sessionPersistence: a permanent cookie needs absoluteTimeout (it says how long the caller keeps the cookie)",
+        ],
+    ),
+    (
+        "sessionPersistence: {type: Header, cookieConfig: {lifetimeType: Session}}",
+        &[".sessionPersistence.cookieConfig: goes with type Cookie only (leave it out)"],
+    ),
+    (
+        "sessionPersistence: {sessionName: 'a b'}",
+        &[".sessionPersistence.sessionName: \"a b\" is not the name of a cookie (letters, digits, \"-\" and \"_\")"],
+    ),
+    (
+        "sessionPersistence: {type: Header, sessionName: Host}",
+        &[".sessionPersistence.sessionName: \"Host\" belongs to the connection, to framing or to the mesh (choose a \
+           field of your own)"],
+    ),
     ("retry: {backoff: 0s}", &[".retry.backoff: is 0: retries would come at once (such as 25ms)"]),
 ];
 

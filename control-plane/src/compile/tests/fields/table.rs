@@ -102,6 +102,10 @@ pub const OF_RULES: &[(Field, &str)] = &[
     ),
     (Field("retries.methods", "retries: {methods: @}", METHODS, |s| Some(s.retry()?.methods.join(", "))), "idempotent"),
     (
+        Field("retries.backoff.min", "retries: {backoff: {min: @}}", Takes::Time, |s| time(s.retry()?.backoff_min)),
+        "none",
+    ),
+    (
         Field("retries.backoff.base", "retries: {backoff: {base: @}}", Takes::Time, |s| time(s.retry()?.backoff_base)),
         "25ms",
     ),

@@ -127,6 +127,7 @@ fn retry(retries: &Retries, path: &str, check: &mut Check<'_>) {
         check.method(&format!("{path}.methods[{index}]"), method);
     }
     if let Some(backoff) = &retries.backoff {
+        check.span(&format!("{path}.backoff.min"), backoff.min);
         check.some_time(&format!("{path}.backoff.base"), backoff.base);
         check.some_time(&format!("{path}.backoff.max"), backoff.max);
         check.ordered(&format!("{path}.backoff"), "base", backoff.base, "max", backoff.max);

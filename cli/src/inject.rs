@@ -1,0 +1,181 @@
+//! `weft inject` and `weft uninject`: filters from manifests to manifests. Nothing is printed to standard output unless
+//! everything is right.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use weft_control_plane::inject::{
+    Options,
+    text::{Task, filter},
+};
+
+use crate::{
+    objects,
+    problems::{Severity, render},
+};
+
+/// Flags of `weft inject`.
+#[derive(Args, Clone, Debug)]
+pub struct InjectArgs {
+    /// File, directory of .yaml, .yml and .json files, or - for standard input; may be repeated
+    #[arg(long = "file", short, value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// Namespace of the control plane
+    #[arg(long, value_name = "NS", default_value = "weft-system")]
+    control_plane_namespace: String,
+    /// Discovery address of the control plane [default: weft-control-plane.<its namespace>.svc:15012]
+    #[arg(long, value_name = "HOST:PORT")]
+    xds: Option<String>,
+    /// Image of the sidecar [default: weft:<this version>]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Image of the init container that redirects traffic [default: weft-redirect:<this version>]
+    #[arg(long, value_name = "IMAGE")]
+    redirect_image: Option<String>,
+    /// Do not redirect traffic: apps call services at the ports of the annotation weft.dev/upstreams
+    #[arg(long)]
+    no_redirect: bool,
+    /// Log filter of the sidecars
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: String,
+    /// Say nothing on standard error about what was done
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Flags of `weft uninject`.
+#[derive(Args, Clone, Debug)]
+pub struct UninjectArgs {
+    /// File, directory of .yaml, .yml and .json files, or - for standard input; may be repeated
+    #[arg(long = "file", short, value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// Say nothing on standard error about what was done
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Prints the manifests with sidecars.
+pub fn inject(args: &InjectArgs) -> anyhow::Result<ExitCode> {
+    let mut options = Options::of(&args.control_plane_namespace);
+    let set = |place: &mut String, flag: &Option<String>| {
+        if let Some(value) = flag {
+            place.clone_from(value);
+        }
+    };
+    set(&mut options.xds, &args.xds);
+    set(&mut options.image, &args.image);
+    set(&mut options.redirect_image, &args.redirect_image);
+    options.log.clone_from(&args.log);
+    options.redirect = !args.no_redirect;
+    run(&args.files, Task::Inject(&options), args.quiet)
+}
+
+/// Prints the manifests without sidecars.
+pub fn uninject(args: &UninjectArgs) -> anyhow::Result<ExitCode> {
+    run(&args.files, Task::Uninject, args.quiet)
+}
+
+fn run(files: &[PathBuf], task: Task<'_>, quiet: bool) -> anyhow::Result<ExitCode> {
+    let sources = objects::read(files)?;
+    let (mut out, mut pods, mut failed) = (String::new(), Vec::new(), 0);
+    for source in &sources {
+        match filter(&source.file, &source.text, task) {
+            Ok(filtered) => {
+                if !out.is_empty() {
+                    separate(&mut out, &filtered.text);
+                }
+                out.push_str(&filtered.text);
+                pods.extend(filtered.pods);
+            }
+            Err(problem) => {
+                failed += 1;
+                anstream::eprint!("{}", render(&problem, Severity::Error, Some(&source.text)));
+            }
+        }
+    }
+    if failed > 0 {
+        anyhow::bail!("{failed} of {} files cannot be changed; nothing was printed", sources.len());
+    }
+    std::io::stdout().lock().write_all(out.as_bytes())?;
+    if !quiet {
+        for (pod, done) in &pods {
+            eprintln!("{pod} {done}");
+        }
+        if pods.is_empty() {
+            eprintln!("no pods in {} files: everything was passed on as it is", sources.len());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Texts of several files are documents of one.
+fn separate(out: &mut String, next: &str) {
+    if !out.ends_with('\n') {
+        out.push('\n');
+    }
+    if !next.starts_with("---") {
+        out.push_str("---\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {weft.dev/upstreams: catalog=9001}}\n\
+        spec:\n  containers:\n  - name: app\n    image: app\n    ports: [{name: web, containerPort: 8080}]\n    \
+        livenessProbe: {httpGet: {port: web, path: /x}}\n    readinessProbe: {grpc: {port: 9}}\n    \
+        startupProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 3}\n";
+
+    fn containers() -> Vec<Value> {
+        let options = Options::of("weft-system");
+        let text = filter("p.yaml", POD, Task::Inject(&options)).unwrap().text;
+        let pod = &objects::parse(&objects::Source { file: "p.yaml".into(), text }).unwrap()[0];
+        pod["spec"]["initContainers"].as_array().unwrap().clone()
+    }
+
+    /// The command line as Kubernetes makes it: with the variables replaced.
+    fn command_line(words: &Value) -> Vec<String> {
+        let words = words.as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        let variables =
+            [("POD_IP", "10.1.2.3"), ("POD_NAMESPACE", "shop"), ("POD_NAME", "web-1"), ("SERVICE_ACCOUNT", "web")];
+        let replaced = words.map(|word| {
+            variables
+                .iter()
+                .fold(word.to_owned(), |word, (name, value)| word.replace(&format!("$(WEFT_{name})"), value))
+        });
+        std::iter::once("weft".to_owned()).chain(replaced).collect()
+    }
+
+    #[test]
+    fn the_sidecar_understands_the_arguments_that_it_is_given_in_a_pod() {
+        let sidecar = containers().into_iter().find(|container| container["name"] == "weft-sidecar").unwrap();
+        let Command::Sidecar(args) = Cli::try_parse_from(command_line(&sidecar["args"])).unwrap().command else {
+            panic!("not a sidecar");
+        };
+        assert_eq!((args.id().as_str(), args.account()), ("shop/web-1", "web"));
+        assert_eq!((args.mesh_listen.port(), args.advertised()), (15008, "10.1.2.3".parse().unwrap()));
+        assert_eq!((args.ports.len(), args.ports[0].port, args.ports[0].name.as_str()), (1, 8080, "web"));
+        let names: Vec<&str> = args.pod.app_probes.iter().map(|probe| probe.name.as_str()).collect();
+        assert_eq!(names, ["app/livez", "app/readyz", "app/startupz"]);
+        assert_eq!(args.upstreams[0].local, 9001);
+
+        let hook = &sidecar["lifecycle"]["preStop"]["exec"]["command"];
+        let words = command_line(hook);
+        assert!(matches!(Cli::try_parse_from(&words[1..]).unwrap().command, Command::Drain(_)), "{words:?}");
+    }
+
+    #[test]
+    fn several_files_become_documents_of_one() {
+        let mut out = "a: 1".to_owned();
+        separate(&mut out, "b: 2\n");
+        assert_eq!(out, "a: 1\n---\n");
+        let mut out = "a: 1\n".to_owned();
+        separate(&mut out, "---\nb: 2\n");
+        assert_eq!(out, "a: 1\n");
+    }
+}
