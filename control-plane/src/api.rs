@@ -18,6 +18,7 @@ pub mod kinds;
 mod mesh;
 pub mod meshconfig;
 mod objects;
+mod observe;
 mod openapi;
 pub mod patch;
 mod respond;
@@ -45,6 +46,7 @@ pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
     metrics::{Metrics, api::measure},
+    observe::Observers,
     push::{Reflected, View, proxies::Proxies},
     registry,
     source::{Files, Problem, stored::Current},
@@ -83,10 +85,13 @@ pub struct ApiState {
     pub enrolment: Option<Enrolment>,
     /// What the parts tell.
     pub metrics: Metrics,
+    /// What sidecars count and see.
+    pub observers: Observers,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
     explains: Arc<Semaphore>,
     pages: Pages,
 }
@@ -120,6 +125,7 @@ impl ApiState {
         Self {
             store,
             files,
+            observers: Observers::new(proxies.clone()),
             proxies,
             pushed,
             access,
@@ -131,6 +137,7 @@ impl ApiState {
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
+            looking: at_once(observe::LOOKING),
             explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }
@@ -169,6 +176,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/stat", get(observe::stat))
+        .route("/weft/v1/edges", get(observe::edges))
+        .route(access::rules::TAP, get(observe::tap::tap))
         .route("/weft/v1/traces", get(traces::api::list))
         .route("/weft/v1/traces/{id}", get(traces::api::get))
         .merge(traces::jaeger::routes())

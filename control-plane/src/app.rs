@@ -30,6 +30,7 @@ use crate::{
     config::ControlPlaneArgs,
     jwks,
     metrics::{self, Metrics},
+    observe::server::Observing,
     push::{
         Reflected, View,
         proxies::Proxies,
@@ -62,9 +63,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     crate::ca::private_dir(&data_dir)?;
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
-    let metrics = Metrics::default();
-    let told = metrics.clone();
-    store.observe(move |took, result| told.written(took, result));
+    let metrics = measured(&store);
     let ca = Arc::new(authority(&args, &data_dir)?);
     tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
@@ -129,20 +128,20 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let registered = registry.watch();
     let pushed = Pushed { view: reading, resources, registered, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
+    let observing = Observing::new(state.observers.clone(), ca.revocations(), stopping.subscribe());
     state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
     state.metrics = metrics;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
-    let mut ending = stopping.subscribe();
+    let ending = ended(stopping.subscribe());
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(InterceptedService::new(discovery.service(), guard.clone()))
-            .add_service(InterceptedService::new(identity.server(), guard))
-            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
-                let _ = ending.wait_for(|stopping| *stopping).await;
-            }),
+            .add_service(InterceptedService::new(identity.server(), guard.clone()))
+            .add_service(InterceptedService::new(observing.service(), guard))
+            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), ending),
     );
     tokio::select! {
         result = &mut grpc => result?.context("discovery server"),
@@ -155,6 +154,19 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
             result
         }
     }
+}
+
+/// Returns when the control plane is to end.
+async fn ended(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The metrics, which the store tells of its writes.
+fn measured(store: &Store) -> Metrics {
+    let metrics = Metrics::default();
+    let told = metrics.clone();
+    store.observe(move |took, result| told.written(took, result));
+    metrics
 }
 
 /// The authority, embedded or from files.

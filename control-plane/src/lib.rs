@@ -11,6 +11,7 @@ mod hexadecimal;
 pub mod inject;
 pub mod jwks;
 pub mod metrics;
+pub mod observe;
 pub mod push;
 pub mod registry;
 pub mod sessions;

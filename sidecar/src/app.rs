@@ -32,7 +32,9 @@ use crate::{
     egress, harden,
     health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound, probe,
+    inbound,
+    observe::{self, taps::Taps},
+    probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -90,7 +92,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
     let registration = watch::Sender::new(registration(&args, listeners.mesh, seen_at, epoch(store.as_deref())));
 
-    let (spans, recording) = record(&args, &telemetry, snapshot.subscribe())?;
+    let (channels, taps) = observe::start(&telemetry);
+    let (spans, recording) = record(&args, &telemetry, taps, snapshot.subscribe())?;
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -118,12 +121,11 @@ async fn control(args: SidecarArgs) -> Result<()> {
         snapshot: snapshot.subscribe(),
     };
     show(seen, admin, &args.pod).await?;
-    if let Some(sockets) = dns {
-        let dns = Dns::new(&args.namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry);
-        tokio::spawn(dns.run(sockets));
-    }
-    let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
-    let (saver, keeper) = saver.unzip();
+    let namespace = &args.namespace;
+    drop(
+        dns.map(|on| tokio::spawn(Dns::new(namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry).run(on))),
+    );
+    let (saver, keeper) = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone())).unzip();
     let wishes = watch::Sender::default();
     let renewal = Renewal {
         signer: Arc::new(enrolment),
@@ -154,6 +156,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()).by_address(args.transparent),
         drain: drain.clone(),
         backoff: Backoff::default(),
+        channels,
     };
     tokio::spawn(announce_ready(args.announce, readiness.subscribe(), telemetry));
     tokio::spawn(readiness::tell(readiness));
@@ -236,6 +239,7 @@ impl Recording {
 fn record(
     args: &SidecarArgs,
     telemetry: &Telemetry,
+    taps: Taps,
     snapshot: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<(SpanSink, Recording)> {
     let (log, logging) = AccessLog::start(telemetry, args.access_log.as_deref())?;
@@ -246,7 +250,7 @@ fn record(
         instance: &args.name,
         version: label("version"),
     };
-    let (sink, exporting) = export::queue(telemetry, &whose, Some(log));
+    let (sink, exporting) = export::queue(telemetry, &whose, Some(log), Some(taps));
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
 }
 

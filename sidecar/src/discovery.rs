@@ -89,6 +89,8 @@ pub struct Discovery {
     pub drain: Drain,
     /// Waits between sessions.
     pub backoff: Backoff,
+    /// The connection of the session, once the control plane has answered on it.
+    pub channels: watch::Sender<Option<Channel>>,
 }
 
 /// Why a session with the control plane ended.
@@ -116,6 +118,7 @@ impl Discovery {
                 Ok(channel) => self.follow(channel).await,
                 Err(error) => Ended::Failed(error),
             };
+            self.channels.send_if_modified(|channel| channel.take().is_some());
             if matches!(ended, Ended::Stopped) {
                 // What has changed since the last time is written before the process ends.
                 self.save();
@@ -161,7 +164,8 @@ impl Discovery {
         for request in self.opening() {
             let _ = sender.try_send(request);
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024);
         let opened = tokio::select! {
             opened = client.delta_aggregated_resources(ReceiverStream::new(receiver)) => opened,
             () = drain.stopped() => return Ended::Stopped,
@@ -189,6 +193,11 @@ impl Discovery {
                 response = stream.next() => match response {
                     Some(Ok(response)) => {
                         self.backoff.reset();
+                        self.channels.send_if_modified(|current| {
+                            let first = current.is_none();
+                            current.get_or_insert_with(|| channel.clone());
+                            first
+                        });
                         self.confirmed();
                         outbox.extend(self.on_response(response));
                     }

@@ -21,6 +21,7 @@ mod messages;
 mod metrics;
 mod needs;
 mod net;
+mod observe;
 mod operate;
 mod process;
 mod python;

@@ -177,6 +177,15 @@ impl Access {
         ApiError::forbidden(caller, &asking.asked)
     }
 
+    /// Refuses to show query strings; the query of the request says that they are wanted.
+    pub fn refuse_query(&self, caller: &Caller, peer: Option<Peer>) -> ApiError {
+        let path = format!("{}?query=true", rules::TAP);
+        let asked = Asked::Path { verb: "get".to_owned(), path, namespaces: Vec::new() };
+        let asking = Asking { asked, peer: address(peer.as_ref()) };
+        self.deny(Denied::Role, &asking, Some(caller));
+        ApiError::forbidden(caller, &asking.asked)
+    }
+
     /// The token of the request.
     fn authenticate(&self, tokens: &Tokens, headers: &HeaderMap, asking: &Asking) -> Result<Token, Denied> {
         let found = match bearer(headers) {

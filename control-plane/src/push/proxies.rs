@@ -165,6 +165,12 @@ impl Proxies {
         newest.into_values().cloned().collect()
     }
 
+    /// The newest stream on the connection from this address.
+    #[must_use]
+    pub fn at(&self, address: &str) -> Option<Proxy> {
+        self.lock().values().rev().find(|proxy| proxy.address == address).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
         self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -63,6 +63,9 @@ impl Refused {
 
 /// As many fields as are accepted, and those of the mesh.
 pub fn few_fields(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.len() <= FIELDS {
+        return Ok(());
+    }
     let own = [CALLER_VERSION, RULE].iter().filter(|name| headers.contains_key(*name)).count();
     let fields = headers.len() - own;
     if fields <= FIELDS {

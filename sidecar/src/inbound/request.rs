@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, model::Protocol, trace::SpanId};
+use weft_policy::{canonical, fields::Fields, model::Protocol, trace::SpanId};
 
 use super::{
     Permit,
@@ -49,8 +49,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         }
     };
     let version = received.version;
-    let caller = request.headers_mut().remove(CALLER_VERSION);
-    let rule = request.headers_mut().remove(RULE);
+    let (caller, rule) = own(&received, request.headers_mut());
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
     // caller's could have nominated is gone.
     canonical::strip_identity(request.headers_mut());
@@ -140,6 +139,14 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         told.write(response.headers_mut());
     }
     response
+}
+
+/// Takes what another sidecar tells: the version of its app's request, and the rule that the request follows.
+fn own(received: &Received, headers: &mut HeaderMap) -> (Option<HeaderValue>, Option<HeaderValue>) {
+    if !received.fields.has(Fields::OWN) {
+        return (None, None);
+    }
+    (headers.remove(CALLER_VERSION), headers.remove(RULE))
 }
 
 /// The trace of a request: the app is told of it, and our part begins where it is recorded. What is given beside lives

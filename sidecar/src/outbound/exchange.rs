@@ -4,7 +4,7 @@ use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
-use weft_policy::trace::SpanId;
+use weft_policy::{fields::Fields, trace::SpanId};
 
 use super::{
     Caller, fault, filters, find, mirror,
@@ -42,10 +42,8 @@ pub async fn run(
             return response;
         }
     };
+    let forced = received.fields.has(Fields::OWN) && take_own(request.headers_mut());
     let version = received.version;
-    request.headers_mut().remove(CALLER_VERSION);
-    request.headers_mut().remove(RULE);
-    let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
     if let Some(traced) = &traced {
@@ -123,6 +121,13 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// Removes what only a sidecar may tell another one; whether the app asks that its trace is recorded.
+fn take_own(headers: &mut HeaderMap) -> bool {
+    headers.remove(CALLER_VERSION);
+    headers.remove(RULE);
+    headers.remove(FORCE).is_some_and(|value| value == "1")
 }
 
 /// The line of the access log, and the span, of a request that was refused.

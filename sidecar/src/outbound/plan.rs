@@ -12,6 +12,7 @@ use weft_policy::{
     balance::hash,
     circuit::Outcome,
     deadline,
+    fields::Fields,
     model::{ObjectName, PathMatch, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
@@ -80,7 +81,8 @@ pub fn plan(
         Destination::Endpoint(_) => (None, &port.direct),
         _ => route(service, port, received, request.headers())?,
     };
-    let theirs = deadline::of(request.headers(), received.grpc);
+    let told = received.grpc || received.fields.has(Fields::OWN);
+    let theirs = if told { deadline::of(request.headers(), received.grpc) } else { None };
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
     let own = Target { service: service.id.clone(), port: port.port };
     let route = Route { rule, matched, own };

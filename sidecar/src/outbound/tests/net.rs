@@ -354,7 +354,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
-        spans: export::queue(&telemetry, &whose, log).0,
+        spans: export::queue(&telemetry, &whose, log, None).0,
         limiters: Arc::default(),
         seen: Arc::default(),
         propagation: Arc::default(),

@@ -11,7 +11,7 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_policy::{circuit::Outcome, deadline, session::of_target, trace::SpanId};
+use weft_policy::{circuit::Outcome, deadline, fields::Fields, session::of_target, trace::SpanId};
 
 use super::Tries;
 use crate::{
@@ -172,7 +172,7 @@ impl Tries<'_> {
             if let Some(tag) = &self.plan.rule.tag {
                 leg.headers_mut().insert(RULE, tag.clone());
             }
-        } else {
+        } else if Fields::of(leg.headers()).has(Fields::OWN) {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
             leg.headers_mut().remove(RULE);
