@@ -20,6 +20,7 @@ use crate::{
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
+    install::InstallArgs,
     redirect::{ExcludeArgs, RedirectArgs},
     stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
@@ -84,6 +85,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Put a sidecar into the pods of manifests, and print them
     Inject(InjectArgs),
+    /// Print what a Kubernetes cluster needs to have a mesh
+    Install(InstallArgs),
     /// Take out of manifests what inject put in, and print them
     Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate

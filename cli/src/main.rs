@@ -24,6 +24,7 @@ mod explain;
 mod get;
 mod history;
 mod inject;
+mod install;
 mod kinds;
 mod listing;
 mod merge;
@@ -73,6 +74,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(args) => analyze::run(&args),
         Command::EnterCgroup(args) => run::enter_cgroup(&args),
         Command::Inject(args) => inject::inject(&args),
+        Command::Install(args) => install::run(&args),
         Command::Redirect(args) => redirect::run(args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
@@ -114,6 +116,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         | Command::Completions { .. }
         | Command::EnterCgroup(_)
         | Command::Inject(_)
+        | Command::Install(_)
         | Command::Redirect(_)
         | Command::Sidecar(_)
         | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
