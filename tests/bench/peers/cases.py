@@ -24,6 +24,8 @@ class Case:
     without: tuple = ()
     # The share of the full number of rounds.
     share: float = 1.0
+    # Errors are a result, which is told in the notes; elsewhere they end the run.
+    may_fail: bool = False
 
     def cost(self, cpu_seconds, requests):
         if self.unit == "ms/GiB":
@@ -116,7 +118,11 @@ def one(case, system, options):
     try:
         figures = case.run(system, options)
     except loads.LoadError as error:
-        sys.exit(f"{case.workload}, {case.name}, {system.name}: {error}")
+        told = f"{case.workload}, {case.name}, {system.name}: {error}"
+        if not case.may_fail:
+            sys.exit(told)
+        options.notes.append(" ".join(told.split()))
+        return {}
     if system.processes:
         figures["cpu"] = case.cost(system.cpu() - before, figures["requests"])
         figures["rss_mib"] = max(system.resident())

@@ -5,9 +5,8 @@ from common import at, write
 GLOBAL = """global
   nbthread 1
   maxconn 8000
-  ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
-  ssl-default-server-options ssl-min-ver TLSv1.3 no-tls-tickets
-  tune.ssl.cachesize 0
+  ssl-default-bind-options ssl-min-ver TLSv1.3
+  ssl-default-server-options ssl-min-ver TLSv1.3
 defaults
   mode http
   timeout connect 2s
@@ -33,6 +32,18 @@ def hop(program, directory, port, backend):
         section("frontend", "in", f"bind {at(port)}", "default_backend app"),
         section("backend", "app", f"server app {at(backend)} pool-max-conn 256"),
     )
+
+
+def churning(program, directory, port, backend, addresses, control):
+    """One hop whose servers can be taken out and put back at the socket `control`."""
+    servers = [f"server s{number} {host}:{backend} pool-max-conn 256" for number, host in enumerate(addresses)]
+    path = write(
+        directory, "haproxy-churn.cfg",
+        GLOBAL.replace("global\n", f"global\n  stats socket {control} mode 600 level admin\n")
+        + section("frontend", "in", f"bind {at(port)}", "default_backend app")
+        + section("backend", "app", "balance leastconn", *servers),
+    )
+    return [program, "-f", path]
 
 
 def many(program, directory, port, services):

@@ -79,4 +79,4 @@ def openloop(program, url, connections, rate, seconds):
     result = json.loads(run([program, host, path, str(connections), f"{rate:.0f}", str(seconds)], seconds))
     if result["errors"]:
         raise LoadError(f"{result['errors']} errors at {rate:.0f} requests/s of {url}")
-    return result
+    return {**result, "rate": result["requests"] / result["seconds"]}

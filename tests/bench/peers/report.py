@@ -9,6 +9,7 @@ TITLES = {
     "grpc": "The pair, gRPC", "opaque": "The pair, opaque TCP", "connect": "A new connection for each request, one plaintext hop",
     "connect-mtls": "A new connection for each request, the pair", "latency": "Latency at fixed rates, one plaintext hop",
     "latency-mtls": "Latency at fixed rates, the pair", "sizes": "Memory and start",
+    "churn": "Endpoints that come and go, one plaintext hop",
 }
 
 
