@@ -61,7 +61,12 @@ def http2(bench):
         Case("http2", "GET, 8 connections x 16 streams, 50 B", run("/50", None, 8, 16), without=("haproxy-h1",)),
         Case("http2", "GET, 1 connection x 1 stream, 50 B", run("/50", None, 1, 1), without=("haproxy-h1",)),
         Case("grpc", "unary, 8 connections x 16 streams, 50 B", run("/weft.Bench/Call", bench.call, 8, 16), without=("haproxy-h1",)),
+        Case("grpc", "8 streams, messages of 50 B both ways", streams(bench), "us/message", without=("haproxy-h1",)),
     ]
+
+
+def streams(bench):
+    return lambda system, options: loads.stream(bench.programs["stream"], system.ports["grpc"], 8, options.seconds)
 
 
 def opaque():

@@ -141,19 +141,20 @@ def churning(program, directory, port, path):
 
 
 def pair(program, directory, own, mesh, backends, client, server, roots):
-    """Commands of the outbound and the inbound Envoy; `own`, `mesh`, `backends`: http, http2 and tcp to a port.
+    """Commands of the outbound and the inbound Envoy; `own`, `mesh`, `backends`: http, http2, grpc and tcp to a port.
 
     `client` and `server` are a SPIFFE id with what `common.svid` made for it.
     """
-    kinds = {"http": ["h2"], "http2": ["h2"], "tcp": ["istio"]}
+    kinds = {"http": ["h2"], "http2": ["h2"], "grpc": ["h2"], "tcp": ["istio"]}
+    requests = ("http", "http2", "grpc")
     up = {kind: tls_up(client[1], roots, server[0], alpn) for kind, alpn in kinds.items()}
     down = {kind: tls_down(server[1], roots, client[0], alpn) for kind, alpn in kinds.items()}
-    listeners = [http_listener(kind, own[kind], [virtual_host("app", ["*"], kind)]) for kind in ("http", "http2")]
+    listeners = [http_listener(kind, own[kind], [virtual_host("app", ["*"], kind)]) for kind in requests]
     listeners.append(tcp_listener("tcp", own["tcp"], "tcp"))
     clusters = [cluster(kind, mesh[kind], http2=kind != "tcp", tls=up[kind]) for kind in kinds]
     outbound = command(program, directory, "envoy-client", listeners, clusters)
     listeners = [http_listener(kind, mesh[kind], [virtual_host("app", ["*"], kind)], down[kind], client[0])
-                 for kind in ("http", "http2")]
+                 for kind in requests]
     listeners.append(tcp_listener("tcp", mesh["tcp"], "tcp", down["tcp"]))
-    clusters = [cluster(kind, backends[kind], http2=kind == "http2") for kind in kinds]
+    clusters = [cluster(kind, backends[kind], http2=kind in ("http2", "grpc")) for kind in kinds]
     return [outbound, command(program, directory, "envoy-server", listeners, clusters)]

@@ -58,13 +58,13 @@ def many(program, directory, port, services):
 
 def pair(program, directory, own, mesh, backends, client, server, roots, between):
     """Commands of the outbound and the inbound HAProxy; `between` is the ALPN of HTTP/1.1 clients' requests on the way."""
-    alpn = {"http": between, "http2": "h2", "tcp": None}
+    alpn = {"http": between, "http2": "h2", "grpc": "h2", "tcp": None}
     mine, theirs = [], []
     for kind, protocol in alpn.items():
         mode = "mode tcp" if kind == "tcp" else "mode http"
         offered = f" alpn {protocol}" if protocol else ""
         tls = f"ssl crt {client[1][2]} ca-file {roots} verify required sni str(app.default){offered}"
-        to = " proto h2" if kind == "http2" else ""
+        to = " proto h2" if kind in ("http2", "grpc") else ""
         listen = f"ssl crt {server[1][2]} ca-file {roots} verify required{offered}"
         mine += [
             section("frontend", f"{kind}-in", mode, f"bind {at(own[kind])}", f"default_backend {kind}"),
