@@ -190,7 +190,8 @@ mod tests {
         let big = || {
             let mut big = part(7, false, "shop/a");
             big.http[0].route = "x".repeat(NAME);
-            big.http = vec![big.http[0].clone(); 700];
+            big.http[0].outcomes = vec![HttpOutcome { reason: "x".repeat(NAME), ..HttpOutcome::default() }; 2];
+            big.http = vec![big.http[0].clone(); 300];
             big
         };
         let refused = (0..=REPORT / big().encoded_len()).find_map(|_| parts.add(big()).err());
