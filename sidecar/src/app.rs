@@ -5,7 +5,7 @@ pub mod worker;
 
 use std::{
     io::{self, IsTerminal as _, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -116,7 +116,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         snapshot: snapshot.subscribe(),
     };
-    show(seen, admin, &args.pod).await?;
+    show(seen, admin, &args.pod, args.advertised()).await?;
     let (saver, keeper) = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone())).unzip();
     let wishes = watch::Sender::default();
     let renewal = Renewal {
@@ -190,10 +190,10 @@ async fn expire(telemetry: Telemetry) {
 }
 
 /// Starts what tells others how this sidecar is.
-async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs) -> Result<()> {
+async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs, advertised: IpAddr) -> Result<()> {
     if let Some(address) = pod.health_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("--health-listen {address}"))?;
-        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), &pod.app_probes);
+        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), advertised, &pod.app_probes);
         tokio::spawn(health.run(listener));
     }
     tokio::spawn(seen.run(admin));
