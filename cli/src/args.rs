@@ -21,6 +21,7 @@ use crate::{
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
     install::InstallArgs,
+    redirect::{ExcludeArgs, RedirectArgs},
     stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
     tap::TapArgs,
@@ -100,6 +101,8 @@ pub enum Command {
     Top(TopArgs),
     /// List the newest traces, or draw one
     Trace(TraceArgs),
+    /// Redirect traffic of this machine to a sidecar (Linux, root)
+    Redirect(RedirectArgs),
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -108,6 +111,9 @@ pub enum Command {
     /// One of the demo's services
     #[command(hide = true)]
     DemoService(ServiceArgs),
+    /// Becomes a program inside a cgroup; a step of `weft run --transparent`
+    #[command(hide = true)]
+    EnterCgroup(EnterArgs),
 }
 
 /// Flags of `weft demo`.
@@ -191,7 +197,24 @@ pub struct RunArgs {
     /// Kept configuration that was last right longer ago is not used [default: 7d]
     #[arg(long, value_name = "TIME", requires = "state_dir")]
     pub state_max_age: Option<String>,
+    /// Redirect all of the app's traffic: it calls services by name or address, and its ports are called through the
+    /// sidecar (Linux, root, nftables and cgroup v2)
+    #[arg(long)]
+    pub transparent: bool,
+    /// With --transparent, what is left alone
+    #[command(flatten)]
+    pub exclude: ExcludeArgs,
     /// The app and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of the hidden `weft enter-cgroup`.
+#[derive(Args, Clone, Debug)]
+pub struct EnterArgs {
+    /// Directory of the cgroup
+    pub cgroup: PathBuf,
+    /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
 }

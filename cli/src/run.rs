@@ -17,11 +17,17 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use self::instance::Instance;
+use self::{
+    instance::Instance,
+    transparent::{Prepared, Redirected},
+};
 use crate::args::RunArgs;
 
 mod instance;
 mod sidecar;
+mod transparent;
+
+pub use transparent::enter as enter_cgroup;
 
 /// The sidecar's lame-duck time and drain deadline, and a second for the rest.
 const DRAIN: Duration = Duration::from_secs(31);
@@ -33,19 +39,30 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let kept = args.state_dir.as_deref().and_then(|dir| instance::load(dir, &args));
     let name = kept.as_ref().map_or_else(|| format!("{}-{}", args.name, suffix()), |kept| kept.name.clone());
-    let flags = sidecar_flags(&args, &name, kept.as_ref().and_then(Instance::free));
+    let prepared = args.transparent.then(|| Prepared::new(&args, &name)).transpose()?;
+    let with = |listening: Option<&sidecar::Listening>| {
+        let mut flags = sidecar_flags(&args, &name, listening);
+        let fixed = listening.and_then(|listening| listening.redirect.as_ref());
+        flags.extend(prepared.iter().flat_map(|prepared| prepared.flags(fixed)));
+        flags
+    };
+    let flags = with(kept.as_ref().and_then(Instance::free));
     let started = tokio::select! {
         started = sidecar::start(&flags) => started?,
         signal = signals.next() => return Ok(ExitCode::from(128 + signal_number(signal))),
     };
     let sidecar::Started { mut child, listening } = started;
     // A sidecar that is started again must be where the app expects it.
-    let flags = sidecar_flags(&args, &name, Some(&listening));
+    let flags = with(Some(&listening));
     if let Some(dir) = &args.state_dir {
-        instance::save(dir, &Instance { name, listening: listening.clone() });
+        instance::save(dir, &Instance { name: name.clone(), listening: listening.clone() });
     }
-    let mut app = match start_app(&args, &listening) {
-        Ok(app) => app,
+    let started = redirected(prepared, &listening).and_then(|redirected| {
+        let app = start_app(&args, &listening, redirected.as_ref())?;
+        Ok((app, redirected))
+    });
+    let (mut app, redirected) = match started {
+        Ok(started) => started,
         Err(error) => {
             stop(&mut child, DRAIN).await;
             return Err(error);
@@ -80,6 +97,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             }
         }
     };
+    // Nothing is left of the app, and nobody is to find its ports redirected while the sidecar drains.
+    drop(redirected);
     stop(&mut child, DRAIN).await;
     Ok(ExitCode::from(code(status)))
 }
@@ -88,8 +107,16 @@ fn next_backoff(backoff: Duration) -> Duration {
     (backoff * 2).min(BACKOFF.1)
 }
 
-fn start_app(args: &RunArgs, listening: &sidecar::Listening) -> anyhow::Result<Child> {
-    let (program, arguments) = args.command.split_first().context("no app given; put it behind `--`")?;
+fn redirected(prepared: Option<Prepared>, listening: &sidecar::Listening) -> anyhow::Result<Option<Redirected>> {
+    let Some(prepared) = prepared else { return Ok(None) };
+    let ports = listening.redirect.as_ref().context("the sidecar does not say where it takes redirected traffic")?;
+    prepared.redirect(ports).map(Some)
+}
+
+fn start_app(args: &RunArgs, listening: &sidecar::Listening, redirected: Option<&Redirected>) -> anyhow::Result<Child> {
+    let inside = redirected.map(|redirected| redirected.command(&args.command)).transpose()?;
+    let command = inside.as_ref().unwrap_or(&args.command);
+    let (program, arguments) = command.split_first().context("no app given; put it behind `--`")?;
     Command::new(program)
         .args(arguments)
         .envs(environment(args, listening))
@@ -237,7 +264,12 @@ mod tests {
     }
 
     fn listening() -> sidecar::Listening {
-        sidecar::Listening { admin: "127.0.0.1:1".into(), outbound: "127.0.0.1:2".into(), mesh: "127.0.0.1:3".into() }
+        sidecar::Listening {
+            admin: "127.0.0.1:1".into(),
+            outbound: "127.0.0.1:2".into(),
+            mesh: "127.0.0.1:3".into(),
+            redirect: None,
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 use weft_proto::v1::Registration;
+
+use crate::egress;
 
 const FIRST: Duration = Duration::from_millis(250);
 const LATER: Duration = Duration::from_secs(1);
@@ -20,7 +22,7 @@ pub async fn run(ports: Vec<u16>, registration: watch::Sender<Registration>) {
         let mut alive = true;
         for port in &ports {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-            alive &= matches!(tokio::time::timeout(TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_)));
+            alive &= matches!(tokio::time::timeout(TIMEOUT, egress::connect(address)).await, Ok(Ok(_)));
         }
         failures = if alive { 0 } else { failures + 1 };
         registration.send_if_modified(|registration| {

@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import cases
+import churn
 import install
 import report
 import sizes
@@ -24,7 +25,7 @@ from systems import Bench
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", ".."))
 SYSTEMS = ("direct", "weft", "haproxy", "haproxy-h1", "nginx", "envoy")
-WORKLOADS = ("start", "hop", "connect", "services", "idle", "pair", "http2", "opaque", "latency")
+WORKLOADS = ("start", "hop", "connect", "services", "idle", "pair", "http2", "opaque", "latency", "churn")
 
 
 def several(allowed):
@@ -73,6 +74,7 @@ def run(bench, chosen):
     shape("starts", {"start"}, lambda: sizes.starts(bench, chosen))
     shape("one hop", {"hop", "connect", "latency"}, lambda: hop(bench, wanted, chosen))
     shape("many services", {"services"}, lambda: sizes.many_services(bench, chosen))
+    shape("churn", {"churn"}, lambda: churn.rows(bench, chosen))
     shape("pairs", {"idle", "pair", "http2", "opaque", "connect", "latency"}, lambda: pair(bench, wanted, chosen))
     return rows
 

@@ -22,7 +22,7 @@ worker_rlimit_nofile 8192;
 events {{ worker_connections 4096; }}
 http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 1h; http2_max_concurrent_streams 256;
   open_file_cache max=16 inactive=1h; sendfile on; client_body_temp_path {dir}/body; proxy_temp_path {dir}/temp; root {dir}/www;
-  server {{ listen 127.0.0.1:{port} reuseport; listen 127.0.0.1:{port2} http2;
+  server {{ listen 127.0.0.1:{port} reuseport; listen 127.0.0.2:{port} reuseport; listen 127.0.0.1:{port2} http2;
     location / {{ default_type text/plain; return 200 "{body}"; }}
     location /files/ {{ default_type application/octet-stream; }}
     location /files/grpc {{ default_type application/grpc; }}

@@ -24,15 +24,14 @@ def address(port, host="127.0.0.1"):
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def cluster(name, ports, http2=False, tls=None, hosts=("127.0.0.1",)):
+def cluster(name, port, http2=False, tls=None, hosts=("127.0.0.1",)):
     protocol = {"http2_protocol_options": {"max_concurrent_streams": 1073741824}} if http2 else {"http_protocol_options": {}}
     made = {
         "name": name, "type": "STATIC", "connect_timeout": "10s", "lb_policy": "LEAST_REQUEST",
         "circuit_breakers": {"thresholds": [{"max_connections": ANY, "max_pending_requests": ANY, "max_requests": ANY,
                                              "max_retries": ANY, "track_remaining": True}]},
         "outlier_detection": {"consecutive_5xx": 5, "interval": "10s", "base_ejection_time": "30s"},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
-            {"endpoint": {"address": address(port, host)}} for port in ports for host in hosts]}]},
+        "load_assignment": assignment(name, hosts, port),
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: typed(HTTP_OPTIONS, explicit_http_config=protocol)},
     }
@@ -53,12 +52,12 @@ def tls_common(certificate, roots, identity, alpn):
 
 
 def tls_up(certificate, roots, identity, alpn):
-    return typed(TLS + "UpstreamTlsContext", "tls", sni="app.default", max_session_keys=0,
+    return typed(TLS + "UpstreamTlsContext", "tls", sni="app.default",
                  common_tls_context=tls_common(certificate, roots, identity, alpn))
 
 
 def tls_down(certificate, roots, identity, alpn):
-    return typed(TLS + "DownstreamTlsContext", "tls", require_client_certificate=True, disable_stateless_session_resumption=True,
+    return typed(TLS + "DownstreamTlsContext", "tls", require_client_certificate=True,
                  common_tls_context=tls_common(certificate, roots, identity, alpn))
 
 
@@ -101,7 +100,7 @@ def listener(name, port, network_filter, tls):
 
 def command(program, directory, name, listeners, clusters):
     """The command of an Envoy with that configuration."""
-    config = {"static_resources": {"listeners": listeners, "clusters": clusters},
+    config = {"node": {"id": name, "cluster": "bench"}, "static_resources": {"listeners": listeners, "clusters": clusters},
               "overload_manager": {"resource_monitors": [typed(
                   "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
                   "envoy.resource_monitors.global_downstream_max_connections", max_active_downstream_connections=100000)]}}
@@ -111,30 +110,51 @@ def command(program, directory, name, listeners, clusters):
 
 def hop(program, directory, port, backend):
     listeners = [http_listener("out", port, [virtual_host("app", ["*"], "app")])]
-    return command(program, directory, "envoy-hop", listeners, [cluster("app", [backend])])
+    return command(program, directory, "envoy-hop", listeners, [cluster("app", backend)])
 
 
 def many(program, directory, port, services):
     """Routes by Host to every one of `services`: name to (addresses, port)."""
     hosts = [virtual_host(name, [name], name) for name in services]
-    clusters = [cluster(name, [backend], hosts=addresses) for name, (addresses, backend) in services.items()]
+    clusters = [cluster(name, backend, hosts=addresses) for name, (addresses, backend) in services.items()]
     return command(program, directory, "envoy-many", [http_listener("out", port, hosts)], clusters)
 
 
+def assignment(name, addresses, port):
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": [
+        {"endpoint": {"address": address(port, host)}} for host in addresses]}]}
+
+
+def endpoints(name, addresses, port):
+    """What a file of endpoints holds."""
+    return {"resources": [typed("envoy.config.endpoint.v3.ClusterLoadAssignment", **assignment(name, addresses, port))]}
+
+
+def churning(program, directory, port, path):
+    """One hop whose endpoints are in the file `path`, read again when another is renamed to it."""
+    moving = cluster("app", 0)
+    del moving["load_assignment"]
+    source = {"resource_api_version": "V3", "path_config_source": {"path": path}}
+    moving.update(type="EDS", eds_cluster_config={"eds_config": source})
+    listeners = [http_listener("out", port, [virtual_host("app", ["*"], "app")])]
+    return command(program, directory, "envoy-churn", listeners, [moving])
+
+
 def pair(program, directory, own, mesh, backends, client, server, roots):
-    """Commands of the outbound and the inbound Envoy; `own`, `mesh`, `backends`: http, http2 and tcp to a port.
+    """Commands of the outbound and the inbound Envoy; `own`, `mesh`, `backends`: http, http2, grpc and tcp to a port.
 
     `client` and `server` are a SPIFFE id with what `common.svid` made for it.
     """
-    kinds = {"http": ["h2"], "http2": ["h2"], "tcp": ["istio"]}
+    kinds = {"http": ["h2"], "http2": ["h2"], "grpc": ["h2"], "tcp": ["istio"]}
+    requests = ("http", "http2", "grpc")
     up = {kind: tls_up(client[1], roots, server[0], alpn) for kind, alpn in kinds.items()}
     down = {kind: tls_down(server[1], roots, client[0], alpn) for kind, alpn in kinds.items()}
-    listeners = [http_listener(kind, own[kind], [virtual_host("app", ["*"], kind)]) for kind in ("http", "http2")]
+    listeners = [http_listener(kind, own[kind], [virtual_host("app", ["*"], kind)]) for kind in requests]
     listeners.append(tcp_listener("tcp", own["tcp"], "tcp"))
-    clusters = [cluster(kind, [mesh[kind]], http2=kind != "tcp", tls=up[kind]) for kind in kinds]
+    clusters = [cluster(kind, mesh[kind], http2=kind != "tcp", tls=up[kind]) for kind in kinds]
     outbound = command(program, directory, "envoy-client", listeners, clusters)
     listeners = [http_listener(kind, mesh[kind], [virtual_host("app", ["*"], kind)], down[kind], client[0])
-                 for kind in ("http", "http2")]
+                 for kind in requests]
     listeners.append(tcp_listener("tcp", mesh["tcp"], "tcp", down["tcp"]))
-    clusters = [cluster(kind, [backends[kind]], http2=kind == "http2") for kind in kinds]
+    clusters = [cluster(kind, backends[kind], http2=kind in ("http2", "grpc")) for kind in kinds]
     return [outbound, command(program, directory, "envoy-server", listeners, clusters)]

@@ -5,9 +5,8 @@ from common import at, write
 GLOBAL = """global
   nbthread 1
   maxconn 8000
-  ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets
-  ssl-default-server-options ssl-min-ver TLSv1.3 no-tls-tickets
-  tune.ssl.cachesize 0
+  ssl-default-bind-options ssl-min-ver TLSv1.3
+  ssl-default-server-options ssl-min-ver TLSv1.3
 defaults
   mode http
   timeout connect 2s
@@ -35,6 +34,18 @@ def hop(program, directory, port, backend):
     )
 
 
+def churning(program, directory, port, backend, addresses, control):
+    """One hop whose servers can be taken out and put back at the socket `control`."""
+    servers = [f"server s{number} {host}:{backend} pool-max-conn 256" for number, host in enumerate(addresses)]
+    path = write(
+        directory, "haproxy-churn.cfg",
+        GLOBAL.replace("global\n", f"global\n  stats socket {control} mode 600 level admin\n")
+        + section("frontend", "in", f"bind {at(port)}", "default_backend app")
+        + section("backend", "app", "balance leastconn", *servers),
+    )
+    return [program, "-f", path]
+
+
 def many(program, directory, port, services):
     """Routes by Host to every one of `services`: name to (addresses, port)."""
     backends = [
@@ -47,13 +58,13 @@ def many(program, directory, port, services):
 
 def pair(program, directory, own, mesh, backends, client, server, roots, between):
     """Commands of the outbound and the inbound HAProxy; `between` is the ALPN of HTTP/1.1 clients' requests on the way."""
-    alpn = {"http": between, "http2": "h2", "tcp": None}
+    alpn = {"http": between, "http2": "h2", "grpc": "h2", "tcp": None}
     mine, theirs = [], []
     for kind, protocol in alpn.items():
         mode = "mode tcp" if kind == "tcp" else "mode http"
         offered = f" alpn {protocol}" if protocol else ""
         tls = f"ssl crt {client[1][2]} ca-file {roots} verify required sni str(app.default){offered}"
-        to = " proto h2" if kind == "http2" else ""
+        to = " proto h2" if kind in ("http2", "grpc") else ""
         listen = f"ssl crt {server[1][2]} ca-file {roots} verify required{offered}"
         mine += [
             section("frontend", f"{kind}-in", mode, f"bind {at(own[kind])}", f"default_backend {kind}"),

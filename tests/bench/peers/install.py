@@ -1,4 +1,4 @@
-"""What the comparison needs: Debian's packages, Envoy from PyPI, Weft's release build, and the open-loop generator."""
+"""What the comparison needs: Debian's packages, Envoy from PyPI, Weft's release build, and its own generators."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ def programs(root, options):
     target = os.path.join(root, "target")
     found = {
         "haproxy": "haproxy", "weft": os.path.abspath(options.weft or weft(root)),
-        "openloop": openloop(root, os.path.join(target, "bench")),
+        **{name: generator(root, os.path.join(target, "bench"), name) for name in ("openloop", "stream")},
     }
     if "envoy" in options.systems:
         found["envoy"] = os.path.abspath(options.envoy or envoy(os.path.join(target, "bench", "envoy"), options.install))
@@ -60,10 +60,10 @@ def weft(root):
     return os.path.join(root, "target", "release", "weft")
 
 
-def openloop(root, directory):
-    """Needs nothing but the standard library, so that it is there without a build of the workspace."""
+def generator(root, directory, name):
+    """They need nothing but the standard library, so that they are there without a build of the workspace."""
     os.makedirs(directory, exist_ok=True)
-    source, program = os.path.join(root, "tests", "bench", "peers", "openloop.rs"), os.path.join(directory, "openloop")
+    source, program = os.path.join(root, "tests", "bench", "peers", f"{name}.rs"), os.path.join(directory, name)
     if not os.path.exists(program) or os.path.getmtime(program) < os.path.getmtime(source):
         subprocess.run(["rustc", "--edition", "2024", "-O", "-o", program, source], check=True, cwd=root)
     return program

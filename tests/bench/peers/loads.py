@@ -68,6 +68,12 @@ def parse_redis(text, count):
     return {"requests": count, "rate": float(rows[0][1].strip('"'))}
 
 
+def stream(program, port, connections, seconds):
+    """Messages of 50 bytes that come back on one gRPC stream of each connection, 32 of them on their way (stream.rs)."""
+    result = json.loads(run([program, "call", f"127.0.0.1:{port}", str(connections), str(seconds)], seconds))
+    return {**result, "rate": result["requests"] / result["seconds"]}
+
+
 def redis(port, count, *arguments):
     """redis-benchmark over opaque TCP."""
     return parse_redis(run(["redis-benchmark", "-p", str(port), "-n", str(count), "-q", "--csv", *arguments], 60), count)
@@ -79,4 +85,4 @@ def openloop(program, url, connections, rate, seconds):
     result = json.loads(run([program, host, path, str(connections), f"{rate:.0f}", str(seconds)], seconds))
     if result["errors"]:
         raise LoadError(f"{result['errors']} errors at {rate:.0f} requests/s of {url}")
-    return result
+    return {**result, "rate": result["requests"] / result["seconds"]}

@@ -57,7 +57,7 @@ class Bench:
         self.processes = common.Processes(directory)
         # nginx started as root serves as nobody, who has to get to www.
         os.chmod(directory, 0o711)
-        self.backends = {"http": free_port(), "http2": free_port(), "tcp": free_port()}
+        self.backends = {kind: free_port() for kind in ("http", "http2", "grpc", "tcp")}
         for name, content in {"10k": b"x" * 10240, "1m": b"x" * (1 << 20), "grpc": GRPC}.items():
             write(directory, f"www/files/{name}", content)
         self.call = write(directory, "call", GRPC)
@@ -65,6 +65,8 @@ class Bench:
             dir=directory, port=self.backends["http"], port2=self.backends["http2"], body=common.BODY)
         self.processes.start("nginx", "-p", directory, "-c", write(directory, "backend.conf", config))
         self.processes.start("redis-server", "--port", str(self.backends["tcp"]), "--bind", "127.0.0.1", "--save", "", "--dir", directory)
+        if "stream" in programs:
+            self.processes.start(programs["stream"], "serve", at(self.backends["grpc"]))
         wait_for(f"http://{at(self.backends['http'])}/50")
 
     def wants(self, name):

@@ -36,6 +36,7 @@ spec:
   ports:
   - {{name: http, port: {http}, targetPort: {http}}}
   - {{name: http2, port: {http2}, targetPort: {http2}}}
+  - {{name: grpc, port: {grpc}, targetPort: {grpc}}}
   - {{name: tcp, port: {tcp}, targetPort: {tcp}}}
 ---
 apiVersion: weft.dev/v1alpha1
