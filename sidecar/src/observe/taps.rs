@@ -190,7 +190,7 @@ fn request(span: &Span, call: &HttpCall, query: bool) -> TappedRequest {
         service: span.service.as_ref().map_or_else(String::new, |target| format!("{}:{}", target.service, target.port)),
         method: call.method.as_str().chars().take(32).collect(),
         authority: format!("{}{port}", call.authority.host),
-        path: path.chars().take(MAX_PATH).collect(),
+        path: path[..path.floor_char_boundary(MAX_PATH)].to_owned(),
         status: call.status.unwrap_or(0).into(),
         grpc_status: call.grpc_status.map(u32::from),
         reason: span.reason.map_or_else(String::new, |reason| reason.as_str().to_owned()),
