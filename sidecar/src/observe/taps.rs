@@ -23,7 +23,7 @@ const QUEUE: usize = 1024;
 const MAX_RATE: u32 = 1000;
 /// The longest life of a tap of which nothing more is heard, in seconds.
 const MAX_LIFE: u32 = 60;
-/// Characters of a path.
+/// Bytes of a path.
 const MAX_PATH: usize = 2048;
 
 /// The taps. Clones share them.
