@@ -66,6 +66,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Analyze(args) => analyze::run(&args),
+        Command::App(args) => Ok(run::become_app(&args)),
         Command::Inject(args) => inject::inject(&args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
@@ -100,6 +101,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(args).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Analyze(_)
+        | Command::App(_)
         | Command::Completions { .. }
         | Command::Inject(_)
         | Command::Sidecar(_)

@@ -13,6 +13,8 @@ pub use pod::PodArgs;
 use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
 
+use crate::probe::ProbeArgs;
+
 /// Stands next to one service and carries its traffic.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SidecarArgs {
@@ -92,6 +94,11 @@ pub struct SidecarArgs {
     pub log: String,
     #[command(flatten)]
     pub pod: PodArgs,
+    #[command(flatten)]
+    pub probe: ProbeArgs,
+    /// Process that has started this one: when it is gone, so is this
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<i32>,
 }
 
 /// What the data path needs to know.
@@ -213,7 +220,8 @@ impl FromStr for Port {
     }
 }
 
-fn port(text: &str) -> Result<u16, String> {
+/// A port number.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("port {text:?}: expected 1 to 65535"))
 }
 

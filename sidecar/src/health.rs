@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
 
+pub use self::ask::ask;
 use crate::{admin, drain::Drain, readiness::Status};
 
 /// Connections at once; one more is closed. A kubelet opens one for each probe.
@@ -36,23 +37,42 @@ pub struct AppProbe {
 
 /// What the app is asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum What {
+pub enum What {
+    /// gRPC's health protocol.
     Grpc(Grpc),
+    /// A GET.
     Http(HttpGet),
+    /// A connection to a port.
     Tcp(u16),
 }
 
+impl What {
+    /// A GET of `path`.
+    #[must_use]
+    pub fn http(port: u16, path: &str) -> Self {
+        Self::Http(HttpGet { port, path: path.into(), scheme: Scheme::Http, http_headers: Vec::new() })
+    }
+
+    /// The health of a gRPC service; an empty name is that of the whole server.
+    #[must_use]
+    pub fn grpc(port: u16, service: &str) -> Self {
+        Self::Grpc(Grpc { port, service: service.into() })
+    }
+}
+
+/// As in a pod.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-struct Grpc {
+pub struct Grpc {
     port: u16,
     #[serde(default)]
     service: String,
 }
 
+/// As in a pod.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct HttpGet {
+pub struct HttpGet {
     port: u16,
     #[serde(default)]
     path: String,
@@ -177,7 +197,7 @@ async fn probed(probe: &AppProbe, request: &Request<Incoming>) -> Response<Full<
     // The app sees the name by which the kubelet called, with its own port, as if it had been called itself.
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let asked = tokio::time::timeout(probe.limit, ask::ask(&probe.what, host)).await;
+    let asked = tokio::time::timeout(probe.limit, ask(&probe.what, host)).await;
     let asked = asked.unwrap_or_else(|_| Err(format!("no answer in {} s", probe.limit.as_secs())));
     match asked {
         Ok(()) => admin::text(StatusCode::OK, "ok\n".into()),

@@ -40,6 +40,11 @@ impl Process {
         self.child.wait().expect("a child")
     }
 
+    /// Its end, if that has come.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// The process ids below this one whose arguments begin with these.
     pub fn below_with(&self, arguments: &[&str]) -> Vec<u32> {
         let has = |pid: &u32| {
