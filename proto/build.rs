@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weft/v1/service.proto",
         "weft/v1/endpoints.proto",
         "weft/v1/workload.proto",
+        "weft/v1/observe.proto",
         "weft/v1/trust.proto",
         "weft/identity/v1/identity.proto",
     ];

@@ -20,8 +20,11 @@ use crate::{
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
+    stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
+    tap::TapArgs,
     token::TokenArgs,
+    top::TopArgs,
     trace::TraceArgs,
 };
 
@@ -84,6 +87,14 @@ pub enum Command {
     Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate
     Token(TokenArgs),
+    /// Show how well each service answers, how fast and how secured
+    Stat(StatArgs),
+    /// Show who talks to whom, how well, and whether over mutual TLS
+    Edges(EdgesArgs),
+    /// Show requests as they end
+    Tap(TapArgs),
+    /// Watch services and edges on a terminal
+    Top(TopArgs),
     /// List the newest traces, or draw one
     Trace(TraceArgs),
     /// Print a completion script

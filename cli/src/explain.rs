@@ -125,6 +125,7 @@ fn render(answer: &Value, width: Option<usize>) -> String {
     }
     let mut access = Table::new(&["WORKLOAD", "PORT", "MODE", "CALLER", "VERDICT", "BECAUSE"]);
     let mut policies = Table::new(&["", "POLICY", "ACTION", "DRY-RUN", "PORT"]);
+    let mut tokens = Table::new(&["POLICY", "ISSUERS", "WITHOUT A TOKEN", "WITH A TOKEN", "PORT"]);
     for entry in list(answer, "access") {
         let columns = ["workload", "port", "mode", "caller", "verdict", "because"];
         let mut cells = columns.map(|name| text(entry, name));
@@ -134,6 +135,11 @@ fn render(answer: &Value, width: Option<usize>) -> String {
         }
         access.row(cells);
         let at = format!("{}:{}", text(entry, "workload"), text(entry, "port"));
+        for policy in list(entry, "authentication") {
+            let issuers = list(policy, "issuers").iter().map(|issuer| text(issuer, "issuer")).collect::<Vec<_>>();
+            let [name, without, with] = ["name", "withoutToken", "withToken"].map(|field| text(policy, field));
+            tokens.row([name, issuers.join(", "), without, with, at.clone()]);
+        }
         for policy in list(entry, "policies") {
             let mark = if policy["matches"] == true { style::paint(GOOD, "✓") } else { "-".to_owned() };
             policies.row([mark, text(policy, "name"), text(policy, "action"), text(policy, "dryRun"), at.clone()]);
@@ -148,6 +154,7 @@ fn render(answer: &Value, width: Option<usize>) -> String {
         ("Rate limits", limits),
         ("Access", access),
         ("Policies that decide on access", policies),
+        ("Tokens (RequestAuthentication)", tokens),
     ];
     for (name, table) in tables {
         if !table.is_empty() {
@@ -302,6 +309,8 @@ mod tests {
         let answer = json!({"access": [
             {"workload": "shop/db", "port": 5432, "mode": "Strict", "modeOrigin": "PeerAuthentication shop/db",
                 "caller": "spiffe://td/ns/shop/sa/web", "verdict": "denied", "because": "AuthorizationPolicy shop/no denies it",
+                "authentication": [{"name": "shop/users", "issuers": [{"issuer": "https://id"}, {"issuer": "https://b"}],
+                    "withoutToken": "401", "withToken": "goes on"}],
                 "policies": [
                     {"name": "shop/no", "action": "Deny", "dryRun": false, "matches": true},
                     {"name": "shop/yes", "action": "Allow", "dryRun": true, "matches": false}]},
@@ -324,6 +333,7 @@ mod tests {
             vec!["bank/*", "not shown", "you may not look into namespace bank"],
             vec!["✓", "shop/no", "Deny", "false", "shop/db:5432"],
             vec!["-", "shop/yes", "Allow", "true", "shop/db:5432"],
+            vec!["shop/users", "https://id, https://b", "401", "goes on", "shop/db:5432"],
         ] {
             assert!(lines.contains(&expected), "{expected:?}\n{shown}");
         }

@@ -27,16 +27,20 @@ mod inject;
 mod kinds;
 mod listing;
 mod merge;
+mod numbers;
 mod objects;
 mod problems;
 mod run;
 mod server;
 mod services;
+mod stat;
 mod status;
 mod style;
 mod table;
+mod tap;
 mod targets;
 mod token;
+mod top;
 mod trace;
 mod wait;
 mod yaml;
@@ -90,6 +94,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Describe(args) => Box::pin(describe::run(args)).await,
         Command::Diff(args) => Box::pin(diff::run(args)).await,
         Command::Drain(args) => drain::run(args).await,
+        Command::Edges(args) => stat::edges(args).await,
         Command::Edit(args) => Box::pin(edit::run(args)).await,
         Command::Endpoints(args) => endpoints::run(args).await,
         Command::Explain(args) => explain::run(args).await,
@@ -97,8 +102,11 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(args) => Box::pin(history::run(args)).await,
         Command::Rollback(args) => history::rollback(args).await,
         Command::Run(args) => Box::pin(run::run(args)).await,
+        Command::Stat(args) => stat::run(args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Tap(args) => Box::pin(tap::run(args)).await,
         Command::Token(args) => token::run(args).await,
+        Command::Top(args) => Box::pin(top::run(args)).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Analyze(_)
         | Command::App(_)

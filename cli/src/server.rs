@@ -18,6 +18,10 @@ use serde_json::Value;
 
 use crate::style;
 
+mod lines;
+
+pub use lines::Lines;
+
 /// No single answer takes longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// After this, people are told what is being waited for.

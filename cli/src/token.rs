@@ -84,6 +84,8 @@ pub enum Role {
     Admin,
     /// Reads, and writes of objects
     Editor,
+    /// Reads, and requests as they end (weft tap)
+    Observer,
     /// Reads
     Viewer,
 }
@@ -172,6 +174,7 @@ fn wanted_of_operator(args: &CreateArgs) -> Value {
     let role = match args.role {
         Some(Role::Admin) => "admin",
         Some(Role::Editor) => "editor",
+        Some(Role::Observer) => "observer",
         Some(Role::Viewer) | None => "viewer",
     };
     let mut body = json!({ "name": args.user, "role": role });

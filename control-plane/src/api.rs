@@ -18,6 +18,7 @@ pub mod kinds;
 mod mesh;
 pub mod meshconfig;
 mod objects;
+mod observe;
 mod openapi;
 pub mod patch;
 mod respond;
@@ -44,6 +45,8 @@ use self::{access::Access, objects::Pages};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
+    metrics::{Metrics, api::measure},
+    observe::Observers,
     push::{Reflected, View, proxies::Proxies},
     registry,
     source::{Files, Problem, stored::Current},
@@ -58,6 +61,8 @@ const MAX_LISTS: usize = 64;
 const MAX_WATCHES: usize = 2048;
 /// Reads of the whole log at once.
 const MAX_LOG_READS: usize = 4;
+/// Questions that are explained at the same time.
+const MAX_EXPLAINS: usize = 4;
 
 /// What the API serves.
 #[derive(Clone)]
@@ -78,10 +83,16 @@ pub struct ApiState {
     pub traces: Option<Traces>,
     /// How workloads get certificates; none in tests.
     pub enrolment: Option<Enrolment>,
+    /// What the parts tell.
+    pub metrics: Metrics,
+    /// What sidecars count and see.
+    pub observers: Observers,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
+    explains: Arc<Semaphore>,
     pages: Pages,
 }
 
@@ -114,16 +125,20 @@ impl ApiState {
         Self {
             store,
             files,
+            observers: Observers::new(proxies.clone()),
             proxies,
             pushed,
             access,
             ca: None,
             traces: None,
             enrolment: None,
+            metrics: Metrics::default(),
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
+            looking: at_once(observe::LOOKING),
+            explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }
     }
@@ -156,10 +171,14 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/{version}/{*rest}", any(objects::serve))
         .route("/apis/{group}/{version}/{*rest}", any(objects::serve))
         .route("/weft/v1/proxies", get(mesh::proxies))
+        .route("/weft/v1/prometheus/targets", get(mesh::targets))
         .route("/weft/v1/endpoints", get(mesh::endpoints))
         .route("/weft/v1/resources/errors", get(mesh::errors))
         .route("/weft/v1/graph", get(graph::get))
         .route("/weft/v1/explain", get(explain::get))
+        .route("/weft/v1/stat", get(observe::stat))
+        .route("/weft/v1/edges", get(observe::edges))
+        .route(access::rules::TAP, get(observe::tap::tap))
         .route("/weft/v1/traces", get(traces::api::list))
         .route("/weft/v1/traces/{id}", get(traces::api::get))
         .merge(traces::jaeger::routes())
@@ -180,6 +199,7 @@ pub fn router(state: ApiState) -> Router {
             ApiError::method(request.method(), "told by the documentation of this path")
         })
         .layer(middleware::from_fn_with_state(state.access.clone(), access::check))
+        .layer(middleware::from_fn_with_state(state.metrics.clone(), measure))
         .with_state(state)
 }
 

@@ -29,12 +29,14 @@ use crate::{
     },
     config::ControlPlaneArgs,
     jwks,
+    metrics::{self, Metrics},
+    observe::server::Observing,
     push::{
         Reflected, View,
         proxies::Proxies,
         server::{self, Discovery},
     },
-    registry::{RESTORED, Registry},
+    registry::{Claims, RESTORED, Registry},
     sessions::Secret,
     source::{Resources, Source},
     store::Store,
@@ -61,6 +63,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     crate::ca::private_dir(&data_dir)?;
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
+    let metrics = measured(&store);
     let ca = Arc::new(authority(&args, &data_dir)?);
     tokio::spawn(maintain(Arc::clone(&ca)));
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
@@ -68,7 +71,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
-    let registry = Registry::open(&data_dir.join("registrations"));
+    let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
+    let registry = Registry::open(&data_dir.join("registrations"), claims);
     tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
@@ -99,8 +103,10 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         reflected,
         found: watch::Sender::new(Arc::default()),
         problems: Arc::clone(&problems),
+        metrics: metrics.clone(),
     };
     let proxies = Proxies::default();
+    tokio::spawn(metrics::follow(reading.clone(), proxies.clone(), metrics.clone()));
     let statuses = Statuses::new(store.clone(), compiling.found.subscribe(), proxies.clone());
     tokio::spawn(statuses.run());
     tokio::spawn(compiling.run());
@@ -116,24 +122,26 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         args.xds_admission_rate,
         ca.revocations(),
         stopping.subscribe(),
-    );
+    )
+    .measured(metrics.clone());
     tracing::info!(xds = %xds.local_addr()?, api = %api.local_addr()?, dev = args.dev, "control plane is up");
     let registered = registry.watch();
     let pushed = Pushed { view: reading, resources, registered, reflected: reflecting, problems };
     let mut state = ApiState::new(store, written, proxies, pushed, access);
+    let observing = Observing::new(state.observers.clone(), ca.revocations(), stopping.subscribe());
     state.ca = Some(Arc::clone(&ca));
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
+    state.metrics = metrics;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
-    let mut ending = stopping.subscribe();
+    let ending = ended(stopping.subscribe());
     let mut grpc = tokio::spawn(
         server::transport()
             .add_service(InterceptedService::new(discovery.service(), guard.clone()))
-            .add_service(InterceptedService::new(identity.server(), guard))
-            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), async move {
-                let _ = ending.wait_for(|stopping| *stopping).await;
-            }),
+            .add_service(InterceptedService::new(identity.server(), guard.clone()))
+            .add_service(InterceptedService::new(observing.service(), guard))
+            .serve_with_incoming_shutdown(incoming::incoming(xds, ca, args.xds_max_connections), ending),
     );
     tokio::select! {
         result = &mut grpc => result?.context("discovery server"),
@@ -146,6 +154,19 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
             result
         }
     }
+}
+
+/// Returns when the control plane is to end.
+async fn ended(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+/// The metrics, which the store tells of its writes.
+fn measured(store: &Store) -> Metrics {
+    let metrics = Metrics::default();
+    let told = metrics.clone();
+    store.observe(move |took, result| told.written(took, result));
+    metrics
 }
 
 /// The authority, embedded or from files.

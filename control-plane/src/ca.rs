@@ -7,6 +7,7 @@ pub mod enrolment;
 pub mod external;
 pub mod files;
 pub mod fleet;
+mod founding;
 mod presented;
 mod recent;
 mod revocation;
@@ -34,7 +35,7 @@ use weft_proto::v1::TrustBundle;
 use weft_svid::{Role, Svid, SvidReason, TrustStore};
 use zeroize::Zeroizing;
 
-pub(crate) use self::files::write_private;
+pub(crate) use self::files::{open_private, read_private, write_private};
 use self::{
     audit::Audit,
     enrolment::attested::{self, Attested},
@@ -124,16 +125,19 @@ impl Ca {
         let (signer, other, roots) = match &files {
             Some(files) => {
                 let External { signer, roots } = files.load(trust_domain, now)?;
-                rotation::follow(&mut state, &signer, now);
+                rotation::follow(&mut state, &signer, now).context("--ca-cert")?;
                 (Arc::new(signer), None, roots)
             }
             None => {
                 if state.current.is_none() {
-                    rotation::found(&directory, &mut state, now)?;
+                    founding::found(&directory, &mut state, now)?;
                 }
-                rotation::revive(&directory, &mut state, now)?;
-                let loaded = rotation::load(&directory, &state, now)?;
+                founding::revive(&directory, &mut state, now)?;
+                let loaded = founding::load(&directory, &state, now)?;
                 rotation::unfollow(&mut state, &loaded.0, now);
+                let authorities = state.current.iter().chain(&state.other);
+                let issuing = authorities.map(|of| of.issuer.der()).collect::<Result<Vec<_>>>()?;
+                state.remember(&issuing, now)?;
                 loaded
             }
         };

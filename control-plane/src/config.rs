@@ -47,6 +47,11 @@ pub struct ControlPlaneArgs {
     /// Let any local workload enrol, and the local user use the API without TLS and token
     #[arg(long)]
     pub dev: bool,
+    /// Let a workload register only the name and the labels that its certificate attests (weft token create --name
+    /// --label), so that none gets into a Service, or under or out of a policy, by what it says of itself; tokens of
+    /// Kubernetes attest neither
+    #[arg(long, conflicts_with = "dev")]
+    pub attested_labels_only: bool,
     /// Where spans come in (OTLP over gRPC, and protobuf over HTTP at /v1/traces) to be kept in memory for weft trace and
     /// Jaeger's query API [default: none; with --dev 127.0.0.1:4317, unless a collector listens there]
     #[arg(long, value_name = "ADDR")]

@@ -2,7 +2,9 @@
 //! each setting comes from, with the code that made it.
 
 mod access;
+mod behind;
 mod effective;
+mod tokens;
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -10,6 +10,8 @@ pub mod explain;
 mod hexadecimal;
 pub mod inject;
 pub mod jwks;
+pub mod metrics;
+pub mod observe;
 pub mod push;
 pub mod registry;
 pub mod sessions;

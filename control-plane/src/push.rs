@@ -120,6 +120,12 @@ impl View {
         shared.map(move |(name, shared)| own.and_then(|own| own.get(name)).unwrap_or(shared))
     }
 
+    /// What clients of namespaces get in place of the resource of that name: the namespace, and the resource.
+    pub fn instead(&self, kind: ResourceType) -> impl Iterator<Item = (&str, &Arc<Resource>)> {
+        let views = self.kinds.get(&kind).into_iter().flat_map(|kind| &kind.views);
+        views.flat_map(|(namespace, views)| views.values().map(move |resource| (namespace.as_str(), resource)))
+    }
+
     /// The resources that a subscribed name, canonical or alias, leads to, as clients of a namespace get them.
     #[must_use]
     pub fn named(&self, kind: ResourceType, name: &str, namespace: &str) -> &[Arc<Resource>] {

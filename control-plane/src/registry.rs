@@ -31,7 +31,18 @@ const NO_LEASE: u64 = 0;
 /// All registrations, by name.
 pub type All = Arc<Vec<Arc<Registered>>>;
 
+/// What workloads may say of themselves.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Claims {
+    /// Whatever their certificates do not contradict.
+    #[default]
+    Free,
+    /// The name and the labels that their certificates attest, and no others.
+    Attested,
+}
+
 struct Shared {
+    claims: Claims,
     entries: Mutex<Entries>,
     published: watch::Sender<All>,
 }
@@ -59,20 +70,21 @@ pub struct Lease {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self(Arc::new(Shared { entries: Mutex::default(), published: watch::Sender::new(Arc::default()) }))
+        let published = watch::Sender::new(Arc::default());
+        Self(Arc::new(Shared { claims: Claims::default(), entries: Mutex::default(), published }))
     }
 }
 
 impl Registry {
     /// The registrations of `file`, if there is one, and from now on kept there.
     #[must_use]
-    pub fn open(file: &Path) -> Self {
+    pub fn open(file: &Path, claims: Claims) -> Self {
         let (file, read) = RegistryFile::open(file);
         let entry = |registered: Registered| (id(&registered.registration), (NO_LEASE, Arc::new(registered)));
         let by_id = read.into_iter().map(entry).collect();
         let entries = Entries { by_id, last_lease: NO_LEASE, file: Some(file), stopping: false };
         let published = watch::Sender::new(entries.all());
-        Self(Arc::new(Shared { entries: Mutex::new(entries), published }))
+        Self(Arc::new(Shared { claims, entries: Mutex::new(entries), published }))
     }
 
     /// From now on the file stays as it is, for the next process.
@@ -111,7 +123,7 @@ impl Registry {
     /// incarnation holds the name.
     pub fn register(&self, registration: Registration, peer: &SpiffeId, attested: &Attested) -> Result<Lease, String> {
         limits::check(&registration)?;
-        authorise(&registration, peer, attested)?;
+        authorise(&registration, peer, attested, self.0.claims)?;
         let id = id(&registration);
         if weft_policy::model::ObjectName::parse(&id).is_none() {
             return Err(format!("workload id {id:?}: must be namespace/name in lower-case DNS labels"));
@@ -182,7 +194,7 @@ impl Lease {
         let new = match entries.by_id.get_mut(&self.id) {
             Some((lease, held)) if *lease == self.lease => {
                 let peer = SpiffeId::parse(&held.spiffe_id).map_err(|error| error.to_string())?;
-                authorise(&registration, &peer, &self.attested)?;
+                authorise(&registration, &peer, &self.attested, self.registry.0.claims)?;
                 // A new certificate changes nothing that is compiled, nor does what was seen of the traffic.
                 let told = &held.registration;
                 let same = Registration {
@@ -207,7 +219,7 @@ impl Lease {
 
 /// A workload has the namespace and the service account of the identity that its sidecar proved, and the name and the
 /// labels that were attested with it.
-fn authorise(registration: &Registration, peer: &SpiffeId, attested: &Attested) -> Result<(), String> {
+fn authorise(registration: &Registration, peer: &SpiffeId, attested: &Attested, claims: Claims) -> Result<(), String> {
     let (namespace, account) = peer
         .namespace_and_account()
         .ok_or_else(|| format!("{peer} may not register a workload: its path is not ns/<namespace>/sa/<account>"))?;
@@ -220,7 +232,11 @@ fn authorise(registration: &Registration, peer: &SpiffeId, attested: &Attested) 
             registration.service_account
         ));
     }
-    attested.allows(registration).map_err(|why| format!("{peer} may not register this workload: {why}"))
+    let proved = attested.allows(registration).and_then(|()| match claims {
+        Claims::Free => Ok(()),
+        Claims::Attested => attested.proves(registration),
+    });
+    proved.map_err(|why| format!("{peer} may not register this workload: {why}"))
 }
 
 impl Drop for Lease {
@@ -236,138 +252,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_restart_keeps_registrations_until_their_sidecars_are_back_or_late() {
-        let directory = std::env::temp_dir().join(format!("weft-registry-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory");
-        let file = directory.join("registrations");
-        let before = Registry::open(&file);
-        let _one = before.register(registration(1), &peer(), &Attested::default()).expect("valid");
-        let other = Registration { name: "catalog-2".into(), ..registration(1) };
-        let two = before.register(other, &peer(), &Attested::default()).expect("valid");
-        let after = Registry::open(&file);
-        assert_eq!(after.watch().borrow().len(), 2);
-        before.stop();
-        drop(two);
-        assert_eq!(Registry::open(&file).watch().borrow().len(), 2, "a stop keeps what is registered");
-        let _back = after.register(registration(1), &peer(), &Attested::default()).expect("the same incarnation");
-        after.forget_restored();
-        let names: Vec<_> = after.watch().borrow().iter().map(|r| r.registration.name.clone()).collect();
-        assert_eq!(names, ["catalog-1"]);
-        std::fs::write(&file, "no registration\n").expect("writable");
-        assert!(Registry::open(&file).watch().borrow().is_empty(), "a damaged line is left out");
-        std::fs::remove_dir_all(&directory).expect("removable");
-    }
-
-    fn peer() -> SpiffeId {
-        SpiffeId::workload("weft.local", "shop", "catalog").expect("valid")
-    }
-
-    fn registration(epoch_ms: u64) -> Registration {
-        Registration { name: "catalog-1".into(), namespace: "shop".into(), epoch_ms, ..Registration::default() }
-    }
-
-    #[test]
-    fn a_registration_goes_with_its_lease() {
-        let registry = Registry::default();
-        let lease = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
-        assert_eq!(registry.watch().borrow().len(), 1);
-        drop(lease);
-        assert!(registry.watch().borrow().is_empty());
-    }
-
-    #[test]
-    fn an_old_lease_never_removes_a_newer_registration() {
-        let registry = Registry::default();
-        let old = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
-        let _new = registry.register(registration(2), &peer(), &Attested::default()).expect("newer");
-        drop(old);
-        assert_eq!(registry.watch().borrow()[0].registration.epoch_ms, 2);
-    }
-
-    #[test]
-    fn an_older_incarnation_does_not_replace_a_newer() {
-        let registry = Registry::default();
-        let _new = registry.register(registration(2), &peer(), &Attested::default()).expect("valid");
-        assert!(registry.register(registration(1), &peer(), &Attested::default()).is_err());
-    }
-
-    #[test]
-    fn rule_01_a_workload_has_the_service_account_of_the_identity_that_was_proved() {
-        let registry = Registry::default();
-        let of = |account: &str| Registration { service_account: account.into(), ..registration(1) };
-        assert!(registry.register(of("admin"), &peer(), &Attested::default()).is_err());
-        let lease = registry.register(of("catalog"), &peer(), &Attested::default()).expect("its own");
-        assert!(lease.update(of("admin")).is_err(), "nor later");
-        assert_eq!(registry.watch().borrow()[0].registration.service_account, "catalog");
-        let foreign = SpiffeId::parse("spiffe://weft.local/shop/catalog").expect("valid");
-        assert!(
-            Registry::default().register(of(""), &foreign, &Attested::default()).is_err(),
-            "an identity of another form"
-        );
-    }
-
-    #[test]
-    fn an_identity_registers_a_bounded_number_of_workloads() {
-        let registry = Registry::default();
-        let named = |count: usize| Registration { name: format!("catalog-{count}"), ..registration(1) };
-        let leases: Vec<_> = (0..limits::PER_IDENTITY)
-            .map(|count| registry.register(named(count), &peer(), &Attested::default()).expect("valid"))
-            .collect();
-        assert!(registry.register(named(leases.len()), &peer(), &Attested::default()).is_err());
-        let _again = registry.register(named(0), &peer(), &Attested::default()).expect("one that it has");
-        let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
-        let other = Registration { name: "orders-1".into(), ..registration(1) };
-        let _other = registry.register(other, &colleague, &Attested::default()).expect("another identity");
-    }
-
-    #[test]
-    fn a_workload_registers_with_the_labels_that_were_attested_and_keeps_them() {
-        let registry = Registry::default();
-        let of = |label: &str| Registration {
-            labels: [("app".to_owned(), label.to_owned())].into_iter().collect(),
-            ..registration(1)
-        };
-        let attested = Attested {
-            name: Some("catalog-1".into()),
-            labels: [("app".into(), "catalog".into())].into_iter().collect(),
-        };
-        let error = registry.register(of("payments"), &peer(), &attested).err().expect("refused");
-        assert!(error.contains("payments") && error.contains("catalog"), "{error}");
-        let lease = registry.register(of("catalog"), &peer(), &attested).expect("attested");
-        assert!(lease.update(of("payments")).is_err(), "nor later");
-        assert!(lease.update(Registration { healthy: true, ..of("catalog") }).is_ok());
-        assert_eq!(registry.watch().borrow()[0].registration.labels["app"], "catalog");
-        let other = Registration { name: "catalog-2".into(), ..of("catalog") };
-        assert!(registry.register(other, &peer(), &attested).is_err(), "another name");
-    }
-
-    #[test]
-    fn a_renewed_certificate_and_connections_that_came_publish_nothing() {
-        let registry = Registry::default();
-        let lease = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
-        let mut watch = registry.watch();
-        watch.mark_unchanged();
-        let came = vec![weft_proto::v1::PortConnections { port: 80, plaintext: 1, ..Default::default() }];
-        lease.update(Registration { certificate_end_ms: 5, connections: came, ..registration(1) }).expect("valid");
-        assert!(!watch.has_changed().expect("open"));
-        lease.update(Registration { certificate_end_ms: 5, healthy: true, ..registration(1) }).expect("valid");
-        assert!(watch.has_changed().expect("open"));
-    }
-
-    #[test]
-    fn a_peer_registers_in_its_own_namespace_only() {
-        let registry = Registry::default();
-        let other = SpiffeId::workload("weft.local", "other", "catalog").expect("valid");
-        assert!(registry.register(registration(1), &other, &Attested::default()).is_err());
-        let _held = registry.register(registration(1), &peer(), &Attested::default()).expect("valid");
-        let colleague = SpiffeId::workload("weft.local", "shop", "orders").expect("valid");
-        assert!(
-            registry.register(registration(9), &colleague, &Attested::default()).is_err(),
-            "the name is another identity's"
-        );
-    }
-}
+mod tests;

@@ -1,7 +1,10 @@
 //! The secret behind session persistence: one file of the data directory, from which each rule has its own key for the
 //! tokens of its sessions. Sidecars get the keys of the rules that they follow, so that each reads what another made.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    io::{ErrorKind, Read as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::{
@@ -9,10 +12,12 @@ use aws_lc_rs::{
     rand::{SecureRandom as _, SystemRandom},
 };
 
-use crate::ca::files::write_private;
+use crate::ca::{open_private, write_private};
 
 /// Name of the file.
 const NAME: &str = "sessions.key";
+/// Bytes of it that are read: more than it has.
+const MAX: u64 = 1024;
 /// What is derived, so that the secret may serve another purpose some day.
 const PURPOSE: &[u8] = b"weft session persistence 1\0";
 
@@ -27,8 +32,13 @@ impl Secret {
     /// When it cannot be read or written, or is not what was written.
     pub fn open(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join(NAME);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
+        let bytes = match path.symlink_metadata() {
+            Ok(_) => {
+                let mut bytes = Vec::new();
+                let file = open_private(&path, false)?;
+                file.take(MAX).read_to_end(&mut bytes).with_context(|| format!("read {}", path.display()))?;
+                bytes
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let mut bytes = vec![0; 32];
                 SystemRandom::new().fill(&mut bytes).ok().context("no random bytes from the system")?;
@@ -63,7 +73,7 @@ impl Secret {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -77,6 +87,9 @@ mod tests {
         fs::write(dir.path().join(NAME), b"short").expect("written");
         let refused = Secret::open(dir.path()).err().expect("refused").to_string();
         assert!(refused.ends_with("has 5 bytes and not 32: remove it, and sessions begin anew"), "{refused}");
+        fs::set_permissions(dir.path().join(NAME), fs::Permissions::from_mode(0o644)).expect("set");
+        let refused = format!("{:#}", Secret::open(dir.path()).err().expect("refused"));
+        assert!(refused.contains("chmod 600"), "{refused}");
     }
 
     #[test]

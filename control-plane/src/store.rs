@@ -20,8 +20,8 @@ mod watcher;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::watch;
@@ -47,13 +47,17 @@ use self::{
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    observer: Arc<OnceLock<Observer>>,
 }
+
+/// Is told how long a write took and what became of it.
+type Observer = Box<dyn Fn(Duration, &'static str) + Send + Sync>;
 
 impl Store {
     /// A store that lives in memory only.
     #[must_use]
     pub fn memory() -> Self {
-        Self { engine: Arc::new(Engine::Memory(Memory::new())) }
+        Self { engine: Arc::new(Engine::Memory(Memory::new())), observer: Arc::default() }
     }
 
     /// The store in a data directory, made where it is missing. Blocks while it reads the log: well under a second for
@@ -84,7 +88,8 @@ impl Store {
     }
 
     fn open_with(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
-        Ok(Self { engine: Arc::new(Engine::Embedded(Embedded::open(data_dir, options)?)) })
+        let engine = Arc::new(Engine::Embedded(Embedded::open(data_dir, options)?));
+        Ok(Self { engine, observer: Arc::default() })
     }
 
     /// Why no writes are taken until a restart, if so: a commit failed or the log is damaged. Belongs into readiness.
@@ -140,7 +145,26 @@ impl Store {
     /// # Errors
     /// When a write's expectation is not met, the batch is too large, or the log cannot be written.
     pub async fn append(&self, batch: Batch) -> Result<Vec<Arc<Event>>, AppendError> {
-        self.engine.append(batch).await
+        let started = Instant::now();
+        let result = self.engine.append(batch).await;
+        if let Some(told) = self.observer.get() {
+            told(started.elapsed(), result.as_ref().map_or_else(AppendError::word, |_| "ok"));
+        }
+        result
+    }
+
+    /// Has writes told from now on; only the first observer counts.
+    pub fn observe(&self, told: impl Fn(Duration, &'static str) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(told));
+    }
+
+    /// Size of its file, if it has one.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        match &*self.engine {
+            Engine::Embedded(log) => log.bytes(),
+            Engine::Memory(_) => None,
+        }
     }
 
     /// Every event after a revision, exactly once and in order: 0 for all, [`Self::revision`] for the new ones.

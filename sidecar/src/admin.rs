@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch};
+use weft_metrics::Format;
 
 use crate::{drain::Drain, readiness::Status, snapshot::Snapshot, telemetry::Telemetry};
 
@@ -66,8 +67,10 @@ impl Admin {
             "/live" | "/livez" => text(StatusCode::OK, "live\n".into()),
             "/ready" | "/readyz" => self.ready(),
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.telemetry.render());
-                let kind = header::HeaderValue::from_static("text/plain; version=0.0.4");
+                let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+                let format = Format::accepted(accept);
+                let mut response = text(StatusCode::OK, self.telemetry.registry().render(format));
+                let kind = header::HeaderValue::from_static(format.content_type());
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }

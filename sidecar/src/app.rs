@@ -31,7 +31,9 @@ use crate::{
     harden,
     health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound, listener, probe,
+    inbound, listener,
+    observe::{self, taps::Taps},
+    probe,
     readiness::{self, Readiness, Status},
     snapshot::Snapshot,
     state::{Store, keep},
@@ -39,10 +41,13 @@ use crate::{
         Telemetry,
         access::AccessLog,
         export::{self, SpanSink, Whose},
-        propagation,
+        gauges, propagation,
     },
     token::PendingKey,
 };
+
+/// Between two looks for series that nobody uses.
+const EXPIRE: Duration = Duration::from_secs(60);
 
 /// Runs a sidecar until it has drained.
 ///
@@ -71,9 +76,9 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let (listeners, reserved) = bind(&args)?;
     let admin =
         TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    announce(&args, &listeners, admin.local_addr()?);
+    let seen_at = announce(&args, &listeners, admin.local_addr()?);
 
-    let (telemetry, drain, readiness) = (Telemetry::default(), Drain::default(), Readiness::default());
+    let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (demand, demands) = discovery::demand();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
@@ -88,9 +93,10 @@ async fn control(args: SidecarArgs) -> Result<()> {
     };
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
-    let registration = watch::Sender::new(registration(&args, listeners.mesh, epoch(store.as_deref())));
+    let registration = watch::Sender::new(registration(&args, listeners.mesh, seen_at, epoch(store.as_deref())));
 
-    let (spans, recording) = record(&args, &telemetry, snapshot.subscribe())?;
+    let (channels, taps) = observe::start(&telemetry);
+    let (spans, recording) = record(&args, &telemetry, taps, snapshot.subscribe())?;
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
@@ -117,8 +123,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         snapshot: snapshot.subscribe(),
     };
     show(seen, admin, &args.pod).await?;
-    let saver = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone()));
-    let (saver, keeper) = saver.unzip();
+    let (saver, keeper) = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone())).unzip();
     let wishes = watch::Sender::default();
     let renewal = Renewal {
         signer: Arc::new(enrolment),
@@ -149,6 +154,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()),
         drain: drain.clone(),
         backoff: Backoff::default(),
+        channels,
     };
     tokio::spawn(announce_ready(args.announce, readiness.subscribe(), telemetry));
     tokio::spawn(readiness::tell(readiness));
@@ -174,6 +180,22 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+/// The metrics of this sidecar.
+fn telemetry(args: &SidecarArgs) -> Telemetry {
+    let telemetry = Telemetry::new(&format!("{}/{}", args.namespace, args.account()));
+    gauges::register(&telemetry);
+    tokio::spawn(expire(telemetry.clone()));
+    telemetry
+}
+
+/// Forgets the series of what is gone for long.
+async fn expire(telemetry: Telemetry) {
+    let mut tick = tokio::time::interval(EXPIRE);
+    loop {
+        telemetry.expire(tick.tick().await.into_std());
+    }
 }
 
 /// Starts what tells others how this sidecar is.
@@ -206,6 +228,7 @@ impl Recording {
 fn record(
     args: &SidecarArgs,
     telemetry: &Telemetry,
+    taps: Taps,
     snapshot: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<(SpanSink, Recording)> {
     let (log, logging) = AccessLog::start(telemetry, args.access_log.as_deref())?;
@@ -216,7 +239,7 @@ fn record(
         instance: &args.name,
         version: label("version"),
     };
-    let (sink, exporting) = export::queue(telemetry, &whose, Some(log));
+    let (sink, exporting) = export::queue(telemetry, &whose, Some(log), Some(taps));
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
 }
 
@@ -310,7 +333,7 @@ fn tell_of_traffic(context: &WorkerContext, registration: &watch::Sender<Registr
     tokio::spawn(propagation::tell(all, context.telemetry.clone(), registration.clone()));
 }
 
-fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registration {
+fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_ms: u64) -> Registration {
     Registration {
         name: args.name.clone(),
         namespace: args.namespace.clone(),
@@ -338,10 +361,12 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, epoch_ms: u64) -> Registra
         service_account: args.account().into(),
         connections: Vec::new(),
         trace_propagation: None,
+        admin_address: admin.to_string(),
     }
 }
 
-fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
+/// Says where it listens; gives back where its metrics are.
+fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) -> SocketAddr {
     tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
     if args.announce {
         let upstreams: serde_json::Map<_, _> = listeners
@@ -354,6 +379,7 @@ fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) {
             "mesh": listeners.mesh.to_string(), "upstreams": upstreams,
         }));
     }
+    admin
 }
 
 async fn announce_ready(announce: bool, mut status: watch::Receiver<Status>, telemetry: Telemetry) {

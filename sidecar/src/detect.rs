@@ -32,6 +32,23 @@ pub enum Protocol {
     Silent,
 }
 
+impl Protocol {
+    /// All of them, in the order of the discriminants.
+    pub const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::Tls, Self::Opaque, Self::Silent];
+
+    /// Label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Tls => "tls",
+            Self::Opaque => "opaque",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// The protocol and the bytes that were read to find it.
 #[derive(Debug)]
 pub struct Detected {

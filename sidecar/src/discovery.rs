@@ -38,7 +38,7 @@ use crate::{
     readiness::Readiness,
     snapshot::SnapshotSender,
     state::keep::Saver,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, gauges::NACKS},
 };
 
 /// Names that the app may bring up by dialling them.
@@ -106,6 +106,8 @@ pub struct Discovery {
     pub drain: Drain,
     /// Waits between sessions.
     pub backoff: Backoff,
+    /// The connection of the session, once the control plane has answered on it.
+    pub channels: watch::Sender<Option<Channel>>,
 }
 
 /// Why a session with the control plane ended.
@@ -123,6 +125,9 @@ impl Discovery {
     /// Connects, follows and reconnects until the sidecar stops. What was restored is served at once.
     pub async fn run(mut self) {
         let drain = self.drain.clone();
+        if let Some(saved) = self.from_disk {
+            self.telemetry.config_age().away(saved);
+        }
         self.publish();
         loop {
             let start = Instant::now();
@@ -130,12 +135,17 @@ impl Discovery {
                 Ok(channel) => self.follow(channel).await,
                 Err(error) => Ended::Failed(error),
             };
+            self.channels.send_if_modified(|channel| channel.take().is_some());
             if matches!(ended, Ended::Stopped) {
                 // What has changed since the last time is written before the process ends.
                 self.save();
             }
             let Some(wait) = self.wait_after(&ended, start.elapsed(), rand::random()) else { return };
             self.save();
+            // Where nothing was ever right there is no age either.
+            if self.state.missing().is_empty() {
+                self.telemetry.config_age().away(SystemTime::now());
+            }
             if let Ended::Failed(error) = &ended {
                 self.readiness.away(&format!("{error:#}"));
                 tracing::warn!(error = format!("{error:#}"), ?wait, "discovery stream ended; what is held stays");
@@ -171,7 +181,8 @@ impl Discovery {
         for request in self.opening() {
             let _ = sender.try_send(request);
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024);
         let opened = tokio::select! {
             opened = client.delta_aggregated_resources(ReceiverStream::new(receiver)) => opened,
             () = drain.stopped() => return Ended::Stopped,
@@ -181,6 +192,9 @@ impl Discovery {
             Err(status) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
         };
         self.readiness.reached();
+        if self.from_disk.is_none() {
+            self.telemetry.config_age().current();
+        }
         let settled = tokio::time::sleep(SETTLED);
         tokio::pin!(settled);
         // Responses are read also while requests wait: two peers that both only write would wait for ever.
@@ -195,6 +209,11 @@ impl Discovery {
                 response = stream.next() => match response {
                     Some(Ok(response)) => {
                         self.backoff.reset();
+                        self.channels.send_if_modified(|current| {
+                            let first = current.is_none();
+                            current.get_or_insert_with(|| channel.clone());
+                            first
+                        });
                         self.confirmed();
                         outbox.extend(self.on_response(response));
                     }
@@ -241,6 +260,10 @@ impl Discovery {
     /// Applies and publishes before the answer: an ACK means that requests see it. What new versions refer to is asked
     /// for first, so that the control plane does not remove anything before it has sent that (rule 7).
     fn on_response(&mut self, response: DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
+        if let Ok(revision) = response.system_version_info.parse::<u32>() {
+            let help = "Revision of the configuration that came last, as the control plane counts them";
+            self.telemetry.gauge("weft_config_revision", help, &[]).set(f64::from(revision));
+        }
         let answer = self.state.apply(response);
         self.changed();
         self.count(&answer);
@@ -256,6 +279,7 @@ impl Discovery {
         let labels = [("type", kind), ("result", result)];
         self.telemetry.counter("weft_config_updates_total", "Configuration updates", &labels).increment(1);
         if let Some(error) = &answer.error_detail {
+            self.telemetry.counter(NACKS.0, NACKS.1, &[("type", kind)]).increment(1);
             tracing::warn!(kind, error = error.message, "configuration refused; what is held stays");
         }
     }
@@ -284,6 +308,7 @@ impl Discovery {
 
     /// The control plane is there: what it does not send now is as it should be.
     fn confirmed(&mut self) {
+        self.telemetry.config_age().current();
         if self.from_disk.take().is_some() {
             tracing::info!("the control plane is back: the configuration is its own again");
             self.show_source();

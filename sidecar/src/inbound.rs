@@ -20,7 +20,7 @@ use std::{
 };
 
 pub use books::Books;
-pub use connection::Admitted;
+pub use connection::{Admitted, App};
 use connection::{Connection, LeadsTo};
 use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
@@ -37,7 +37,7 @@ use weft_policy::{
 use weft_svid::{PeerIdentity, Role};
 
 use crate::{
-    app::worker::Worker,
+    app::worker::{InboundMetrics, Worker},
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
@@ -45,7 +45,7 @@ use crate::{
     identity, listener,
     live::Session,
     opaque,
-    telemetry::trace::OpenSpan,
+    telemetry::{Direction, trace::OpenSpan},
     upstream,
 };
 
@@ -139,7 +139,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let Ok(from) = io.peer_addr() else { return };
     let connection = Connection::new(&worker, None, from.ip(), LeadsTo::Port(port), None);
     let refuse = |reason: Reason| {
-        worker.inbound_tcp(port, false).refused(reason);
+        handles(&worker, &connection).tcp.refused(reason);
         tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
     };
     let app = match connection.app(&worker) {
@@ -158,6 +158,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
         reason = connection.ended() => return refuse(reason),
     };
     let Ok(detected) = detected else { return };
+    worker.count_detected(Direction::Inbound, port, detected.protocol);
     let io = Rewind::new(io, detected.prefix);
     // Where HTTP is declared, bytes that do not look like it are refused as bad HTTP: passed on unread, they could carry
     // a request with an identity or a framing of the caller's own making.
@@ -186,6 +187,12 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     }
 }
 
+/// Where a plaintext connection is counted, also when its port leads nowhere.
+fn handles(worker: &Worker, connection: &Connection) -> Rc<InboundMetrics> {
+    let app = connection.app(worker);
+    app.map_or_else(|_| worker.inbound(connection.front(), None, None), |app| Rc::clone(&app.metrics))
+}
+
 /// Opaque bytes, on a port that is declared so or that nobody declared. What policies say is asked before the dial.
 async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
     let mut span = OpenSpan::default();
@@ -196,7 +203,7 @@ async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl
         let stream = permit.dial().await?;
         Ok::<_, ProxyError>((permit, stream))
     };
-    let metrics = worker.inbound_tcp(connection.front(), false);
+    let metrics = handles(worker, connection).tcp.clone();
     let (permit, app) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod inbound;
 pub mod listener;
 pub mod live;
+pub mod observe;
 pub mod opaque;
 pub mod outbound;
 pub mod probe;

@@ -39,6 +39,7 @@ use crate::{
     http::{body::Body, serve},
     listener,
     snapshot::Snapshot,
+    telemetry::Direction,
 };
 
 /// How long the first call to a service may wait for discovery.
@@ -100,6 +101,7 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%error, "the app closed before its first byte"),
     };
+    worker.count_detected(Direction::Outbound, io.local_addr().map_or(0, |own| own.port()), detected.protocol);
     let drain = worker.context.drain.clone();
     let http2 = detected.protocol == detect::Protocol::Http2;
     let http = http2 || detected.protocol == detect::Protocol::Http1;

@@ -63,8 +63,30 @@ pub struct Cluster {
     pub policy: Arc<BackendPolicy>,
     /// Chooses one of `endpoints`.
     pub balancer: Balancer,
+    /// Metrics of its requests by the rule that leads here, in the order of the names; first those without a rule.
+    pub routes: Box<[RouteMetrics]>,
     /// State shared by all snapshots of this target.
     pub shared: Arc<ClusterShared>,
+}
+
+/// Metrics of the requests that a rule sends to a target.
+pub struct RouteMetrics {
+    /// Name of the rule; empty for a port without routes.
+    pub rule: Box<str>,
+    /// By whether the hop was mutual TLS: `[plaintext, mtls]`.
+    pub http: [HttpMetrics; 2],
+}
+
+impl Cluster {
+    /// Which of `routes` a rule of this name has.
+    #[must_use]
+    pub fn route(&self, rule: &str) -> usize {
+        if rule.is_empty() {
+            return 0;
+        }
+        // A rule that is not there has come to this target by no way that a configuration has.
+        self.routes.binary_search_by(|route| (*route.rule).cmp(rule)).unwrap_or(0)
+    }
 }
 
 /// What outlives a snapshot for one service port.
@@ -79,8 +101,6 @@ pub struct ClusterShared {
     pub breaker: Arc<Breaker>,
     /// Changes of the circuits above, and retries.
     pub circuit: CircuitMetrics,
-    /// Requests, by whether the hop was mutual TLS: `[plaintext, mtls]`.
-    pub http: [HttpMetrics; 2],
     /// Opaque connections, by whether the hop was mutual TLS: `[plaintext, mtls]`.
     pub tcp: [TcpMetrics; 2],
 }

@@ -1,37 +1,42 @@
-//! Metrics of this sidecar: its own registry, handles that are resolved when configuration is applied, and
-//! Prometheus text. Recording is an atomic add; locks are taken only to make a handle and to render.
+//! Metrics of this sidecar: handles that are resolved when configuration is applied or a connection comes, and recording
+//! that is an atomic add. The registry and its text are in `weft-metrics`.
 
 pub mod access;
 mod circuit;
 pub mod export;
-mod histogram;
+pub mod gauges;
+pub mod http;
 mod otel;
 pub mod propagation;
 pub mod span;
+mod tcp;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
 use std::{
-    array,
-    collections::BTreeMap,
-    fmt::Write,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
-pub use circuit::CircuitMetrics;
-use histogram::Histogram;
+use weft_metrics::{Registry, Snapshot};
+use weft_policy::SpiffeId;
 
+use self::gauges::ConfigAge;
+pub use self::{
+    circuit::CircuitMetrics,
+    http::{Ended, HttpMetrics},
+    tcp::{OpenConnection, TcpMetrics},
+};
 use crate::error::Reason;
 
-/// `1xx` to `5xx`, and everything that is none of them.
-const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
-/// One column per reason, after the one for "no reason".
-const REASONS: usize = Reason::ALL.len() + 1;
+/// Callers with series of their own; all others share one. Callers that are idle for long make room.
+const PEERS: usize = 64;
+/// In place of a caller beyond the bound.
+pub const OTHER: &str = "other";
+/// In place of a service or a caller that is not known.
+pub const UNKNOWN: &str = "unknown";
 
 /// Which way a request or connection goes, seen from the app.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -44,55 +49,30 @@ pub enum Direction {
 
 /// All metrics of a sidecar. Clones share them.
 #[derive(Clone, Default)]
-pub struct Telemetry(Arc<Registry>);
-
-/// Handles for the requests of one target.
-#[derive(Clone)]
-pub struct HttpMetrics(Arc<HttpSeries>);
-
-/// Handles for the opaque connections of one target.
-#[derive(Clone)]
-pub struct TcpMetrics(Arc<TcpSeries>);
-
-/// A connection in the books of a [`TcpMetrics`], until it is dropped.
-pub struct OpenConnection {
-    metrics: TcpMetrics,
-    reason: Option<Reason>,
-}
+pub struct Telemetry(Arc<Shared>);
 
 #[derive(Default)]
-struct Registry {
-    families: Mutex<BTreeMap<&'static str, Family>>,
-    http: Mutex<BTreeMap<String, Arc<HttpSeries>>>,
-    tcp: Mutex<BTreeMap<String, Arc<TcpSeries>>>,
+struct Shared {
+    registry: Registry,
+    /// `namespace/service account` of this workload.
+    own: Box<str>,
+    peers: Mutex<BTreeSet<Box<str>>>,
+    age: ConfigAge,
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Kind {
-    Counter,
-    Gauge,
-}
-
-/// Series of one name, by their escaped labels.
-struct Family {
-    kind: Kind,
-    help: &'static str,
-    series: BTreeMap<String, Arc<AtomicU64>>,
-}
-
-struct HttpSeries {
-    requests: [[AtomicU64; REASONS]; CLASSES.len()],
-    durations: Histogram,
-}
-
-/// Name, type, help and value of a metric with one value per target.
-type Column = (&'static str, &'static str, &'static str, fn(&TcpSeries) -> &AtomicU64);
-
-struct TcpSeries {
-    closed: [AtomicU64; REASONS],
-    open: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
+/// What the series of a hop are about.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop<'a> {
+    /// Which way.
+    pub direction: Direction,
+    /// `namespace/name` of the service that is called.
+    pub service: &'a str,
+    /// Its port; 0 when it is not known.
+    pub port: u16,
+    /// Who calls: `namespace/service account`.
+    pub peer: &'a str,
+    /// Name of the rule that decides; empty where there is none, and inbound.
+    pub route: &'a str,
 }
 
 impl Direction {
@@ -107,221 +87,114 @@ impl Direction {
 }
 
 impl Telemetry {
-    /// Handles for requests to or for `target`; the same arguments give the same series.
+    /// Metrics of the workload with this `namespace/service account`.
     #[must_use]
-    pub fn http(&self, direction: Direction, target: &str, mtls: bool) -> HttpMetrics {
-        let mut all = lock(&self.0.http);
-        let series = all.entry(hop_labels(direction, target, mtls)).or_insert_with(|| {
-            Arc::new(HttpSeries {
-                requests: array::from_fn(|_| array::from_fn(|_| AtomicU64::new(0))),
-                durations: Histogram::default(),
-            })
-        });
-        HttpMetrics(Arc::clone(series))
+    pub fn new(own: &str) -> Self {
+        Self(Arc::new(Shared { own: own.into(), ..Shared::default() }))
     }
 
-    /// Handles for opaque connections to or for `target`; the same arguments give the same series.
+    /// The registry, for sources and for what it renders.
     #[must_use]
-    pub fn tcp(&self, direction: Direction, target: &str, mtls: bool) -> TcpMetrics {
-        let mut all = lock(&self.0.tcp);
-        let series = all.entry(hop_labels(direction, target, mtls)).or_insert_with(|| {
-            Arc::new(TcpSeries {
-                closed: array::from_fn(|_| AtomicU64::new(0)),
-                open: AtomicU64::new(0),
-                sent: AtomicU64::new(0),
-                received: AtomicU64::new(0),
-            })
-        });
-        TcpMetrics(Arc::clone(series))
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
     }
 
-    /// A counter, made on the first call with these labels.
+    /// Everything, now, with labels as fields.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.registry.snapshot()
+    }
+
+    /// Everything, now, as Prometheus text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.registry.render(weft_metrics::Format::Prometheus)
+    }
+
+    /// `namespace/service account` of this workload.
+    #[must_use]
+    pub fn own(&self) -> &str {
+        &self.0.own
+    }
+
+    /// A counter, made on the first call. It stays: labels must be of a closed set.
     pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Counter {
-        metrics::Counter::from_arc(self.series(Kind::Counter, name, help, labels))
+        self.0.registry.counter(name, help, labels)
     }
 
-    /// A gauge, made on the first call with these labels.
-    pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
-        metrics::Gauge::from_arc(self.series(Kind::Gauge, name, help, labels))
-    }
-
-    fn series(
+    /// A counter of something configured: to be held as long as that is.
+    pub fn counter_of(
         &self,
-        kind: Kind,
         name: &'static str,
         help: &'static str,
         labels: &[(&'static str, &str)],
-    ) -> Arc<AtomicU64> {
-        let mut families = lock(&self.0.families);
-        let family = families.entry(name).or_insert_with(|| Family { kind, help, series: BTreeMap::new() });
-        debug_assert!(family.kind == kind, "{name} is registered as another kind");
-        Arc::clone(family.series.entry(join_labels(labels)).or_default())
+    ) -> metrics::Counter {
+        self.0.registry.counter_of(name, help, labels)
     }
 
-    /// Everything in Prometheus' text format.
+    /// A gauge, made on the first call. It stays: labels must be of a closed set.
+    pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
+        self.0.registry.gauge(name, help, labels)
+    }
+
+    /// A gauge of something configured: to be held as long as that is.
+    pub fn gauge_of(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
+        self.0.registry.gauge_of(name, help, labels)
+    }
+
+    /// What a caller is called in labels: `namespace/service account`, with its trust domain before that when it is not
+    /// `domain`. Beyond the bound all callers have one name.
     #[must_use]
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        for (name, family) in &*lock(&self.0.families) {
-            let kind = if family.kind == Kind::Counter { "counter" } else { "gauge" };
-            head(&mut out, name, kind, family.help);
-            for (labels, value) in &family.series {
-                let bits = value.load(Ordering::Relaxed);
-                let text = if family.kind == Kind::Counter { bits.to_string() } else { number(f64::from_bits(bits)) };
-                let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-                let _ = writeln!(out, "{name}{braces} {text}");
+    pub fn peer(&self, id: &SpiffeId, domain: Option<&str>) -> Box<str> {
+        let name = match id.namespace_and_account() {
+            Some((namespace, account)) if domain.is_none_or(|domain| domain == id.trust_domain()) => {
+                format!("{namespace}/{account}")
             }
+            Some((namespace, account)) => format!("{}/{namespace}/{account}", id.trust_domain()),
+            None => id.as_str().to_owned(),
+        };
+        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.contains(name.as_str()) {
+            return name.into();
         }
-        self.render_http(&mut out);
-        self.render_tcp(&mut out);
-        out
+        if peers.len() >= PEERS {
+            return OTHER.into();
+        }
+        peers.insert(name.as_str().into());
+        name.into()
     }
 
-    fn render_http(&self, out: &mut String) {
-        let all = lock(&self.0.http);
-        if all.is_empty() {
-            return;
-        }
-        let name = "weft_http_requests_total";
-        head(out, name, "counter", "Requests that ended, by status class and reason of failure.");
-        for (labels, series) in &*all {
-            for (class, reasons) in CLASSES.iter().zip(&series.requests) {
-                for (index, value) in reasons.iter().enumerate() {
-                    let value = value.load(Ordering::Relaxed);
-                    if value > 0 {
-                        let reason = reason_word(index);
-                        let _ = writeln!(out, "{name}{{{labels},code_class=\"{class}\",reason=\"{reason}\"}} {value}");
-                    }
-                }
-            }
-        }
-        let name = "weft_http_request_duration_seconds";
-        head(out, name, "histogram", "Time from the request's head to the end of its response.");
-        for (labels, series) in &*all {
-            series.durations.render(out, name, labels);
-        }
-    }
-
-    fn render_tcp(&self, out: &mut String) {
-        let all = lock(&self.0.tcp);
-        if all.is_empty() {
-            return;
-        }
-        let name = "weft_tcp_connections_total";
-        head(out, name, "counter", "Opaque connections that ended, by reason of failure.");
-        for (labels, series) in &*all {
-            for (index, value) in series.closed.iter().enumerate() {
-                let value = value.load(Ordering::Relaxed);
-                if value > 0 {
-                    let _ = writeln!(out, "{name}{{{labels},reason=\"{}\"}} {value}", reason_word(index));
-                }
-            }
-        }
-        let columns: [Column; 3] = [
-            ("weft_tcp_open_connections", "gauge", "Opaque connections that are open.", |series| &series.open),
-            ("weft_tcp_sent_bytes_total", "counter", "Bytes sent to the target.", |series| &series.sent),
-            ("weft_tcp_received_bytes_total", "counter", "Bytes received from the target.", |series| &series.received),
-        ];
-        for (name, kind, help, column) in columns {
-            head(out, name, kind, help);
-            for (labels, series) in &*all {
-                let _ = writeln!(out, "{name}{{{labels}}} {}", column(series).load(Ordering::Relaxed));
-            }
-        }
-    }
-}
-
-impl HttpMetrics {
-    /// Counts a request that ended.
-    pub fn record(&self, status: u16, reason: Option<Reason>, duration: Duration) {
-        let class = usize::from(status / 100);
-        let class = if class < CLASSES.len() { class } else { 0 };
-        self.0.requests[class][reason_column(reason)].fetch_add(1, Ordering::Relaxed);
-        self.0.durations.record(duration);
-    }
-}
-
-impl TcpMetrics {
-    /// A connection begins; it is open while the guard lives.
+    /// How old the configuration is, to be told by discovery.
     #[must_use]
-    pub fn opened(&self) -> OpenConnection {
-        self.0.open.fetch_add(1, Ordering::Relaxed);
-        OpenConnection { metrics: self.clone(), reason: None }
+    pub fn config_age(&self) -> &ConfigAge {
+        &self.0.age
     }
 
-    /// A connection was not taken.
-    pub fn refused(&self, reason: Reason) {
-        self.count(Some(reason));
-    }
-
-    fn count(&self, reason: Option<Reason>) {
-        self.0.closed[reason_column(reason)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Bytes sent to the target.
-    pub fn sent(&self, bytes: u64) {
-        self.0.sent.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes received from the target.
-    pub fn received(&self, bytes: u64) {
-        self.0.received.fetch_add(bytes, Ordering::Relaxed);
+    /// Drops the series of what is gone for long. To be called now and then.
+    pub fn expire(&self, now: Instant) {
+        self.0.registry.expire(now);
+        let left = self.0.registry.values_of(&["http", "tcp"], "peer_service");
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner).retain(|peer| left.contains(peer));
     }
 }
 
-impl OpenConnection {
-    /// The connection ended badly, or with `None` well, which is also what a plain drop means.
-    pub fn closed(mut self, reason: Option<Reason>) {
-        self.reason = reason;
+const fn tls(mtls: bool) -> &'static str {
+    if mtls { "mtls" } else { "none" }
+}
+
+/// A port as a label; empty when it is not known.
+fn port_label(port: u16) -> String {
+    if port == 0 { String::new() } else { port.to_string() }
+}
+
+/// One column per reason, after the one for "no reason".
+const fn reason_column(reason: Option<Reason>) -> u8 {
+    match reason {
+        None => 0,
+        Some(reason) => reason as u8 + 1,
     }
 }
 
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.metrics.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.count(self.reason);
-    }
-}
-
-fn reason_column(reason: Option<Reason>) -> usize {
-    reason.map_or(0, |reason| usize::from(reason as u8) + 1)
-}
-
-fn reason_word(column: usize) -> &'static str {
-    column.checked_sub(1).map_or("", |index| Reason::ALL[index].as_str())
-}
-
-fn hop_labels(direction: Direction, target: &str, mtls: bool) -> String {
-    let mtls = if mtls { "true" } else { "false" };
-    join_labels(&[("direction", direction.as_str()), ("target", target), ("mtls", mtls)])
-}
-
-fn join_labels(labels: &[(&'static str, &str)]) -> String {
-    let mut out = String::new();
-    for (index, (name, value)) in labels.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let _ = write!(out, "{comma}{name}=\"{value}\"");
-    }
-    out
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn number(value: f64) -> String {
-    if value.is_nan() {
-        "NaN".to_owned()
-    } else if value.is_infinite() {
-        if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() }
-    } else {
-        value.to_string()
-    }
-}
-
-/// A panic elsewhere cannot leave a map of counters half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn reason_word(column: u8) -> &'static str {
+    column.checked_sub(1).and_then(|index| Reason::ALL.get(usize::from(index))).map_or("", |reason| reason.as_str())
 }

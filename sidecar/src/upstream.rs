@@ -11,7 +11,13 @@ mod watched;
 #[cfg(test)]
 pub(crate) use connect::handshake;
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
 
 use http::HeaderMap;
 use weft_policy::{
@@ -81,7 +87,12 @@ pub struct Pools {
     sessions: Rc<Sessions>,
     telemetry: Telemetry,
     pools: RefCell<HashMap<Key, Rc<Pool>>>,
+    /// Connections of each of [`POOLED`], and how many this worker has told of.
+    pooled: [(metrics::Gauge, Cell<u32>); POOLED.len()],
 }
+
+/// What is in pools: idle connections in HTTP/1.1, connections in HTTP/2, and connections of tunnels.
+const POOLED: [&str; 3] = ["http1_idle", "http2", "tunnel"];
 
 impl Key {
     /// The key for an endpoint's mesh listener.
@@ -115,7 +126,11 @@ impl Pools {
     /// Empty pools.
     #[must_use]
     pub fn new(identity: IdentityReceiver, sessions: Rc<Sessions>, telemetry: Telemetry) -> Self {
-        Self { identity, sessions, telemetry, pools: RefCell::default() }
+        let pooled = POOLED.map(|kind| {
+            let help = "Connections in the pools";
+            (telemetry.gauge("weft_upstream_pooled_connections", help, &[("kind", kind)]), Cell::new(0))
+        });
+        Self { identity, sessions, telemetry, pools: RefCell::default(), pooled }
     }
 
     /// A connection for one exchange: a pooled one if there is one, else a new one.
@@ -188,10 +203,19 @@ impl Pools {
 
     /// Drops what is idle for too long, too old or closed, and the pools that nothing uses. Called once a second.
     pub fn sweep(&self) {
+        let mut held = [0_usize; POOLED.len()];
         self.pools.borrow_mut().retain(|_, pool| {
             pool.sweep();
+            for (sum, count) in held.iter_mut().zip(pool.sizes()) {
+                *sum += count;
+            }
             Rc::strong_count(pool) > 1 || !pool.is_empty()
         });
+        // All workers share a gauge: each adds what has changed.
+        for ((gauge, told), count) in self.pooled.iter().zip(held) {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            gauge.increment(f64::from(count) - f64::from(told.replace(count)));
+        }
     }
 
     /// Closes the mesh connections to addresses that are not `live`, once their streams have ended.

@@ -52,7 +52,7 @@ fn only_orders_gets_into_its_database() {
     reaches(orders).expect("orders gets in");
     let admin = mesh.admin("orders-db");
     assert!(metric(admin, "weft_authorization_denied_total", &["policy=\"none-allows\""]) > 0.0);
-    assert!(metric(admin, "weft_tcp_connections_total", &["reason=\"rbac_denied\"", "mtls=\"true\""]) > 0.0);
+    assert!(metric(admin, "weft_tcp_connections_total", &["reason=\"rbac_denied\"", "tls=\"mtls\""]) > 0.0);
     assert!(mesh.log("orders-db").contains("spiffe://weft.local/ns/default/sa/client"), "the log names the caller");
 }
 

@@ -18,8 +18,8 @@ fn a_request_crosses_two_sidecars_over_mutual_tls() {
     eventually("a call by local port", || ok(get(local, "anything", "/items")));
     eventually("a call by Host", || ok(get(outbound, "catalog.default", "/items")));
     let requests = "weft_http_requests_total";
-    assert!(metric(mesh.client_admin(), requests, &["default/catalog", "mtls=\"true\"", "2xx"]) > 0.0);
-    assert!(metric(mesh.admin("catalog"), requests, &["direction=\"inbound\"", "mtls=\"true\"", "2xx"]) > 0.0);
+    assert!(metric(mesh.client_admin(), requests, &["default/catalog", "tls=\"mtls\"", "2xx"]) > 0.0);
+    assert!(metric(mesh.admin("catalog"), requests, &["direction=\"inbound\"", "tls=\"mtls\"", "2xx"]) > 0.0);
 
     // What the sidecar answers itself says why.
     let (status, text) = get(outbound, "nowhere.default", "/").expect("an answer");
@@ -117,7 +117,7 @@ fn opaque_bytes_cross_as_a_tunnel() {
     let mesh = TestMesh::builder("tcp").workload(Workload::demo("ledger", "tcp")).calls("ledger").start();
     let answer = eventually("a line through the tunnel", || line(mesh.local("ledger")));
     assert!(answer.starts_with("OK"), "{answer}");
-    assert!(metric(mesh.client_admin(), "weft_tcp_sent_bytes_total", &["mtls=\"true\""]) > 0.0);
+    assert!(metric(mesh.client_admin(), "weft_tcp_sent_bytes_total", &["tls=\"mtls\""]) > 0.0);
 }
 
 #[test]

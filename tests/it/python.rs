@@ -49,7 +49,7 @@ fn grpc_calls_of_every_kind_keep_messages_metadata_status_deadline_and_cancel() 
         "cancel",
     ];
     assert_eq!(made, expected);
-    let labels = ["direction=\"inbound\"", "mtls=\"true\"", "2xx"];
+    let labels = ["direction=\"inbound\"", "tls=\"mtls\"", "2xx"];
     assert!(metric(mesh.admin("greeter"), "weft_http_requests_total", &labels) >= 10.0, "all of it crossed the mesh");
 }
 
@@ -68,6 +68,6 @@ fn websocket_messages_of_a_mebibyte_cross_both_sidecars_and_closes_keep_their_co
         let log = mesh.log("chat");
         if log.contains("closed 1000") { Ok(()) } else { Err(log) }
     });
-    let labels = ["direction=\"inbound\"", "mtls=\"true\""];
+    let labels = ["direction=\"inbound\"", "tls=\"mtls\""];
     assert!(metric(mesh.admin("chat"), "weft_http_requests_total", &labels) >= 1.0, "it crossed the mesh");
 }

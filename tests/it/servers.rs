@@ -74,7 +74,7 @@ fn nginx_serves_a_load_of_http1_and_http2_callers_without_an_error() {
     assert!(status.contains("5000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{report}");
 
     // All of it crossed the mesh, and none of it was answered by a sidecar.
-    let count = |class: &str| metric(mesh.admin("web"), "weft_http_requests_total", &["mtls=\"true\"", class]);
+    let count = |class: &str| metric(mesh.admin("web"), "weft_http_requests_total", &["tls=\"mtls\"", class]);
     assert!(count("2xx") >= 5100.0, "{}", count("2xx"));
     assert!(count("5xx") < 0.5, "{}", count("5xx"));
     drop(mesh);
@@ -114,5 +114,5 @@ fn redis_keeps_what_it_is_given_and_a_benchmark_through_the_tunnel_has_no_error(
     assert!(!report.to_lowercase().contains("error"), "{report}");
     let counted = cli(&["LLEN", "mylist"]);
     assert_eq!(counted.trim(), "5000", "each push was made once");
-    assert!(metric(mesh.client_admin(), "weft_tcp_sent_bytes_total", &["default/kv", "mtls=\"true\""]) > 100_000.0);
+    assert!(metric(mesh.client_admin(), "weft_tcp_sent_bytes_total", &["default/kv", "tls=\"mtls\""]) > 100_000.0);
 }

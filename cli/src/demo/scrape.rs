@@ -53,21 +53,21 @@ pub fn edges(text: &str, from: &str) -> Vec<Edge> {
         if !counted || no_hop || label(sample.labels, "direction") != Some("outbound") {
             continue;
         }
-        let to = service(label(sample.labels, "target").unwrap_or_default());
+        let to = service(label(sample.labels, "service").unwrap_or_default());
         let edge = edges.entry(to.to_owned()).or_insert_with(|| Edge {
             from: from.to_owned(),
             to: to.to_owned(),
             ..Edge::default()
         });
         edge.total += sample.value;
-        if label(sample.labels, "mtls") == Some("true") {
+        if label(sample.labels, "tls") == Some("mtls") {
             edge.mtls += sample.value;
         }
     }
     edges.into_values().filter(|edge| edge.total > 0).collect()
 }
 
-/// `default/catalog-v1:80` is the service `catalog`: the demo's subsets are backends of one service.
+/// `default/catalog-v1` is the service `catalog`: the demo's subsets are backends of one service.
 fn service(target: &str) -> &str {
     let name = target.rsplit('/').next().unwrap_or(target);
     let name = name.split([':', '.']).next().unwrap_or(name);
@@ -96,11 +96,11 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"# TYPE weft_http_requests_total counter
-weft_http_requests_total{direction="outbound",target="default/catalog-v1",mtls="true",code_class="2xx",reason=""} 8
-weft_http_requests_total{direction="outbound",target="default/catalog-v2",mtls="false",code_class="2xx",reason=""} 2
-weft_http_requests_total{direction="inbound",target="default/storefront",mtls="true",code_class="2xx",reason=""} 10
-weft_tcp_connections_total{direction="outbound",target="default/ledger:80",mtls="true",reason=""} 3
-weft_tcp_connections_total{direction="outbound",target="default/ledger:80",mtls="false",reason="upgrade_refused"} 5
+weft_http_requests_total{direction="outbound",service="default/catalog-v1",tls="mtls",code_class="2xx"} 8
+weft_http_requests_total{direction="outbound",service="default/catalog-v2",tls="none",code_class="2xx"} 2
+weft_http_requests_total{direction="inbound",service="default/storefront",tls="mtls",code_class="2xx"} 10
+weft_tcp_connections_total{direction="outbound",service="default/ledger",port="80",tls="mtls"} 3
+weft_tcp_connections_total{direction="outbound",service="default/ledger",port="80",tls="none",reason="upgrade_refused"} 5
 weft_cert_rotations_total 4
 "#;
 
@@ -112,13 +112,13 @@ weft_cert_rotations_total 4
 
     #[test]
     fn ejections_and_recoveries_are_those_of_endpoints() {
-        let text = r#"weft_upstream_retries_total{target="a",reason="status"} 7
-weft_upstream_retries_total{target="a",reason="try_timeout"} 2
-weft_circuit_transitions_total{target="a",scope="endpoint",to="open",cause="success_share"} 2
-weft_circuit_transitions_total{target="a",scope="endpoint",to="open",cause="probe_failed"} 5
-weft_circuit_transitions_total{target="a",scope="endpoint",to="half_open",cause="probe"} 6
-weft_circuit_transitions_total{target="a",scope="endpoint",to="closed",cause="probe_succeeded"} 1
-weft_circuit_transitions_total{target="a",scope="service",to="open",cause="consecutive_failures"} 9
+        let text = r#"weft_upstream_retries_total{service="a",reason="status"} 7
+weft_upstream_retries_total{service="a",reason="try_timeout"} 2
+weft_circuit_transitions_total{service="a",scope="endpoint",to="open",cause="success_share"} 2
+weft_circuit_transitions_total{service="a",scope="endpoint",to="open",cause="probe_failed"} 5
+weft_circuit_transitions_total{service="a",scope="endpoint",to="half_open",cause="probe"} 6
+weft_circuit_transitions_total{service="a",scope="endpoint",to="closed",cause="probe_succeeded"} 1
+weft_circuit_transitions_total{service="a",scope="service",to="open",cause="consecutive_failures"} 9
 "#;
         assert_eq!(healing(text), Healing { retries: 9, timeouts: 2, ejections: 2, recoveries: 1 });
     }

@@ -10,7 +10,6 @@ pub mod rules;
 pub mod tokens;
 
 use std::{
-    fmt::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, OnceLock,
@@ -27,6 +26,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 use k8s_openapi::jiff::Timestamp;
+use weft_metrics::{Collector, Labels, float};
 
 use self::{
     failures::Failures,
@@ -145,17 +145,18 @@ impl Access {
         Self(Arc::new(Inner { tokens, failures: Failures::default(), denied: Default::default() }))
     }
 
-    /// Counters, in the text format of Prometheus.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let mut text = "# HELP weft_api_denied_total Requests to the operator API that were refused.\n\
-             # TYPE weft_api_denied_total counter\n"
-            .to_owned();
+    /// Says what was refused and how many tokens there are.
+    pub fn collect(&self, out: &mut Collector) {
+        let (none, family) =
+            (Labels::new(&[]), ("weft_api_denied_total", "Requests to the operator API that were refused"));
         for reason in Denied::ALL {
             let count = self.0.denied[reason as usize].load(Relaxed);
-            let _ = writeln!(text, "weft_api_denied_total{{reason=\"{}\"}} {count}", reason.label());
+            out.counter_with(family, &none, &[("reason", reason.label())], count);
         }
-        text
+        if let Some(tokens) = &self.0.tokens {
+            let count = float(u64::try_from(tokens.list().len()).unwrap_or(u64::MAX));
+            out.gauge("weft_api_tokens", "Tokens of the operator API that are kept", &none, count);
+        }
     }
 
     /// Counts a refusal and tells the audit log. What the caller sent is quoted, so that it cannot forge a line.
@@ -173,6 +174,15 @@ impl Access {
         let asked = Asked::Resource { verb, resource, namespace, name: None };
         let asking = Asking { asked, peer: address(peer.as_ref()) };
         self.deny(Denied::Namespace, &asking, Some(caller));
+        ApiError::forbidden(caller, &asking.asked)
+    }
+
+    /// Refuses to show query strings; the query of the request says that they are wanted.
+    pub fn refuse_query(&self, caller: &Caller, peer: Option<Peer>) -> ApiError {
+        let path = format!("{}?query=true", rules::TAP);
+        let asked = Asked::Path { verb: "get".to_owned(), path, namespaces: Vec::new() };
+        let asking = Asking { asked, peer: address(peer.as_ref()) };
+        self.deny(Denied::Role, &asking, Some(caller));
         ApiError::forbidden(caller, &asking.asked)
     }
 

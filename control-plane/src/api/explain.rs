@@ -23,8 +23,19 @@ pub async fn get(
     let view = state.pushed.view.borrow().clone();
     let resources = Arc::clone(&state.pushed.resources.borrow().resources);
     let registered = Arc::clone(&state.pushed.registered.borrow());
-    let sees = |namespace: &str| caller.sees(namespace);
-    explain::explain(&view, &resources, &registered, &question, &sees).map(Json).map_err(|error| match error {
+    // It decodes and matches for as long as there are workloads behind a rule: away from the streams, and few at once,
+    // also when those who asked have gone.
+    let permit = Arc::clone(&state.explains).try_acquire_owned().map_err(|_| ApiError::too_many("explanations"))?;
+    let by = caller.clone();
+    let answer = tokio::task::spawn_blocking(move || {
+        let answer = explain::explain(&view, &resources, &registered, &question, &|namespace| by.sees(namespace));
+        drop(permit);
+        answer
+    });
+    let answer = answer
+        .await
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string()))?;
+    answer.map(Json).map_err(|error| match error {
         ExplainError::BadRequest(_) => ApiError::bad_request(error.to_string()),
         ExplainError::Hidden { namespace, name } => {
             let (verb, resource) = ("get".to_owned(), "services".to_owned());

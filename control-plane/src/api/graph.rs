@@ -34,6 +34,8 @@ use crate::push::{View, proxies::Proxy};
 ///   "edges": [
 ///     {"type": "route", "from": "service:shop/catalog", "port": 80, "route": "shop/canary", "rule": "v2",
 ///      "to": "service:shop/catalog-v2", "toPort": 80, "weight": 1, "share": 0.25},
+///     {"type": "route", "clients": "far", "from": "service:shop/catalog", "port": 80, "route": "far/mine", "rule": "0",
+///      "to": "service:shop/catalog", "toPort": 80, "weight": 1, "share": 1.0},
 ///     {"type": "subscription", "from": "workload:shop/web-y2", "to": "service:shop/catalog"}
 ///   ]
 /// }
@@ -43,7 +45,8 @@ use crate::push::{View, proxies::Proxy};
 /// `workloads` counts the endpoints of a service that are workloads with a sidecar; `endpoints` counts all. A workload is
 /// there when its sidecar is connected, or when it is an endpoint: then `connected` is false, and what only its sidecar
 /// tells is left out. `share` is the part of the rule's requests, from 0 to 1. A sidecar subscribes to the services that
-/// its app has called or has declared, and to those that their routes lead to; `service:*` is all of them.
+/// its app has called or has declared, and to those that their routes lead to; `service:*` is all of them. `clients` is
+/// there where a route is for the clients of its own namespace alone; it belongs to that namespace.
 pub async fn get(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
     // Before the rows: a sidecar is never said to be further than it is.
     let pushed = *state.pushed.reflected.borrow();
@@ -73,7 +76,8 @@ pub async fn get(State(state): State<ApiState>, Extension(caller): Extension<Cal
     let seen = services.iter().filter(|service| sees(&service.message.id));
     let mut nodes: Vec<Value> = seen.clone().map(Service::node).collect();
     nodes.extend(workloads.into_iter().filter(|(id, _)| sees(id)).map(|(_, node)| node));
-    let mut edges: Vec<Value> = seen.flat_map(Service::edges).collect();
+    let mut edges: Vec<Value> = seen.flat_map(|service| edges(&service.message)).collect();
+    edges.extend(consumer_edges(&view, &sees));
     edges.extend(rows.iter().filter(|row| sees(&row.registration.namespace)).flat_map(subscriptions));
     Json(json!({ "revision": view.revision, "storeRevision": pushed.store, "nodes": nodes, "edges": edges }))
 }
@@ -119,26 +123,42 @@ impl Service {
         extend(&mut node, more);
         node
     }
+}
 
-    /// To each service that a rule of a route leads to.
-    fn edges(&self) -> Vec<Value> {
-        let mut edges = Vec::new();
-        for port in &self.message.ports {
-            for rule in port.routing.iter().flat_map(|routing| &routing.rules) {
-                let (route, name) = rule.name.rsplit_once('#').unwrap_or((&rule.name, ""));
-                let total: f64 = rule.backends.iter().map(|backend| f64::from(backend.weight)).sum();
-                for backend in rule.backends.iter().filter(|backend| !backend.service.is_empty()) {
-                    let share = if total > 0.0 { f64::from(backend.weight) / total } else { 0.0 };
-                    edges.push(json!({
-                        "type": "route", "from": format!("service:{}", self.message.id), "port": port.port,
-                        "route": route, "rule": name, "to": format!("service:{}", backend.service),
-                        "toPort": backend.port, "weight": backend.weight, "share": share,
-                    }));
-                }
+/// To each service that a rule of a route leads to.
+fn edges(service: &v1::Service) -> Vec<Value> {
+    let mut edges = Vec::new();
+    for port in &service.ports {
+        for rule in port.routing.iter().flat_map(|routing| &routing.rules) {
+            let (route, name) = rule.name.rsplit_once('#').unwrap_or((&rule.name, ""));
+            let total: f64 = rule.backends.iter().map(|backend| f64::from(backend.weight)).sum();
+            for backend in rule.backends.iter().filter(|backend| !backend.service.is_empty()) {
+                let share = if total > 0.0 { f64::from(backend.weight) / total } else { 0.0 };
+                edges.push(json!({
+                    "type": "route", "from": format!("service:{}", service.id), "port": port.port,
+                    "route": route, "rule": name, "to": format!("service:{}", backend.service),
+                    "toPort": backend.port, "weight": backend.weight, "share": share,
+                }));
             }
         }
-        edges
     }
+    edges
+}
+
+/// Those of routes for the clients of their own namespace, which are the namespace's and not the service's.
+fn consumer_edges(view: &View, sees: &dyn Fn(&str) -> bool) -> Vec<Value> {
+    let mut found = Vec::new();
+    for (clients, resource) in view.instead(ResourceType::Service).filter(|(clients, _)| sees(clients)) {
+        let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
+        let Ok(service) = v1::Service::decode(bytes) else { continue };
+        // The ports without routes of theirs have those of all clients, which are there already.
+        let own = |edge: &Value| edge["route"].as_str().is_some_and(|route| route.split('/').next() == Some(clients));
+        for mut edge in edges(&service).into_iter().filter(own) {
+            edge["clients"] = clients.into();
+            found.push(edge);
+        }
+    }
+    found
 }
 
 /// The words of `weft explain`.

@@ -1,6 +1,7 @@
 //! Reads of what the mesh does: sync state of the sidecars, endpoints, problems of the resources, metrics.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, PoisonError},
     time::SystemTime,
 };
@@ -8,10 +9,12 @@ use std::{
 use axum::{
     Json,
     extract::{Extension, Query, State, rejection::QueryRejection},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
 };
 use prost::Message;
 use serde_json::{Value, json};
+use weft_metrics::Format;
 use weft_proto::{ResourceType, v1};
 
 use super::{ApiState, Caller, status::ApiError};
@@ -27,6 +30,22 @@ pub async fn proxies(State(state): State<ApiState>, Extension(caller): Extension
     let seen = rows.iter().filter(|row| caller.sees(&row.registration.namespace));
     let items: Vec<Value> = seen.map(|row| proxy(row, pushed)).collect();
     Json(json!({ "revision": state.pushed.view.borrow().revision, "storeRevision": pushed.store, "items": items }))
+}
+
+/// GET `/weft/v1/prometheus/targets`: where the connected sidecars are scraped, as Prometheus' discovery by HTTP has it.
+pub async fn targets(State(state): State<ApiState>, Extension(caller): Extension<Caller>) -> Json<Value> {
+    let rows = state.proxies.rows();
+    let seen = rows.iter().filter(|row| caller.sees(&row.registration.namespace));
+    let targets = seen.filter_map(|row| {
+        let registration = &row.registration;
+        // Nothing but an address: a scraper goes where it is sent.
+        let address: SocketAddr = registration.admin_address.parse().ok()?;
+        let workload = format!("{}/{}", registration.namespace, registration.name);
+        let app = registration.labels.get("app").map_or("", String::as_str);
+        let labels = json!({ "workload": workload, "workload_namespace": registration.namespace, "app": app });
+        Some(json!({ "targets": [address.to_string()], "labels": labels }))
+    });
+    Json(targets.collect())
 }
 
 fn proxy(proxy: &Proxy, pushed: Reflected) -> Value {
@@ -121,25 +140,9 @@ pub async fn ready(State(state): State<ApiState>) -> (StatusCode, &'static str) 
     }
 }
 
-/// GET `/metrics`.
-pub async fn metrics(State(state): State<ApiState>) -> String {
-    let connected = state.proxies.rows().len();
-    let (revision, problems) = (
-        state.pushed.view.borrow().revision,
-        state.pushed.problems.lock().unwrap_or_else(PoisonError::into_inner).len(),
-    );
-    let stopped = u8::from(state.store.stopped().is_some());
-    let mut text = format!(
-        "# HELP weft_store_stopped Whether the store takes no writes until a restart.\n# TYPE weft_store_stopped gauge\nweft_store_stopped {stopped}\n\
-         # HELP weft_connected_proxies Sidecars connected.\n# TYPE weft_connected_proxies gauge\nweft_connected_proxies {connected}\n\
-         # HELP weft_config_revision Revision of what is pushed.\n# TYPE weft_config_revision gauge\nweft_config_revision {revision}\n\
-         # HELP weft_resource_problems Problems of the resources.\n# TYPE weft_resource_problems gauge\nweft_resource_problems {problems}\n"
-    );
-    text.push_str(&state.access.metrics());
-    match (&state.ca, &state.enrolment) {
-        (Some(ca), _) => text.push_str(&ca.metrics()),
-        (None, Some(enrolment)) => text.push_str(&enrolment.audit().metrics()),
-        (None, None) => {}
-    }
-    text
+/// GET `/metrics`: in the form that the scraper asks for.
+pub async fn metrics(State(state): State<ApiState>, headers: HeaderMap) -> impl IntoResponse {
+    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
+    let text = crate::metrics::snapshot(&state).render(format);
+    ([(header::CONTENT_TYPE, format.content_type())], text)
 }

@@ -15,6 +15,7 @@ use crate::{
         again::{Compiler, only_slices},
     },
     jwks::KeySets,
+    metrics::Metrics,
     push::{
         Reflected, View,
         debounce::{Changes, Debounce},
@@ -51,6 +52,8 @@ pub struct Compiling {
     pub found: watch::Sender<Arc<Found>>,
     /// Problems of the last compile, for the API.
     pub problems: Arc<Mutex<Vec<Problem>>>,
+    /// Told how long a compile takes.
+    pub metrics: Metrics,
 }
 
 impl Compiling {
@@ -88,7 +91,9 @@ impl Compiling {
         (resources, registered, sets): (&Arc<Resources>, &registry::All, &Arc<KeySets>),
         revision: Revision,
     ) {
+        let started = Instant::now();
         let (output, found) = compiler.compile(resources, registered, sets);
+        self.metrics.compiled(started.elapsed());
         self.found.send_if_modified(|told| {
             // Endpoints are in no status.
             let old = &told.resources;

@@ -6,7 +6,6 @@ mod file;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt::Write,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +15,7 @@ use std::{
 use anyhow::Result;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use weft_metrics::{Collector, Labels};
 use weft_policy::SpiffeId;
 
 use self::file::AuditFile;
@@ -208,19 +208,25 @@ impl Audit {
         older.take(limit).cloned().collect()
     }
 
-    /// Lines for `/metrics`.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let inner = self.lock();
-        let mut text = "# HELP weft_ca_issued_total Certificates issued, by how the caller was known.\n# TYPE weft_ca_issued_total counter\n".to_owned();
+    /// Says what was issued and refused.
+    pub fn collect(&self, out: &mut Collector) {
+        let (inner, none) = (self.lock(), Labels::new(&[]));
         for (by, count) in &inner.issued {
-            let _ = writeln!(text, "weft_ca_issued_total{{by=\"{}\"}} {count}", by.as_str());
+            let family = ("weft_ca_issued_total", "Certificates issued, by how the caller was known");
+            out.counter_with(family, &none, &[("by", by.as_str())], *count);
         }
-        text.push_str("# HELP weft_ca_refused_total Certificates and streams refused, by reason.\n# TYPE weft_ca_refused_total counter\n");
         for (reason, count) in &inner.refused {
-            let _ = writeln!(text, "weft_ca_refused_total{{reason=\"{reason}\"}} {count}");
+            let family = ("weft_ca_refused_total", "Certificates and streams refused, by reason");
+            out.counter_with(family, &none, &[("reason", *reason)], *count);
         }
-        text
+    }
+
+    /// The same, as text.
+    #[cfg(test)]
+    pub(crate) fn metrics(&self) -> String {
+        let mut out = Collector::default();
+        self.collect(&mut out);
+        out.finish().render(weft_metrics::Format::Prometheus)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

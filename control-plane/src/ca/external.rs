@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use weft_policy::convert::MAX_ROOTS;
 
 use super::{
-    files::read_private,
+    files::read_secret,
     signer::{Info, Signer, date, seconds},
 };
 
@@ -64,7 +64,7 @@ impl Files {
             info.with_context(|| format!("{}: certificate {}", roots_flag(), number + 1))?;
         }
         let key_flag = || format!("--ca-key {}", self.key.display());
-        let text = read_private(&self.key).context("--ca-key")?;
+        let text = read_secret(&self.key).context("--ca-key")?;
         if !text.contains("PRIVATE KEY-----") {
             bail!("{}: there is no private key in it", key_flag());
         }

@@ -1,13 +1,19 @@
-//! Files of the authority: written so that a crash leaves the old content or the new one, readable by nobody else, and
-//! refused when others could have read or changed them.
+//! Files of the authority, and of whoever else keeps something private in the data directory: written so that a crash
+//! leaves the old content or the new one, readable by nobody else, and refused when others could have read or changed
+//! them.
 
 use std::{
+    fs::{File, Metadata},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use zeroize::Zeroizing;
 
 /// No file of an authority is larger.
@@ -167,47 +173,114 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     directory.write(name, bytes)
 }
 
-/// Makes a directory that only this user may enter, or checks that it is one.
+/// Makes a directory that only this user may enter, or checks that nobody else may change what is in one that is there:
+/// the files are private themselves, and operators and service managers make directories that can be listed.
 ///
 /// # Errors
-/// When it cannot be made or is somebody else's.
+/// When it cannot be made, is a link, is somebody else's, or others may write in it.
 pub fn private_dir(directory: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("create {}", directory.display()))?;
-    let metadata = std::fs::symlink_metadata(directory)?;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::getuid().as_raw() {
-        bail!("{} is not a directory of this user: remove it or choose another", directory.display());
+    // With a slash at its end a link would be followed.
+    let directory: &Path = &directory.components().collect::<PathBuf>();
+    let shown = directory.display();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).or_else(|error| match error.kind() {
+        // Something is there; what, is looked at below.
+        io::ErrorKind::AlreadyExists => Ok(()),
+        _ => Err(error).with_context(|| format!("create {shown}")),
+    })?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| match error {
+        Errno::LOOP | Errno::NOTDIR => anyhow::anyhow!(
+            "{shown}: a link or a file, and not a directory: name the directory itself, whose owner cannot be exchanged"
+        ),
+        other => anyhow::Error::new(io::Error::from(other)).context(format!("open {shown}")),
+    })?;
+    let metadata = File::from(opened).metadata().with_context(|| format!("open {shown}"))?;
+    let (mode, owner, own) = (metadata.permissions().mode() & 0o7777, metadata.uid(), user());
+    if owner != own {
+        bail!("{shown}: belongs to uid {owner}, and this is uid {own}, who could not keep it private: choose another");
+    }
+    if mode & 0o022 != 0 {
+        bail!(
+            "{shown}: mode {mode:04o} lets others write in it, who could exchange what is kept here: chmod 700 {shown}, \
+             and think of who may have done so; or choose a directory below it, which is made private"
+        );
     }
     Ok(())
 }
 
-/// Reads a file that holds a secret: a regular file of this user (or root's) that nobody else may read or write.
+/// Opens a file of ours, to be read, or to be read and written: never through a link, and none that others can get at.
+///
+/// # Errors
+/// What is wrong with it, and how that is put right.
+pub fn open_private(path: &Path, write: bool) -> Result<File> {
+    let shown = path.display();
+    let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    // A pipe must not make us wait.
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::LOOP => {
+            anyhow::anyhow!("{shown}: a link: the file itself must be there, so that it is known whose it is")
+        }
+        other => anyhow::Error::new(io::Error::from(other)).context(format!("open {shown}")),
+    })?;
+    let file = File::from(opened);
+    let metadata = check(&file, path, &[user()])?;
+    if metadata.nlink() != 1 {
+        bail!(
+            "{shown}: has another name elsewhere (a hard link), by which others may get at it: copy it, and put the copy in its place"
+        );
+    }
+    Ok(file)
+}
+
+/// Reads a file of ours, see [`open_private`].
 ///
 /// # Errors
 /// What is wrong with it, and how that is put right.
 pub fn read_private(path: &Path) -> Result<Zeroizing<String>> {
+    text(open_private(path, false)?, path)
+}
+
+/// Reads a secret that somebody else has put somewhere: a regular file of this user (or root's) that nobody else may read
+/// or write. Links are followed, since that is how secrets are mounted.
+///
+/// # Errors
+/// What is wrong with it, and how that is put right.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>> {
+    let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
+    check(&file, path, &[user(), 0])?;
+    text(file, path)
+}
+
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Asks what was opened, not what the name leads to by now.
+fn check(file: &File, path: &Path, owners: &[u32]) -> Result<Metadata> {
     let shown = path.display();
-    let mut file = std::fs::File::open(path).with_context(|| format!("read {shown}"))?;
-    // Of what was opened, not of what the name leads to by now.
     let metadata = file.metadata().with_context(|| format!("read {shown}"))?;
     let (mode, owner) = (metadata.permissions().mode() & 0o7777, metadata.uid());
     if !metadata.is_file() {
         bail!("{shown}: must be a regular file");
     }
-    if owner != rustix::process::getuid().as_raw() && owner != 0 {
+    if !owners.contains(&owner) {
         bail!("{shown}: belongs to uid {owner}: a secret must belong to the user that runs the control plane");
     }
     if mode & 0o077 != 0 {
         bail!("{shown}: mode {mode:04o} lets others at a secret: chmod 600 {shown}, and think of who may have read it");
     }
-    if metadata.len() > MAX {
-        bail!("{shown}: {} bytes are more than {MAX}", metadata.len());
+    Ok(metadata)
+}
+
+fn text(file: File, path: &Path) -> Result<Zeroizing<String>> {
+    let shown = path.display();
+    let size = file.metadata().with_context(|| format!("read {shown}"))?.len();
+    if size > MAX {
+        bail!("{shown}: {size} bytes are more than {MAX}");
     }
     let mut text = Zeroizing::new(String::new());
-    (&mut file).take(MAX).read_to_string(&mut text).with_context(|| format!("read {shown}"))?;
+    file.take(MAX).read_to_string(&mut text).with_context(|| format!("read {shown}"))?;
     Ok(text)
 }
 
@@ -216,7 +289,7 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<String>> {
 /// # Errors
 /// See [`private_dir`].
 pub fn runtime_dir() -> Result<PathBuf> {
-    let uid = rustix::process::getuid().as_raw();
+    let uid = user();
     let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(base) if !base.is_empty() => PathBuf::from(base).join("weft"),
         _ => PathBuf::from(format!("/tmp/weft-{uid}")),
@@ -245,6 +318,68 @@ mod tests {
         assert!(directory.read("none").expect("no failure").is_none());
         std::fs::create_dir(directory.path("folder")).expect("made");
         assert!(directory.read("folder").is_err());
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+    }
+
+    fn why<T>(result: Result<T>) -> String {
+        format!("{:#}", result.err().expect("refused"))
+    }
+
+    /// A directory of somebody else.
+    fn foreign(temporary: &Path) -> PathBuf {
+        if user() != 0 {
+            return "/".into();
+        }
+        let path = temporary.join("foreign");
+        std::fs::create_dir(&path).expect("made");
+        std::os::unix::fs::chown(&path, Some(12_345), None).expect("given away");
+        path
+    }
+
+    #[test]
+    fn a_directory_in_which_others_may_write_is_refused_and_a_new_one_is_private() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let made = temporary.path().join("a/b");
+        private_dir(&made).expect("made");
+        for path in [&made, &temporary.path().join("a")] {
+            assert_eq!(std::fs::metadata(path).expect("there").permissions().mode() & 0o7777, 0o700);
+        }
+        for loose in [0o775, 0o720, 0o702, 0o1777, 0o2770] {
+            mode(&made, loose);
+            let text = why(private_dir(&made));
+            assert!(text.contains(&format!("mode {loose:04o}")) && text.contains("chmod 700"), "{text}");
+        }
+        mode(&made, 0o755);
+        private_dir(&made).expect("its files are private themselves");
+        let link = temporary.path().join("link");
+        std::os::unix::fs::symlink(&made, &link).expect("linked");
+        for path in [link.clone(), link.join("")] {
+            assert!(why(private_dir(&path)).contains("a link"), "{}", path.display());
+        }
+        std::fs::write(temporary.path().join("file"), "").expect("written");
+        assert!(why(private_dir(&temporary.path().join("file"))).contains("not a directory"));
+        let foreign = foreign(temporary.path());
+        assert!(why(private_dir(&foreign)).contains("belongs to uid"), "{}", foreign.display());
+    }
+
+    #[test]
+    fn a_file_of_ours_is_no_link_and_has_no_second_name_but_a_mounted_secret_may_be_a_link() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| temporary.path().join(name);
+        write_private(&at("key"), b"secret").expect("written");
+        std::os::unix::fs::symlink("key", at("link")).expect("linked");
+        assert!(why(read_private(&at("link"))).contains("a link"));
+        assert!(why(open_private(&at("link"), true)).contains("a link"));
+        assert_eq!(*read_secret(&at("link")).expect("as secrets are mounted"), "secret");
+        std::fs::hard_link(at("key"), at("second")).expect("linked");
+        assert!(why(read_private(&at("key"))).contains("another name"));
+        std::fs::remove_file(at("second")).expect("removed");
+        assert_eq!(*read_private(&at("key")).expect("one name"), "secret");
+        mode(&at("key"), 0o644);
+        assert!(why(read_secret(&at("link"))).contains("0644"), "what the link leads to is asked");
     }
 
     #[test]

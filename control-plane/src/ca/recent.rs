@@ -25,17 +25,19 @@ pub struct Recents {
     /// Replicas of one identity may have got theirs in the same second.
     by_end: HashMap<(SpiffeId, i64), Vec<Recent>>,
     count: usize,
-    sweep_at: usize,
+    /// Additions until those that have ended are looked for again.
+    sweep_in: usize,
 }
 
 impl Recents {
     /// One more.
     pub fn add(&mut self, id: &SpiffeId, end: i64, recent: Recent, now: i64) {
-        if self.count >= self.sweep_at.clamp(1024, MAX) {
+        self.sweep_in = self.sweep_in.saturating_sub(1);
+        if self.sweep_in == 0 {
             self.by_end.retain(|(_, end), _| *end > now);
             self.count = self.by_end.values().map(Vec::len).sum();
-            // So that sweeping costs little for each.
-            self.sweep_at = 2 * self.count;
+            // So that sweeping costs little for each, also when all of them are still valid.
+            self.sweep_in = self.count.clamp(1024, MAX / 8);
         }
         if self.count < MAX {
             self.by_end.entry((id.clone(), end)).or_default().push(recent);

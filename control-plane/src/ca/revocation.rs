@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 use weft_policy::SpiffeId;
 use weft_proto::v1;
 
-use super::presented::{Presented, Serial};
+use super::{
+    presented::{Presented, Serial},
+    signer::BACKDATE,
+};
 
 /// One entry, as it is kept and shown.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -37,6 +40,13 @@ pub struct Revocation {
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// When a revocation goes that is meant for what ends then, seconds since the Unix epoch: a sidecar whose clock is behind
+/// takes it for valid a little longer.
+#[must_use]
+pub fn over(not_after: i64) -> i64 {
+    not_after.saturating_add(i64::try_from(BACKDATE.as_secs()).unwrap_or_default())
 }
 
 /// What an operator wants revoked.

@@ -6,9 +6,10 @@ use super::{
     Ca, Kept,
     audit::Entry,
     lock,
-    revocation::{Revocation, Subject},
+    presented::Serial,
+    revocation::{Revocation, Subject, over},
     rotation::{ChangeError, boundary},
-    signer::seconds,
+    signer::{Info, seconds},
     state::State,
 };
 use weft_policy::convert::MAX_REVOCATIONS;
@@ -56,7 +57,7 @@ impl Ca {
             issued_before: None,
             not_after: None,
             created: seconds,
-            expires: seconds.saturating_add(longest),
+            expires: over(seconds.saturating_add(longest)),
             by: by.into(),
             reason: reason.into(),
         };
@@ -77,18 +78,32 @@ impl Ca {
                          weft certs rotate issuer, then, when weft certs shows that all have renewed, revoke it"
                     )));
                 }
+                self.no_root(serial)?;
                 entry.serial = Some(serial.to_string());
-                let others = kept.other.iter().flat_map(|other| other.serials.iter().map(|of| (of, other.not_after)));
-                let past = state.past.iter().find(|past| past.serial == serial.to_string()).map(|past| past.not_after);
-                let end = others.into_iter().find(|(of, _)| *of == serial).map(|(_, end)| end).or(past);
-                if let Some((id, end)) = lock(&self.recents).owner(serial) {
-                    (entry.identity, entry.not_after, entry.expires) = (Some(id.to_string()), Some(end), end);
-                } else if let Some(end) = end {
-                    (entry.not_after, entry.expires) = (Some(end), end);
+                let owned = lock(&self.recents).owner(serial).map(|(id, end)| (id.to_string(), end));
+                let known = state.signer_end(&serial.to_string()).or(owned.as_ref().map(|(_, end)| *end));
+                entry.identity = owned.map(|(id, _)| id);
+                if let Some(end) = known {
+                    (entry.not_after, entry.expires) = (Some(end), over(end));
+                } else {
+                    // It may be one that signed and is not known any more.
+                    entry.expires = entry.expires.max(over(state.signers_forgotten));
                 }
             }
         }
         Ok(entry)
+    }
+
+    /// Roots are trusted by their keys, and peers do not show them: a list that names one changes nothing.
+    fn no_root(&self, serial: &Serial) -> Result<(), ChangeError> {
+        let active = self.active();
+        if !active.roots.iter().filter_map(|root| Info::of(root).ok()).any(|root| root.serial == *serial) {
+            return Ok(());
+        }
+        Err(ChangeError::Conflict(format!(
+            "serial {serial} is a root, which is trusted until it is no root any more: weft certs rotate root --all \
+             replaces it (with --ca-roots: take it out of that file)"
+        )))
     }
 
     /// Withdraws a revocation: what it meant is trusted again.

@@ -1,10 +1,9 @@
-//! How the authority changes: its beginning, another issuing certificate, and the three phases of another root. Every change is one replacement of the state's file; keys are written before it and removed
-//! after it.
+//! How the authority changes: another issuing certificate, and the three phases of another root. Every change is one
+//! replacement of the state's file; keys are written before it and removed after it. Its beginning is `founding`'s.
 
 use std::{sync::Arc, time::SystemTime};
 
 use anyhow::{Context, Result, bail};
-use rand::RngCore;
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -13,10 +12,12 @@ use zeroize::Zeroizing;
 use super::{
     Active, Ca, Kept,
     audit::Entry,
-    files::Directory,
+    founding::{issuer_below, key_name, roots},
     lock,
-    signer::{BACKDATE, Info, Signer, date, make_issuer, make_root, seconds},
-    state::{Authority, FIRST_KEY, FIRST_ROOT, Keyed, Past, Phase, State, is_key},
+    presented::Serial,
+    revocation::Revocations,
+    signer::{BACKDATE, Info, Signer, date, make_root, seconds},
+    state::{Authority, Keyed, Past, Phase, State},
     trusted::pem,
 };
 
@@ -81,113 +82,6 @@ struct Plan {
     detail: String,
 }
 
-/// Makes the first root, or takes the one over that earlier versions made, and its issuing certificate.
-pub(super) fn found(directory: &Directory, state: &mut State, now: SystemTime) -> Result<()> {
-    let (key_file, root_file) = (directory.path(FIRST_KEY), directory.path(FIRST_ROOT));
-    let (root, root_key) = if let Some(text) = directory.read(FIRST_KEY)? {
-        let key = KeyPair::from_pem(&text).with_context(|| format!("{}: no private key", key_file.display()))?;
-        let root = directory.read(FIRST_ROOT)?;
-        let root = root.with_context(|| format!("{}: it is gone, and its key is there", root_file.display()))?;
-        (root.to_string(), key)
-    } else {
-        if let Some(name) = directory.names()?.iter().find(|name| is_key(name)) {
-            bail!(
-                "{}: a key of an authority whose state, {}, is gone: restore that file from a backup, or move the key \
-                 away for a new authority, whom no sidecar trusts yet",
-                directory.path(name).display(),
-                directory.path(super::state::STATE).display()
-            );
-        }
-        let key = KeyPair::generate()?;
-        let root = pem("CERTIFICATE", &make_root(&key, &state.trust_domain, now)?);
-        // The key last: without it there is nothing.
-        directory.write(FIRST_ROOT, root.as_bytes())?;
-        directory.write(FIRST_KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
-        (root, key)
-    };
-    let root = Keyed { certificate: root, key: FIRST_KEY.into() };
-    let der = root.der().with_context(|| root_file.display().to_string())?;
-    let (issuer, key) = issuer_below(&der, root_key, &state.trust_domain, now)
-        .with_context(|| format!("{} and {}", root_file.display(), key_file.display()))?;
-    directory.write(&issuer.key, key.as_bytes())?;
-    state.current = Some(Authority { root, issuer });
-    Ok(())
-}
-
-/// Makes another issuing certificate where that of the state has expired, as after a long stop: an authority that cannot
-/// start could not be told to make one either.
-pub(super) fn revive(directory: &Directory, state: &mut State, now: SystemTime) -> Result<()> {
-    let Some(current) = &state.current else { return Ok(()) };
-    let ended = Info::of(&current.issuer.der()?)?.not_after;
-    if seconds(now) < ended {
-        return Ok(());
-    }
-    let root_key = current.root.load_key(directory).with_context(|| {
-        format!("the issuing certificate expired at {}, and another one needs the root's key", date(ended))
-    })?;
-    let (issuer, key) = issuer_below(&current.root.der()?, root_key, &state.trust_domain, now)?;
-    directory.write(&issuer.key, key.as_bytes())?;
-    tracing::warn!("the issuing certificate expired at {}: there is another one below the same root", date(ended));
-    state.current = Some(Authority { root: current.root.clone(), issuer });
-    Ok(())
-}
-
-/// The signers of a state, and its roots, the one that issues first.
-#[allow(clippy::type_complexity, reason = "taken apart where it is called")]
-pub(super) fn load(
-    directory: &Directory,
-    state: &State,
-    now: SystemTime,
-) -> Result<(Arc<Signer>, Option<Arc<Signer>>, Vec<CertificateDer<'static>>)> {
-    let roots = roots(state)?;
-    let load = |authority: &Authority| -> Result<Arc<Signer>> {
-        // The root's key may be elsewhere; where it is, nobody else may read it.
-        directory.read(&authority.root.key)?;
-        let key = authority.issuer.load_key(directory)?;
-        let chain = vec![authority.issuer.der()?];
-        let signer = Signer::new(chain, key, &roots, &state.trust_domain, now);
-        Ok(Arc::new(signer.with_context(|| directory.path(&authority.issuer.key).display().to_string())?))
-    };
-    let current = load(state.current.as_ref().context("there is no issuing certificate")?)?;
-    // Of another that has expired nothing is needed any more.
-    let other = state.other.as_ref().and_then(|other| {
-        load(other)
-            .map_err(|error| {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the other issuing certificate of the rotation cannot be used"
-                );
-            })
-            .ok()
-    });
-    Ok((current, other, roots))
-}
-
-fn roots(state: &State) -> Result<Vec<CertificateDer<'static>>> {
-    let all = state.current.iter().chain(&state.other);
-    all.map(|authority| authority.root.der().context("root")).collect()
-}
-
-/// An issuing certificate below this root, and its key in PEM.
-fn issuer_below(
-    root: &CertificateDer<'static>,
-    root_key: KeyPair,
-    trust_domain: &str,
-    now: SystemTime,
-) -> Result<(Keyed, Zeroizing<String>)> {
-    let key = KeyPair::generate()?;
-    let issuer = make_issuer(&key, root, root_key, trust_domain, now)?;
-    let keyed = Keyed { certificate: pem("CERTIFICATE", &issuer), key: key_name("issuer") };
-    Ok((keyed, Zeroizing::new(key.serialize_pem())))
-}
-
-/// A file name that was never used.
-fn key_name(kind: &str) -> String {
-    let mut random = [0; 8];
-    rand::rng().fill_bytes(&mut random);
-    format!("ca-{kind}-{}.key", random.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
 /// A moment in the certificates' own time: all that were issued so far begin before it, and those after the step do not.
 pub(super) fn boundary(signer: &Signer, floor: i64, now: SystemTime) -> i64 {
     let begins = seconds(now - BACKDATE).saturating_add(1);
@@ -195,13 +89,27 @@ pub(super) fn boundary(signer: &Signer, floor: i64, now: SystemTime) -> i64 {
 }
 
 /// Notes which issuing certificate from files issues; another one than before lets sidecars renew.
-pub(super) fn follow(state: &mut State, signer: &Signer, now: SystemTime) {
+///
+/// # Errors
+/// When it is revoked: then it is not to issue.
+pub(super) fn follow(state: &mut State, signer: &Signer, now: SystemTime) -> Result<()> {
+    state.remember(&signer.chain, now)?;
+    if let Some(revoked) = revoked(state, signer) {
+        bail!("certificate {revoked} of its chain is revoked, and nobody would accept what it signs: give another one");
+    }
     let serial = signer.serials.first().map(ToString::to_string);
     let another = state.external.is_some() || state.current.is_some();
     if another && state.external != serial {
         renew(state, signer, now);
     }
     state.external = serial;
+    Ok(())
+}
+
+/// The serial number of the first certificate of a signer's chain that is revoked.
+fn revoked<'a>(state: &State, signer: &'a Signer) -> Option<&'a Serial> {
+    let revocations = Revocations::of(&state.revocations);
+    signer.serials.iter().find(|serial| revocations.has(serial))
 }
 
 /// The embedded authority issues again, after files did.
@@ -285,6 +193,16 @@ impl Ca {
             }
             (Step::RootSwitch, Phase::Prepared) | (Step::RootRollback, Phase::Switched) => {
                 let next = other.replace(signer).context("the other issuing certificate cannot be used")?;
+                if let Some(revoked) = revoked(&state, &next) {
+                    return Err(ChangeError::Conflict(format!(
+                        "{}: issuing certificate {revoked}, which would issue, is revoked: {}",
+                        step.as_str(),
+                        match phase {
+                            Phase::Prepared => "root-rollback and root-prepare make another one",
+                            _ => "root-finish completes the change of the root; or withdraw the revocation",
+                        }
+                    )));
+                }
                 signer = next;
                 state.current = state.other.replace(current);
                 state.phase = if phase == Phase::Prepared { Phase::Switched } else { Phase::Prepared };
@@ -303,6 +221,8 @@ impl Ca {
             (Step::RootFinish, _) => return wrong("phase switched"),
             (Step::RootRollback, _) => return wrong("phase prepared or switched"),
         };
+        let chains = [Some(&signer), other.as_ref()].into_iter().flatten().flat_map(|signer| &signer.chain);
+        state.remember(chains, now)?;
         Ok(Plan { state, signer, other, keys, detail })
     }
 

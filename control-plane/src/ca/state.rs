@@ -1,14 +1,18 @@
 //! What the authority keeps on disk: one file that is replaced as a whole, and a file for each key, which is there
 //! before the state names it and goes after the state does not. So a crash at any moment leaves one phase or the next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 
-use super::{files::Directory, revocation::Revocation};
+use super::{
+    files::Directory,
+    revocation::Revocation,
+    signer::{Info, seconds},
+};
 
 /// The state's file.
 pub const STATE: &str = "ca.json";
@@ -17,6 +21,8 @@ pub const FIRST_KEY: &str = "ca.key";
 /// Its certificate.
 pub const FIRST_ROOT: &str = "ca.crt";
 const VERSION: u32 = 1;
+/// Certificates that signed and whose ends are remembered.
+const MAX_SIGNERS: usize = 1024;
 
 /// Where a rotation of the root stands.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -75,6 +81,16 @@ pub struct Past {
     pub not_after: i64,
 }
 
+/// A certificate that signs, or has signed, in this trust domain.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Signing {
+    /// Serial number in hex.
+    pub serial: String,
+    /// Its own end, seconds since the Unix epoch: what it signed is valid no longer, whatever it says.
+    pub not_after: i64,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -91,6 +107,13 @@ pub struct State {
     pub other: Option<Authority>,
     /// Earlier issuing certificates of the current root.
     pub past: Vec<Past>,
+    /// Every certificate that issued here or lay between one that did and its root, whatever became of it, until its end:
+    /// so long does a revocation of it last, since whoever has its key can sign what is valid until then.
+    #[serde(default)]
+    pub signers: Vec<Signing>,
+    /// The last end of those that found no room in `signers`.
+    #[serde(default)]
+    pub signers_forgotten: i64,
     /// Serial number of the issuing certificate when it comes from files.
     pub external: Option<String>,
     /// No certificate that is issued from now on begins before this, seconds since the Unix epoch.
@@ -140,6 +163,44 @@ impl State {
     /// When it cannot be written; the old one or this one is on disk then.
     pub fn store(&self, directory: &Directory) -> Result<()> {
         directory.write(STATE, serde_json::to_string_pretty(self)?.as_bytes())
+    }
+
+    /// Keeps these certificates in mind, which sign from now on or may do so; and the ends of revocations right that were
+    /// made before it was known what they mean.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn remember<'a>(
+        &mut self,
+        signing: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+        now: SystemTime,
+    ) -> Result<()> {
+        self.signers.retain(|old| old.not_after > seconds(now));
+        for certificate in signing {
+            let Info { serial, not_after, .. } = Info::of(certificate)?;
+            let serial = serial.to_string();
+            for entry in self.revocations.iter_mut().filter(|entry| entry.serial.as_ref() == Some(&serial)) {
+                entry.not_after = entry.not_after.max(Some(not_after));
+                entry.expires = entry.expires.max(super::revocation::over(not_after));
+            }
+            // Who numbers certificates from 1 on may have given one number twice.
+            match self.signers.iter_mut().find(|known| known.serial == serial) {
+                Some(known) => known.not_after = known.not_after.max(not_after),
+                None => self.signers.push(Signing { serial, not_after }),
+            }
+        }
+        self.signers.sort_by_key(|known| known.not_after);
+        let surplus = self.signers.len().saturating_sub(MAX_SIGNERS);
+        if let Some(last) = self.signers.drain(..surplus).next_back() {
+            self.signers_forgotten = self.signers_forgotten.max(last.not_after);
+        }
+        Ok(())
+    }
+
+    /// The end of a certificate that signs or has signed, while it is known.
+    #[must_use]
+    pub fn signer_end(&self, serial: &str) -> Option<i64> {
+        self.signers.iter().find(|known| known.serial == serial).map(|known| known.not_after)
     }
 
     /// Names of the key files that it needs.

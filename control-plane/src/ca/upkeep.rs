@@ -48,7 +48,10 @@ impl Ca {
         let mut kept = lock(&self.kept);
         let Some(files) = kept.external.as_ref().filter(|files| files.changed()) else { return };
         let files = files.stamped();
-        let External { signer, roots } = match files.load(&self.trust_domain, now) {
+        let mut state = kept.state.clone();
+        let read = files.load(&self.trust_domain, now);
+        let read = read.and_then(|read| follow(&mut state, &read.signer, now).map(|()| read));
+        let External { signer, roots } = match read {
             Ok(read) => read,
             Err(error) => {
                 let text = format!("{error:#}");
@@ -66,8 +69,6 @@ impl Ca {
         let same = signer.chain == kept.signer.chain && roots == self.active.borrow().roots;
         let detail =
             format!("issuing certificate {} until {}, {} roots", shown(&signer), date(signer.not_after), roots.len());
-        let mut state = kept.state.clone();
-        follow(&mut state, &signer, now);
         if same {
             kept.external = Some(files);
             return;

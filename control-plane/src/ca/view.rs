@@ -1,8 +1,9 @@
 //! The authority as the API and the metrics show it: nothing secret.
 
-use std::{fmt::Write, time::SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use weft_metrics::{Collector, Labels, float};
 
 use super::{
     Ca,
@@ -48,23 +49,23 @@ impl Ca {
         })
     }
 
-    /// Lines for `/metrics`.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let mut text = self.audit.metrics();
-        let kept = lock(&self.kept);
+    /// Says what it issues, and until when it can.
+    pub fn collect(&self, out: &mut Collector) {
+        self.audit.collect(out);
+        let (kept, none) = (lock(&self.kept), Labels::new(&[]));
         let roots = self.active.borrow().roots.iter().filter_map(|root| Some(Info::of(root).ok()?.not_after)).min();
-        text.push_str("# HELP weft_ca_expiry_seconds End of the authority's certificates, Unix time.\n# TYPE weft_ca_expiry_seconds gauge\n");
-        let _ = writeln!(text, "weft_ca_expiry_seconds{{certificate=\"issuer\"}} {}", kept.signer.not_after);
-        let _ = writeln!(text, "weft_ca_expiry_seconds{{certificate=\"root\"}} {}", roots.unwrap_or_default());
-        text.push_str("# HELP weft_ca_rotation_phase Phase of the rotation of the root: 1 for the present one.\n# TYPE weft_ca_rotation_phase gauge\n");
-        for phase in [Phase::Stable, Phase::Prepared, Phase::Switched] {
-            let present = u8::from(kept.state.phase == phase);
-            let _ = writeln!(text, "weft_ca_rotation_phase{{phase=\"{}\"}} {present}", phase.as_str());
+        for (certificate, end) in [("issuer", kept.signer.not_after), ("root", roots.unwrap_or_default())] {
+            let family = ("weft_ca_expiry_seconds", "End of the authority's certificates, Unix time");
+            let end = float(u64::try_from(end).unwrap_or_default());
+            out.gauge_with(family, &none, &[("certificate", certificate)], end);
         }
-        text.push_str("# HELP weft_ca_revocations Revocations in force.\n# TYPE weft_ca_revocations gauge\n");
-        let _ = writeln!(text, "weft_ca_revocations {}", kept.state.revocations.len());
-        text
+        for phase in [Phase::Stable, Phase::Prepared, Phase::Switched] {
+            let present = if kept.state.phase == phase { 1.0 } else { 0.0 };
+            let family = ("weft_ca_rotation_phase", "Phase of the rotation of the root: 1 for the present one");
+            out.gauge_with(family, &none, &[("phase", phase.as_str())], present);
+        }
+        let revocations = float(u64::try_from(kept.state.revocations.len()).unwrap_or(u64::MAX));
+        out.gauge("weft_ca_revocations", "Revocations in force", &none, revocations);
     }
 }
 

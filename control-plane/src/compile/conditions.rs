@@ -1,7 +1,7 @@
 //! What the status of an object says of it, in the terms of Gateway API: from what compiling found wrong, and from what
 //! sidecars refuse. Pure; `app` writes it where the object is kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
@@ -13,8 +13,9 @@ use crate::{
     store::Key,
 };
 
-/// What sidecars refuse at the moment: by type and canonical name of a pushed resource, the field and why.
-pub type Refused = BTreeMap<(ResourceType, String), String>;
+/// What sidecars refuse at the moment: by type and canonical name of a pushed resource and the namespace of the sidecars,
+/// the field and why.
+pub type Refused = BTreeMap<(ResourceType, String, String), String>;
 
 /// Verdicts on the objects of the store.
 pub type Verdicts = BTreeMap<Key, Verdict>;
@@ -53,7 +54,7 @@ pub enum Conditions {
 /// The verdict on every object of the store whose kind has a status. What a file has is reported with its place instead.
 #[must_use]
 pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Verdicts {
-    let judge = Judge::new(problems, refused);
+    let judge = Judge::new(resources, problems, refused);
     let mut found = Verdicts::new();
     for route in resources.routes.values() {
         let parents = || routes::http_parents(&route.value);
@@ -68,11 +69,12 @@ pub fn of(resources: &Resources, problems: &[Problem], refused: &Refused) -> Ver
         judge.add(&mut found, policy.kind, of, |own| judge.policy(&policy, own));
     }
     for service in resources.services.values() {
-        let refusal = judge.services.get(service.id().as_str()).copied();
+        let refusal = judge.refusal(&service.id(), &service.namespace);
         judge.object(&mut found, "Service", service, |own| judge.whole(own, refusal));
     }
     for workload in resources.workloads.values() {
-        let refusal = refused.get(&(ResourceType::WorkloadConfig, workload.id())).map(String::as_str);
+        let config = (ResourceType::WorkloadConfig, workload.id(), workload.namespace.clone());
+        let refusal = refused.get(&config).map(String::as_str);
         judge.object(&mut found, "Workload", workload, |own| judge.whole(own, refusal));
     }
     for config in resources.mesh_configs.values() {
@@ -98,25 +100,72 @@ type Named<'a> = (&'a str, &'a str, &'a ObjectMeta, &'a Origin);
 struct Judge<'a> {
     /// By place.
     problems: HashMap<&'a str, Vec<&'a Problem>>,
-    /// Why a Service or endpoints of it are refused, by its id.
+    /// Why a Service is refused as most clients get it, by its id.
     services: HashMap<&'a str, &'a str>,
+    /// Why it is refused as the clients of a namespace get it that has routes of its own, by its id and that namespace.
+    views: HashMap<(&'a str, &'a str), &'a str>,
+    /// Why endpoints of it are refused, which are the same for all.
+    slices: HashMap<&'a str, &'a str>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(problems: &'a [Problem], refused: &'a Refused) -> Self {
-        let mut judge = Self { problems: HashMap::new(), services: HashMap::new() };
+    fn new(resources: &Resources, problems: &'a [Problem], refused: &'a Refused) -> Self {
+        let (services, views, slices) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut judge = Self { problems: HashMap::new(), services, views, slices };
         for problem in problems {
             judge.problems.entry(&problem.file).or_default().push(problem);
         }
-        for ((kind, name), why) in refused {
-            let service = match kind {
-                ResourceType::Service => name.as_str(),
-                ResourceType::EndpointSlice => name.rsplit_once('/').map_or(name.as_str(), |(service, _)| service),
-                _ => continue,
-            };
-            judge.services.entry(service).or_insert(why);
+        if refused.is_empty() {
+            return judge;
+        }
+        let consumers = judge.consumers(resources);
+        // Of several reasons the first in order, so that it does not change with each sidecar that says the same.
+        let first = |why: &'a str| move |held: &mut &'a str| *held = (*held).min(why);
+        for ((kind, name, clients), why) in refused {
+            let why = why.as_str();
+            match kind {
+                ResourceType::Service if consumers.contains(&(name.clone(), clients.clone())) => {
+                    judge.views.entry((name, clients)).and_modify(first(why)).or_insert(why);
+                }
+                ResourceType::Service => _ = judge.services.entry(name).and_modify(first(why)).or_insert(why),
+                ResourceType::EndpointSlice => {
+                    let service = name.rsplit_once('/').map_or(name.as_str(), |(service, _)| service);
+                    judge.slices.entry(service).and_modify(first(why)).or_insert(why);
+                }
+                _ => {}
+            }
         }
         judge
+    }
+
+    /// Services with the namespaces whose clients get them with routes of their own.
+    fn consumers(&self, resources: &Resources) -> BTreeSet<(String, String)> {
+        let mut found = BTreeSet::new();
+        let mut add = |origin: &Origin, namespace: &str, parents: Vec<routes::Parent>| {
+            let own = self.problems.get(&*origin.file).map(Vec::as_slice).unwrap_or_default();
+            if own.iter().any(|problem| !problem.reason.is_accepted()) {
+                return;
+            }
+            for parent in parents {
+                if parent.namespace.as_deref().is_some_and(|service| service != namespace) {
+                    found.insert((service(&parent, namespace), namespace.to_owned()));
+                }
+            }
+        };
+        for route in resources.routes.values() {
+            add(&route.origin, &route.namespace, routes::http_parents(&route.value));
+        }
+        for route in resources.grpc_routes.values() {
+            add(&route.origin, &route.namespace, routes::grpc_parents(&route.value));
+        }
+        found
+    }
+
+    /// Why sidecars refuse a service, as far as that concerns objects of this namespace.
+    fn refusal(&self, service: &str, namespace: &str) -> Option<&'a str> {
+        let own = service.split_once('/').is_some_and(|(of, _)| of == namespace);
+        let pushed = if own { self.services.get(service) } else { self.views.get(&(service, namespace)) };
+        pushed.or_else(|| self.slices.get(service)).copied()
     }
 
     fn object<T: HasMetadata>(
@@ -157,9 +206,8 @@ impl<'a> Judge<'a> {
                     || problem.path.starts_with("spec.rules") && problem.reason == Reason::UnsupportedValue
             };
             let bad = own.iter().find(unaccepted).map(|problem| failed(problem));
-            let service = format!("{}/{}", parent.namespace.as_deref().unwrap_or(namespace), parent.name);
             let dangling = own.iter().find(unresolved).map(|problem| failed(problem));
-            let refusal = self.services.get(service.as_str()).copied();
+            let refusal = self.refusal(&service(parent, namespace), namespace);
             let conditions = vec![
                 condition("Accepted", ACCEPTED, bad.clone()),
                 condition("ResolvedRefs", RESOLVED, dangling),
@@ -192,7 +240,7 @@ impl<'a> Judge<'a> {
                 reference["sectionName"] = section.as_str().into();
             }
             let service = (target.kind == "Service").then(|| format!("{}/{}", policy.namespace, target.name));
-            let refusal = service.and_then(|service| self.services.get(service.as_str()).copied());
+            let refusal = service.and_then(|service| self.refusal(&service, policy.namespace));
             (reference, of(&format!("spec.targetRefs[{index}]"), refusal))
         });
         Conditions::Each(each.collect())
@@ -202,6 +250,11 @@ impl<'a> Judge<'a> {
         let bad = own.first().map(|problem| failed(problem));
         Conditions::Whole(vec![condition("Accepted", ACCEPTED, bad.clone()), programmed(bad, refusal)])
     }
+}
+
+/// The id of the service that a route of this namespace names.
+fn service(parent: &routes::Parent, namespace: &str) -> String {
+    format!("{}/{}", parent.namespace.as_deref().unwrap_or(namespace), parent.name)
 }
 
 /// Why a condition does not hold: reason and message.

@@ -1,19 +1,18 @@
 //! Whether the workloads behind a rule would let the request in, and which policy says so: for operators, who may know.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use prost::Message as _;
 use serde_json::{Value, json};
 use weft_policy::{
     SpiffeId,
     authorize::{Caller, Operation, Verdict},
     canonical::{self, Authority},
-    convert,
-    model::{Action, AuthorizationPolicy, InboundPort, RouteRule, TlsMode},
+    model::{Action, AuthorizationPolicy, TlsMode},
 };
-use weft_proto::{ResourceType, v1};
 
-use super::{effective::Effective, endpoints};
+use super::{
+    behind::{Behind, Port},
+    effective::Effective,
+    tokens,
+};
 use crate::compile::workloads::Workloads;
 
 /// Who would send the request.
@@ -23,44 +22,31 @@ struct Sender {
     told: String,
 }
 
-/// One entry for each port of each workload: its mode and who says so, the verdict, and every policy with whether it
-/// matches. Without `from`, or when that workload is not known, the caller has no identity. There is no token. Of
+/// One entry for each port of each workload: its mode and who says so, the verdict, every policy with whether it matches,
+/// and what is asked of tokens. Without `from`, or when that workload is not known, the caller has no identity. Of
 /// namespaces that are not seen nothing is told but that.
-pub fn access(of: &Effective<'_>, rule: &RouteRule) -> Value {
+pub fn access(of: &Effective<'_>, behind: &Behind) -> Value {
     let workloads = Workloads::of(of.resources, of.registered);
     let sender = sender(of, &workloads);
-    let (mut found, mut hidden) = (BTreeMap::new(), BTreeSet::new());
-    for target in rule.backends.iter().filter_map(|backend| backend.target.as_ref()) {
-        let namespace = target.service.namespace();
-        for endpoint in endpoints(of.view, &target.service) {
-            if !(of.sees)(namespace) {
-                hidden.insert(namespace);
-                break;
-            }
-            let Some(port) = endpoint.ports.get(&u32::from(target.port)) else { continue };
-            let configs = of.view.named(ResourceType::WorkloadConfig, &endpoint.workload, "");
-            let config = configs.first().and_then(|resource| resource.resource.as_ref());
-            let config = config.and_then(|any| v1::WorkloadConfig::decode(any.value.as_ref()).ok());
-            let Some(config) = config.and_then(|config| convert::workload_config(config).ok()) else { continue };
-            if let Some(inbound) = config.ports.iter().find(|inbound| u32::from(inbound.port) == *port) {
-                found.insert((endpoint.workload.clone(), *port), decided(of, inbound, &sender));
-            }
-        }
-    }
-    let origins = workloads.mode_origins(&found.keys().cloned().collect());
-    let entries = found.into_iter().map(|(key, mut told)| {
-        if let Some(origin) = origins.get(&key) {
+    let origins = workloads.mode_origins(&behind.ports.keys().cloned().collect());
+    let entries = behind.ports.iter().map(|(key, port)| {
+        let mut told = decided(of, port, &sender);
+        if let Some(origin) = origins.get(key) {
             told["modeOrigin"] = origin.as_str().into();
         }
-        told["workload"] = key.0.into();
+        told["workload"] = key.0.as_str().into();
         told["caller"] = sender.told.as_str().into();
         told
     });
-    let unseen = hidden.into_iter().map(|namespace| {
+    let unseen = behind.hidden.iter().map(|namespace| {
         json!({ "workload": format!("{namespace}/*"), "verdict": "not shown",
                 "because": format!("you may not look into namespace {namespace}") })
     });
-    entries.chain(unseen).collect()
+    let more = (behind.left_out > 0).then(|| {
+        json!({ "workload": "...", "verdict": "not shown",
+                "because": format!("{} more ports of workloads are left out", behind.left_out) })
+    });
+    entries.chain(unseen).chain(more).collect()
 }
 
 /// The workload that asks, as the mesh knows it.
@@ -76,7 +62,8 @@ fn sender(of: &Effective<'_>, workloads: &Workloads<'_>) -> Sender {
     Sender { id, address, told }
 }
 
-fn decided(of: &Effective<'_>, port: &InboundPort, sender: &Sender) -> Value {
+fn decided(of: &Effective<'_>, at: &Port, sender: &Sender) -> Value {
+    let port = &at.inbound;
     let caller = Caller { id: sender.id.as_ref(), address: sender.address };
     let url = &of.question.url;
     let host = url.authority().and_then(|authority| Authority::parse(authority.as_str().as_bytes()).ok());
@@ -96,8 +83,16 @@ fn decided(of: &Effective<'_>, port: &InboundPort, sender: &Sender) -> Value {
         }
     };
     let strict = port.access.tls_mode == TlsMode::Strict;
+    let headers = &of.question.headers;
+    // In the order of the sidecar: who, then the token, then what.
+    let missing = tokens::applying(at).find(|policy| policy.required && !tokens::has_token(policy, headers));
+    let bytes = port.request_authentications.first().filter(|_| opaque).map(|given| &*given.authentication);
     let (allowed, because) = match decision.verdict {
         _ if strict && sender.id.is_none() => (false, "the port takes mutual TLS only".to_owned()),
+        _ if let Some(policy) = bytes => (false, format!("RequestAuthentication {}: bytes have no token", policy.name)),
+        _ if let Some(policy) = missing => {
+            (false, format!("RequestAuthentication {} requires a token, and the request has none", policy.name))
+        }
         Verdict::Denied { policy: Some(policy) } => (false, format!("AuthorizationPolicy {policy} denies it")),
         Verdict::Denied { policy: None } => (false, "no AuthorizationPolicy that allows matches".to_owned()),
         Verdict::Allowed => {
@@ -118,6 +113,12 @@ fn decided(of: &Effective<'_>, port: &InboundPort, sender: &Sender) -> Value {
         "because": because,
         "policies": policies.collect::<Vec<_>>(),
     });
+    let authentication: Vec<Value> = tokens::applying(at).map(|policy| tokens::told(policy, headers)).collect();
+    if authentication.iter().any(|policy| policy["hasToken"] == true) {
+        let because = told["because"].as_str().unwrap_or_default();
+        told["because"] = format!("{because}, if its token is valid; claims are not looked at here").into();
+    }
+    told["authentication"] = authentication.into();
     if let Some(shadow) = decision.shadow {
         told["shadow"] = shadow.into();
     }

@@ -6,13 +6,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 use weft_policy::{
-    convert,
     model::{Abort, Fault, InboundLimit, Protocol, RateKey, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
 use weft_proto::{ResourceType, v1};
 
-use super::{Question, access, endpoints};
+use super::{
+    Question, access,
+    behind::{self, Behind},
+};
 use crate::{
     compile::{
         Registered,
@@ -74,8 +76,9 @@ impl Effective<'_> {
                 && fault.headers.iter().all(|header| header.matches(self.request.headers))
         };
         answer["faults"] = rule.requests.faults.iter().filter(applies).map(fault).collect();
-        answer["rateLimits"] = self.rate_limits(rule);
-        answer["access"] = access::access(self, rule);
+        let behind = Behind::of(self, rule);
+        answer["rateLimits"] = self.rate_limits(&behind);
+        answer["access"] = access::access(self, &behind);
     }
 
     /// Policies name ports by name too.
@@ -88,22 +91,12 @@ impl Effective<'_> {
     }
 
     /// Limits of the workloads behind the rule that would count the request.
-    fn rate_limits(&self, rule: &RouteRule) -> Value {
+    fn rate_limits(&self, behind: &Behind) -> Value {
         let mut found = BTreeMap::new();
-        let targets = rule.backends.iter().filter_map(|backend| backend.target.as_ref());
-        for target in targets.filter(|target| (self.sees)(target.service.namespace())) {
-            for endpoint in endpoints(self.view, &target.service) {
-                let Some(port) = endpoint.ports.get(&u32::from(target.port)) else { continue };
-                let configs = self.view.named(ResourceType::WorkloadConfig, &endpoint.workload, "");
-                let config = configs.first().and_then(|resource| resource.resource.as_ref());
-                let config = config.and_then(|any| v1::WorkloadConfig::decode(any.value.as_ref()).ok());
-                let Some(config) = config.and_then(|config| convert::workload_config(config).ok()) else { continue };
-                let inbound = config.ports.iter().filter(|inbound| u32::from(inbound.port) == *port);
-                for limit in inbound.flat_map(|inbound| &inbound.rate_limits) {
-                    if self.counts(limit, target) {
-                        found.insert(limit.limit.name.to_string(), rate_limit(limit));
-                    }
-                }
+        for behind::Port { inbound, targets } in behind.ports.values() {
+            let counts = |limit: &InboundLimit| targets.iter().any(|target| self.counts(limit, target));
+            for limit in inbound.rate_limits.iter().filter(|limit| counts(limit)) {
+                found.insert(limit.limit.name.to_string(), rate_limit(limit));
             }
         }
         found.into_values().collect()

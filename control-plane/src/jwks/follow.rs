@@ -11,6 +11,7 @@ use rand::Rng as _;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::{Client, Kept, KeySet, KeySets, MAX_URLS, kept::File, keys};
@@ -136,6 +137,27 @@ impl Drop for Fetching {
     }
 }
 
+/// When a set was fetched, by the clock and by the time that has passed since: a clock that is set back makes no set
+/// younger.
+#[derive(Clone, Copy, Debug)]
+struct Fetched {
+    at: SystemTime,
+    /// How old it was when this process learned of it.
+    old: Duration,
+    learned: Instant,
+}
+
+impl Fetched {
+    fn at(at: SystemTime) -> Self {
+        let old = SystemTime::now().duration_since(at).unwrap_or_default();
+        Self { at, old, learned: Instant::now() }
+    }
+
+    fn age(self, now: SystemTime) -> Duration {
+        now.duration_since(self.at).unwrap_or_default().max(self.old.saturating_add(self.learned.elapsed()))
+    }
+}
+
 /// The URLs that policies name.
 fn urls(resources: &Resources) -> BTreeSet<&str> {
     let policies = resources.request_authentications.values();
@@ -145,7 +167,7 @@ fn urls(resources: &Resources) -> BTreeSet<&str> {
 impl Each {
     /// Keeps one set.
     async fn keep(self, url: String) {
-        let mut fetched = self.kept.read().into_iter().find(|file| file.url == url).and_then(|file| file.fetched());
+        let mut fetched = self.kept.fetched(&url).map(Fetched::at);
         let mut failures: u32 = 0;
         loop {
             let turn = self.turns.acquire().await;
@@ -159,7 +181,7 @@ impl Each {
             match parsed {
                 Ok((text, parsed)) => {
                     failures = 0;
-                    fetched = Some(SystemTime::now());
+                    fetched = Some(Fetched::at(SystemTime::now()));
                     for (index, why) in &parsed.broken {
                         tracing::warn!(url, "key {index} of the set {why}: it is left out");
                     }
@@ -178,10 +200,8 @@ impl Each {
     }
 
     /// The set stays until it is too old.
-    fn fail(&self, url: &str, why: String, fetched: Option<SystemTime>) {
-        // A clock that was set back makes nothing older.
-        let age = fetched.map(|fetched| SystemTime::now().duration_since(fetched).unwrap_or_default());
-        let fresh = age.is_some_and(|age| age < self.times.keep);
+    fn fail(&self, url: &str, why: String, fetched: Option<Fetched>) {
+        let fresh = fetched.is_some_and(|fetched| fetched.age(SystemTime::now()) < self.times.keep);
         let held = self.sets.borrow().0.get(url).and_then(|set| set.keys.clone()).filter(|_| fresh);
         self.publish(url, KeySet { keys: held, trouble: Some(why) });
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weft_proto::{
     ResourceType,
     v1::{Registration, Rejection},
@@ -46,6 +46,8 @@ struct Shared {
     streams: Mutex<BTreeMap<u64, Proxy>>,
     /// Counts changes of what is refused.
     refusals: watch::Sender<u64>,
+    /// Somebody holds more than before, or is gone.
+    progress: Arc<Notify>,
 }
 
 impl Proxy {
@@ -85,7 +87,9 @@ impl Proxies {
     pub fn synced(&self, stream: u64, types: Vec<TypeStatus>, reflected: Reflected) {
         self.change(|streams| {
             let Some(proxy) = streams.get_mut(&stream) else { return false };
-            proxy.reflected = reflected;
+            if std::mem::replace(&mut proxy.reflected, reflected) != reflected {
+                self.0.progress.notify_one();
+            }
             let old = std::mem::replace(&mut proxy.types, types);
             !refusals(&old).eq(refusals(&proxy.types))
         });
@@ -94,6 +98,7 @@ impl Proxies {
     /// The stream has ended.
     pub fn remove(&self, stream: u64) {
         self.change(|streams| streams.remove(&stream).is_some_and(|old| refusals(&old.types).next().is_some()));
+        self.0.progress.notify_one();
     }
 
     /// Changes the streams; tells those who follow refusals when there may be others now.
@@ -102,6 +107,18 @@ impl Proxies {
         if changed {
             self.0.refusals.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Wakes one waiter whenever a sidecar holds more than before or is gone, see [`Self::is_behind`].
+    #[must_use]
+    pub fn progress(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.progress)
+    }
+
+    /// Whether a sidecar that was connected at this time has not answered all of this view yet.
+    #[must_use]
+    pub fn is_behind(&self, view: u64, at: Instant) -> bool {
+        self.lock().values().any(|proxy| proxy.connected <= at && proxy.reflected.view < view)
     }
 
     /// Wakes whenever what is refused may have changed, see [`Self::refused`].
@@ -115,12 +132,15 @@ impl Proxies {
     #[must_use]
     pub fn refused(&self) -> Refused {
         let mut found = Refused::new();
-        for (kind, refused) in self.lock().values().flat_map(|proxy| refusals(&proxy.types)) {
-            let Rejection { name, reason, .. } = refused;
-            let text = format!("{} {name}: {reason}", kind.name());
-            let why = found.entry((kind, name.clone())).or_insert_with(|| text.clone());
-            if text < *why {
-                *why = text;
+        for proxy in self.lock().values() {
+            // What it is sent goes by the namespace that it has proved.
+            let clients = proxy.peer.id.namespace_and_account().map_or("", |(namespace, _)| namespace);
+            for (kind, Rejection { name, reason, .. }) in refusals(&proxy.types) {
+                let text = format!("{} {name}: {reason}", kind.name());
+                let why = found.entry((kind, name.clone(), clients.to_owned())).or_insert_with(|| text.clone());
+                if text < *why {
+                    *why = text;
+                }
             }
         }
         found
@@ -145,6 +165,12 @@ impl Proxies {
         newest.into_values().cloned().collect()
     }
 
+    /// The newest stream on the connection from this address.
+    #[must_use]
+    pub fn at(&self, address: &str) -> Option<Proxy> {
+        self.lock().values().rev().find(|proxy| proxy.address == address).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
         self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,7 +181,7 @@ fn refusals(types: &[TypeStatus]) -> impl Iterator<Item = (ResourceType, &Reject
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use weft_policy::SpiffeId;
 
     use super::*;
@@ -164,7 +190,7 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn proxy(name: &str, epoch_ms: u64, address: &str) -> Proxy {
+    pub(crate) fn proxy(name: &str, epoch_ms: u64, address: &str) -> Proxy {
         let id = SpiffeId::workload("weft.local", "shop", "catalog").expect("valid");
         Proxy {
             peer: PeerIdentity { id, not_after: at(1000) },

@@ -1,6 +1,7 @@
 //! The gRPC side of discovery: one task per stream around [`StreamState`].
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU32,
     pin::Pin,
     sync::{
@@ -35,6 +36,7 @@ use super::{
 };
 use crate::{
     ca::{Presented, Revocations, enrolment::attested::Attested, service::PeerInfo},
+    metrics::Metrics,
     registry::{Lease, Registry},
 };
 
@@ -75,6 +77,7 @@ pub struct Discovery {
     revocations: watch::Receiver<Arc<Revocations>>,
     stopping: watch::Receiver<bool>,
     streams: AtomicU64,
+    metrics: Metrics,
 }
 
 impl Discovery {
@@ -99,7 +102,14 @@ impl Discovery {
             revocations,
             stopping,
             streams: AtomicU64::new(1),
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Tells these metrics what it does.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// As a gRPC service, with its limit on the size of requests.
@@ -124,7 +134,10 @@ impl AggregatedDiscoveryService for Discovery {
             }
             _ => return Err(Status::unauthenticated("discovery needs a client certificate: enrol first")),
         };
-        self.admission.admit().await.map_err(|busy| Status::unavailable(busy.to_string()))?;
+        self.admission.admit().await.map_err(|busy| {
+            self.metrics.stream_refused();
+            Status::unavailable(busy.to_string())
+        })?;
         // One response waits for the transport at most; its bytes are shared with all other streams.
         let (sender, receiver) = mpsc::channel(1);
         let namespace = peer.id.namespace_and_account().map_or("", |(namespace, _)| namespace);
@@ -147,6 +160,8 @@ impl AggregatedDiscoveryService for Discovery {
             reflected: Reflected::default(),
             opened: false,
             listed: false,
+            sent: BTreeMap::new(),
+            metrics: self.metrics.clone(),
         };
         tokio::spawn(stream.run(request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -175,6 +190,9 @@ struct Connected {
     opened: bool,
     /// The list of sidecars has it as it last described itself.
     listed: bool,
+    /// When the response of each type was sent that is not answered yet.
+    sent: BTreeMap<ResourceType, Instant>,
+    metrics: Metrics,
 }
 
 type Sender = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -284,7 +302,9 @@ impl Connected {
 
     /// Sends what is due by the newest view; false when nothing is.
     async fn push(&mut self, slot: Slot) -> bool {
+        let waiting = self.metrics.waits();
         let _turn = self.turns.acquire().await;
+        drop(waiting);
         let view = Arc::clone(&self.view.borrow_and_update());
         let Some(response) = self.state.next(&view) else {
             if self.state.is_settled(&view) {
@@ -292,6 +312,10 @@ impl Connected {
             }
             return false;
         };
+        if let Some(kind) = ResourceType::from_type_url(&response.type_url) {
+            self.metrics.pushed(kind);
+            self.sent.insert(kind, Instant::now());
+        }
         slot.send(Ok(response));
         true
     }
@@ -312,6 +336,10 @@ impl Connected {
             return Err(Status::resource_exhausted(format!("more than {} subscribed names", limits::SUBSCRIPTIONS)));
         }
         let subscribes = !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        if !request.response_nonce.is_empty() {
+            let took = self.sent.remove(&kind).map(|sent| sent.elapsed());
+            self.metrics.answered(kind, took, request.error_detail.is_some());
+        }
         self.listed &= kind != ResourceType::Service || !subscribes;
         self.state.on_request(kind, request);
         Ok(())

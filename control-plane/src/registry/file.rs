@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -73,7 +74,8 @@ impl RegistryFile {
 
     fn write(&self, all: &Entered) -> io::Result<File> {
         let new = self.path.with_extension("new");
-        let mut out = io::BufWriter::new(File::create(&new)?);
+        let _ = std::fs::remove_file(&new);
+        let mut out = io::BufWriter::new(File::options().write(true).create_new(true).mode(0o600).open(&new)?);
         for (_, registered) in all.values() {
             out.write_all(line(registered).as_bytes())?;
         }

@@ -35,6 +35,7 @@ pub fn check(registration: &Registration) -> Result<(), String> {
         ("namespace", &registration.namespace),
         ("address", &registration.address),
         ("mesh_address", &registration.mesh_address),
+        ("admin_address", &registration.admin_address),
         ("locality.region", &locality.region),
         ("locality.zone", &locality.zone),
         ("sidecar_version", &registration.sidecar_version),

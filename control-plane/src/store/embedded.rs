@@ -123,6 +123,11 @@ impl Embedded {
         Ok(Self { shared, state, requests: Some(requests), writer: Some(writer) })
     }
 
+    /// Size of the file.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(self.shared.directory.join(file::NAME)).ok()?.len())
+    }
+
     /// Why no writes are taken, if so.
     pub(super) fn stopped(&self) -> Option<Arc<str>> {
         self.shared.stopped()

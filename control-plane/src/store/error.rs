@@ -31,6 +31,20 @@ pub enum AppendError {
     TooLarge { what: String, size: usize, limit: usize },
 }
 
+impl AppendError {
+    /// One word, for metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "conflict",
+            Self::Full { .. } => "full",
+            Self::Io { .. } => "io",
+            Self::Stopped { .. } => "stopped",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
 fn expectation(expect: &Expect) -> String {
     match expect {
         Expect::Absent => "expected to be absent".into(),
@@ -96,6 +110,9 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// Others can get at it, or it is not the file itself.
+    #[error("{why}")]
+    NotPrivate { why: String },
     /// Another process has it open.
     #[error("{}: in use by another control plane: stop it, or use another --data-dir", path.display())]
     Locked { path: PathBuf },

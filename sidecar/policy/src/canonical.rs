@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, req
 pub use identity::{is_identity, strip_identity};
 pub use response::{response, trailers};
 
+use crate::fields::Fields;
+
 /// A rule that a message breaks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Violation {
@@ -48,6 +50,8 @@ pub struct Canonical {
     pub framing: Framing,
     /// An upgrade that we carry.
     pub upgrade: Option<Upgrade>,
+    /// What the head had when it came.
+    pub fields: Fields,
 }
 
 pub(crate) fn violation(rule: &'static str, detail: impl Into<String>) -> Violation {
@@ -60,32 +64,41 @@ pub(crate) fn violation(rule: &'static str, detail: impl Into<String>) -> Violat
 /// # Errors
 /// The first rule that the request breaks.
 pub fn request(parts: &mut Parts) -> Result<Canonical, Violation> {
-    let http2 = parts.version == Version::HTTP_2;
-    let websocket = websocket(parts, http2)?;
+    let (http2, fields) = (parts.version == Version::HTTP_2, Fields::of(&parts.headers));
+    let websocket = websocket(parts, http2, fields)?;
     if parts.method == Method::CONNECT && websocket.is_none() {
         return Err(Violation { status: 405, ..violation("connect", "CONNECT is not enabled here") });
     }
-    let framing = request_framing(parts, http2, websocket.is_some())?;
-    expect(&parts.headers)?;
+    let framing = request_framing(parts, http2, websocket.is_some(), fields)?;
+    if fields.has(Fields::EXPECT) {
+        expect(&parts.headers)?;
+        parts.headers.remove(header::EXPECT);
+    }
     let host = host(parts, http2)?;
     target(parts, http2)?;
-    let trailers = te_trailers(&parts.headers);
-    strip_hop_by_hop(&mut parts.headers)?;
-    parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.remove(header::EXPECT);
+    let trailers = fields.has(Fields::TE) && te_trailers(&parts.headers);
+    strip_hop_by_hop(&mut parts.headers, fields)?;
+    if fields.has(Fields::CONTENT_LENGTH) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     if trailers {
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    join_cookies(&mut parts.headers);
-    Ok(Canonical { host, framing, upgrade: websocket })
+    if fields.has(Fields::COOKIE) {
+        join_cookies(&mut parts.headers);
+    }
+    Ok(Canonical { host, framing, upgrade: websocket, fields })
 }
 
 /// WebSocket is the one upgrade that is carried; any other `Upgrade` is dropped with the hop.
-fn websocket(parts: &Parts, http2: bool) -> Result<Option<Upgrade>, Violation> {
+fn websocket(parts: &Parts, http2: bool, fields: Fields) -> Result<Option<Upgrade>, Violation> {
     if http2 {
         // Extended CONNECT (RFC 8441) has a scheme and a path; a plain one has only an authority.
         let extended = parts.method == Method::CONNECT && parts.uri.path_and_query().is_some();
         return Ok(extended.then_some(Upgrade::WebSocket));
+    }
+    if !fields.has(Fields::UPGRADE) {
+        return Ok(None);
     }
     let mut upgrades = parts.headers.get_all(header::UPGRADE).iter();
     let named = upgrades.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -99,17 +112,16 @@ fn websocket(parts: &Parts, http2: bool) -> Result<Option<Upgrade>, Violation> {
     Ok(Some(Upgrade::WebSocket))
 }
 
-fn request_framing(parts: &Parts, http2: bool, upgrade: bool) -> Result<Framing, Violation> {
-    let length = content_length(&parts.headers)?;
-    let mut encodings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(encoding) = encodings.next() else {
+fn request_framing(parts: &Parts, http2: bool, upgrade: bool, fields: Fields) -> Result<Framing, Violation> {
+    let length = content_length(&parts.headers, fields)?;
+    if !fields.has(Fields::TRANSFER_ENCODING) {
         return Ok(match length {
             Some(length) => Framing::Length(length),
             // In HTTP/2 a body may follow without any field; its end mark says when it is over.
             None if http2 && !upgrade => Framing::Stream,
             None => Framing::None,
         });
-    };
+    }
     if http2 {
         return Err(violation("te_in_http2", "Transfer-Encoding does not exist in HTTP/2"));
     }
@@ -119,10 +131,12 @@ fn request_framing(parts: &Parts, http2: bool, upgrade: bool) -> Result<Framing,
     if parts.version == Version::HTTP_10 {
         return Err(violation("te_in_http10", "Transfer-Encoding in HTTP/1.0"));
     }
-    if encodings.next().is_some() {
+    let mut encodings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (encoding, other) = (encodings.next(), encodings.next());
+    if other.is_some() {
         return Err(violation("te_several", "more than one Transfer-Encoding field"));
     }
-    if encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    if encoding.is_some_and(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         return Ok(Framing::Stream);
     }
     let detail = format!("Transfer-Encoding {encoding:?}: only \"chunked\" is accepted");
@@ -130,7 +144,10 @@ fn request_framing(parts: &Parts, http2: bool, upgrade: bool) -> Result<Framing,
 }
 
 /// The one value of Content-Length: digits only, equal when repeated.
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Violation> {
+pub(crate) fn content_length(headers: &HeaderMap, fields: Fields) -> Result<Option<u64>, Violation> {
+    if !fields.has(Fields::CONTENT_LENGTH) {
+        return Ok(None);
+    }
     let mut found: Option<u64> = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let digits = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
@@ -160,27 +177,30 @@ fn expect(headers: &HeaderMap) -> Result<(), Violation> {
 
 /// Exactly one Host: of the absolute form, of `:authority`, or of the field.
 fn host(parts: &mut Parts, http2: bool) -> Result<Authority, Violation> {
-    let fields = parts.headers.get_all(header::HOST).iter().count();
-    if fields > 1 {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let field = hosts.next();
+    if hosts.next().is_some() {
         return Err(violation("host_several", "more than one Host field"));
     }
-    let field = parts.headers.get(header::HOST).map(|value| value.as_bytes().to_vec());
-    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes().to_vec());
-    if http2 && field.is_some() && authority.is_some() {
-        let same = field.as_ref().zip(authority.as_ref()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b));
-        if !same {
-            return Err(violation("host_differs", "Host and :authority differ"));
-        }
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    if http2
+        && let (Some(field), Some(authority)) = (field, authority)
+        && !field.as_bytes().eq_ignore_ascii_case(authority)
+    {
+        return Err(violation("host_differs", "Host and :authority differ"));
     }
     // RFC 9112 section 3.2.2: an absolute form replaces the Host field.
-    let text = match authority.or(field) {
-        Some(text) => text,
-        None if parts.version == Version::HTTP_10 => return Ok(Authority { host: "".into(), port: None }),
-        None => return Err(violation("host_missing", "no Host")),
+    let Some(text) = authority.or(field.map(HeaderValue::as_bytes)) else {
+        if parts.version == Version::HTTP_10 {
+            return Ok(Authority { host: "".into(), port: None });
+        }
+        return Err(violation("host_missing", "no Host"));
     };
-    let parsed = Authority::parse(&text)?;
-    let value = HeaderValue::from_bytes(&text).map_err(|_| violation("host_invalid", "Host is no field value"))?;
-    parts.headers.insert(header::HOST, value);
+    let parsed = Authority::parse(text)?;
+    if let Some(authority) = authority {
+        let value = HeaderValue::from_bytes(authority);
+        parts.headers.insert(header::HOST, value.map_err(|_| violation("host_invalid", "Host is no field value"))?);
+    }
     Ok(parsed)
 }
 
@@ -220,9 +240,8 @@ fn te_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// Removes what is for one hop: every field that any Connection line nominates, and the classic ones.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Violation> {
-    const CLASSIC: [HeaderName; 8] = [
-        header::CONNECTION,
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Result<(), Violation> {
+    const CLASSIC: [HeaderName; 7] = [
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
         header::PROXY_AUTHENTICATE,
@@ -231,6 +250,22 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Violation>
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ];
+    if fields.has(Fields::CONNECTION) {
+        for name in nominated(headers)? {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    if fields.has(Fields::TE | Fields::TRANSFER_ENCODING | Fields::UPGRADE | Fields::OTHER_HOP) {
+        for name in &CLASSIC {
+            headers.remove(name);
+        }
+    }
+    Ok(())
+}
+
+/// What any Connection line nominates.
+fn nominated(headers: &HeaderMap) -> Result<Vec<HeaderName>, Violation> {
     let mut nominated = Vec::new();
     for token in tokens(headers, &header::CONNECTION) {
         if token.eq_ignore_ascii_case("close") || token.eq_ignore_ascii_case("keep-alive") {
@@ -244,10 +279,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Violation>
             nominated.push(name);
         }
     }
-    for name in nominated.iter().chain(&CLASSIC) {
-        headers.remove(name);
-    }
-    Ok(())
+    Ok(nominated)
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {

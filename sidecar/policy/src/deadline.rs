@@ -17,7 +17,7 @@ const MAX: Duration = Duration::from_secs(100_000_000);
 pub fn of(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
     let ours = text(&TIMEOUT_MS).and_then(digits).map(Duration::from_millis);
-    let theirs = text(&GRPC_TIMEOUT).filter(|_| grpc).and_then(grpc_timeout);
+    let theirs = if grpc { text(&GRPC_TIMEOUT).and_then(grpc_timeout) } else { None };
     let shorter = match (ours, theirs) {
         (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
         (ours, theirs) => ours.or(theirs),

@@ -12,6 +12,7 @@ pub mod convert;
 pub mod cors;
 pub mod deadline;
 pub mod fault;
+pub mod fields;
 pub mod filter;
 pub mod grpc;
 pub mod limits;

@@ -10,6 +10,8 @@ use std::{fmt, num::NonZeroU64};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::fields::Fields;
+
 /// `traceparent` (W3C Trace Context section 3.2).
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `tracestate` (W3C Trace Context section 3.3).
@@ -197,6 +199,10 @@ impl Sampling {
 /// as absent.
 #[must_use]
 pub fn extract(headers: &HeaderMap) -> Incoming {
+    let fields = Fields::of(headers);
+    if !fields.has(Fields::W3C | Fields::B3) {
+        return Incoming::default();
+    }
     let w3c = w3c::extract(headers);
     let (single, multi) = (b3::extract_single(headers), b3::extract_multi(headers));
     let formats = Formats { w3c: w3c.is_some(), b3_single: single.is_some(), b3_multi: multi.is_some() };
@@ -206,12 +212,15 @@ pub fn extract(headers: &HeaderMap) -> Incoming {
 
 /// Tells the next leg: `traceparent` always, B3 as it was seen. Other formats' fields that were invalid go.
 pub fn inject(headers: &mut HeaderMap, outgoing: &Outgoing) {
-    if !outgoing.formats.w3c {
+    let fields = Fields::of(headers);
+    if !outgoing.formats.w3c && fields.has(Fields::W3C) {
         // The list belongs to a context that was not valid, or to none (W3C Trace Context section 4.3).
         headers.remove(&TRACESTATE);
     }
     headers.insert(TRACEPARENT, w3c::traceparent(outgoing));
-    b3::inject(headers, outgoing);
+    if fields.has(Fields::B3) || outgoing.formats.b3_single || outgoing.formats.b3_multi {
+        b3::inject(headers, outgoing);
+    }
 }
 
 /// The only value of a field; `None` when it is absent, repeated or not text.

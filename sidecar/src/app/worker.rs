@@ -1,6 +1,8 @@
 //! The worker threads: each has its own single-threaded runtime, its own `SO_REUSEPORT` sockets and its own
 //! connection pools, so that a request never crosses threads. `app` starts them.
 
+mod metrics;
+
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -17,6 +19,9 @@ use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
 use weft_policy::{balance::Nanos, limits::Gauge};
 use weft_svid::TrustStore;
 
+use self::metrics::{Detections, InboundKey};
+pub use self::metrics::{InFlight, InboundMetrics};
+
 use crate::{
     config::{SidecarConfig, Upstream},
     discovery::Demand,
@@ -28,8 +33,9 @@ use crate::{
     outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{
-        Direction, HttpMetrics, TcpMetrics, Telemetry,
+        Direction, Hop, HttpMetrics, Telemetry, UNKNOWN,
         export::SpanSink,
+        gauges,
         propagation::{Contexts, Propagation},
     },
     upstream::Pools,
@@ -112,8 +118,8 @@ pub struct Worker {
     /// Copies of requests.
     pub mirrors: Mirrors,
     random: RefCell<SmallRng>,
-    inbound_http: RefCell<HashMap<(u16, bool), HttpMetrics>>,
-    inbound_tcp: RefCell<HashMap<(u16, bool), TcpMetrics>>,
+    inbound: RefCell<HashMap<InboundKey, Rc<InboundMetrics>>>,
+    detected: RefCell<HashMap<(Direction, u16), Detections>>,
     unrouted: [HttpMetrics; 2],
     /// Whether requests come with a trace context.
     pub contexts: Contexts,
@@ -138,7 +144,10 @@ impl Worker {
     pub(crate) fn new(context: WorkerContext) -> Self {
         let sessions = Sessions::new(context.trust.clone(), context.telemetry.clone());
         let pools = Pools::new(context.identity.clone(), Rc::clone(&sessions), context.telemetry.clone());
-        let unrouted = |direction| context.telemetry.http(direction, "unknown", false);
+        let unrouted = |direction| {
+            let hop = Hop { direction, service: UNKNOWN, port: 0, peer: "", route: "" };
+            context.telemetry.http(&hop, false)
+        };
         Self {
             pools: Rc::new(pools),
             sessions,
@@ -150,8 +159,8 @@ impl Worker {
             sealers: Sealers::default(),
             mirrors: Mirrors::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
-            inbound_http: RefCell::default(),
-            inbound_tcp: RefCell::default(),
+            inbound: RefCell::default(),
+            detected: RefCell::default(),
             unrouted: [unrouted(Direction::Inbound), unrouted(Direction::Outbound)],
             contexts: context.propagation.enter(),
             context,
@@ -169,14 +178,6 @@ impl Worker {
         SnapshotReader::new(self.context.snapshot.clone())
     }
 
-    /// Handles for requests to an app port.
-    #[must_use]
-    pub fn inbound_http(&self, port: u16, mtls: bool) -> HttpMetrics {
-        let mut cache = self.inbound_http.borrow_mut();
-        let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.http(Direction::Inbound, &port.to_string(), mtls)).clone()
-    }
-
     /// Handles for requests that were answered before it was clear whom they were for.
     #[must_use]
     pub const fn unrouted(&self, direction: Direction) -> &HttpMetrics {
@@ -184,14 +185,6 @@ impl Worker {
             Direction::Inbound => &self.unrouted[0],
             Direction::Outbound => &self.unrouted[1],
         }
-    }
-
-    /// Handles for opaque connections to an app port.
-    #[must_use]
-    pub fn inbound_tcp(&self, port: u16, mtls: bool) -> TcpMetrics {
-        let mut cache = self.inbound_tcp.borrow_mut();
-        let telemetry = &self.context.telemetry;
-        cache.entry((port, mtls)).or_insert_with(|| telemetry.tcp(Direction::Inbound, &port.to_string(), mtls)).clone()
     }
 }
 
@@ -245,6 +238,7 @@ fn run(context: WorkerContext, sockets: Sockets) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(runtime::LocalOptions::default())?;
     runtime.block_on(async move {
         let drain = context.drain.clone();
+        gauges::runtime(&context.telemetry, std::thread::current().name().unwrap_or("worker"));
         let worker = Rc::new(Worker::new(context));
         serve(&worker, sockets)?;
         spawn_local(keep_pools(Rc::clone(&worker)));
@@ -260,8 +254,11 @@ async fn keep_pools(worker: Rc<Worker>) {
     let mut reader = worker.snapshot();
     let mut seen = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    loop {
+    for second in 0_u64.. {
         tick.tick().await;
+        if second.is_multiple_of(60) {
+            worker.release_handles();
+        }
         let snapshot = reader.load();
         if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, snapshot)) {
             let live = snapshot.mesh_addresses();

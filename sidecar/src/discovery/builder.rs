@@ -2,7 +2,7 @@
 //! and breakers are of an endpoint or a service, not of one version of them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -11,7 +11,7 @@ use weft_policy::{
     balance::{Balancer, EndpointLoad},
     breaker::Breaker,
     limits::Limits,
-    model::{BackendPolicy, Endpoint, Locality, ServicePort, Target},
+    model::{BackendPolicy, Endpoint, Locality, Service, ServicePort, Target},
     outlier::{Ejections, Health},
     retry::Budget,
     session,
@@ -20,8 +20,8 @@ use weft_policy::{
 use super::state::State;
 use crate::{
     app::worker::Clock,
-    snapshot::{Cluster, ClusterShared, EndpointState, Snapshot},
-    telemetry::{CircuitMetrics, Direction, Telemetry},
+    snapshot::{Cluster, ClusterShared, EndpointState, RouteMetrics, Snapshot},
+    telemetry::{CircuitMetrics, Direction, Hop, Telemetry, gauges},
 };
 
 /// Keeps what outlives a snapshot.
@@ -34,14 +34,16 @@ pub struct Builder {
     clusters: HashMap<Target, Arc<Cluster>>,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
+    /// Names of the rules that lead to a target, for metrics.
+    rules: HashMap<Target, BTreeSet<Box<str>>>,
 }
 
 impl Builder {
     /// With nothing built yet.
     #[must_use]
     pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
-        let (clusters, shared, endpoints) = Default::default();
-        Self { telemetry, own, clock, clusters, shared, endpoints }
+        let (clusters, shared, endpoints, rules) = Default::default();
+        Self { telemetry, own, clock, clusters, shared, endpoints, rules }
     }
 
     /// The snapshot of what is held and may be used.
@@ -49,6 +51,8 @@ impl Builder {
         let services = state.usable();
         let mut snapshot =
             Snapshot { absent: state.absent(), workload: state.workload_config(), ..Snapshot::default() };
+        let services: Vec<_> = services.into_iter().collect();
+        self.rules = rules(&services);
         let mut kept = HashMap::new();
         for service in services {
             for host in &service.hostnames {
@@ -110,9 +114,12 @@ impl Builder {
         }
         // Most changes are of other services: the tables of this one are not built again for them.
         let previous = self.clusters.get(target);
+        let none = BTreeSet::new();
+        let rules = self.rules.get(target).unwrap_or(&none);
         if let Some(cluster) = previous
             && cluster.policy == port.backend
             && cluster.protocol == port.protocol
+            && cluster.routes.iter().skip(1).map(|route| &route.rule).eq(rules)
             && cluster.endpoints.len() == endpoints.len()
             && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
         {
@@ -128,13 +135,20 @@ impl Builder {
         for (index, change) in shared.ejections.sync(&port.backend.outlier_detection, healths) {
             shared.circuit.endpoint_changed(endpoints[index].address, change);
         }
-        shared.circuit.endpoints_changed();
+        shared.circuit.endpoints_changed(endpoints.len());
+        let (service, own) = (target.service.as_str(), self.telemetry.own());
+        let routes = std::iter::once("").chain(rules.iter().map(|rule| &**rule)).map(|rule| {
+            let hop = Hop { direction: Direction::Outbound, service, port: target.port, peer: own, route: rule };
+            RouteMetrics { rule: rule.into(), http: [false, true].map(|mtls| self.telemetry.http(&hop, mtls)) }
+        });
+        let routes = routes.collect();
         let policy = Arc::clone(&port.backend);
         Arc::new(Cluster {
             target: target.clone(),
             protocol: port.protocol,
             endpoints: endpoints.into(),
             balancer,
+            routes,
             policy,
             shared,
         })
@@ -144,17 +158,20 @@ impl Builder {
     fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
         let telemetry = &self.telemetry;
         let shared = self.shared.entry(target.clone()).or_insert_with(|| {
-            let label = target.to_string();
+            let service = target.service.as_str();
+            let hop =
+                Hop { direction: Direction::Outbound, service, port: target.port, peer: telemetry.own(), route: "" };
             let ejections = Arc::new(Ejections::default());
-            Arc::new(ClusterShared {
+            let shared = Arc::new(ClusterShared {
                 limits: Limits::default(),
                 budget: Budget::default(),
                 breaker: Arc::new(Breaker::default()),
-                circuit: CircuitMetrics::new(telemetry, &label, &ejections),
+                circuit: CircuitMetrics::new(telemetry, target, &ejections),
                 ejections,
-                http: [false, true].map(|mtls| telemetry.http(Direction::Outbound, &label, mtls)),
-                tcp: [false, true].map(|mtls| telemetry.tcp(Direction::Outbound, &label, mtls)),
-            })
+                tcp: [false, true].map(|mtls| telemetry.tcp(&hop, mtls)),
+            });
+            gauges::upstream(telemetry, target, &shared);
+            shared
         });
         shared.limits.set(&policy.limits);
         shared.budget.set(&policy.retry_budget);
@@ -162,9 +179,27 @@ impl Builder {
     }
 }
 
+/// Which rules lead to which targets. A rule that answers by itself has its answers at the service that was called.
+fn rules(services: &[Arc<Service>]) -> HashMap<Target, BTreeSet<Box<str>>> {
+    let mut found: HashMap<Target, BTreeSet<Box<str>>> = HashMap::new();
+    for service in services {
+        for port in &service.ports {
+            let own = Target { service: service.id.clone(), port: port.port };
+            for rule in port.routing.iter().flat_map(|routing| &routing.rules).filter(|rule| !rule.name.is_empty()) {
+                let backends = rule.backends.iter().filter_map(|backend| backend.target.clone());
+                let answers = rule.filters.redirect.is_some() || rule.filters.cors.is_some();
+                for target in backends.chain(answers.then(|| own.clone())) {
+                    found.entry(target).or_default().insert(rule.name.clone());
+                }
+            }
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
-    use weft_policy::model::{Algorithm, LoadBalancing, ObjectName, Protocol};
+    use weft_policy::model::{Algorithm, LoadBalancing, ObjectName, Protocol, RouteRule, Routing, WeightedBackend};
 
     use super::*;
 
@@ -207,5 +242,31 @@ mod tests {
         assert!(Arc::ptr_eq(&first.endpoints[0], &grown.endpoints[0]), "its load is kept");
         policy.algorithm = Algorithm::RoundRobin;
         assert_eq!(build(&policy, &[endpoint("10.0.0.1"), endpoint("10.0.0.2")]).balancer.policy(), &policy);
+    }
+
+    #[test]
+    fn the_rules_that_lead_to_a_target_are_known_by_name() {
+        let target = |name: &str| Target { service: ObjectName::new("a", name), port: 80 };
+        let rule = |name: &str, to: &[&str]| {
+            let to = to.iter().map(|to| WeightedBackend {
+                target: Some(target(to)),
+                weight: 1,
+                filters: Default::default(),
+            });
+            Arc::new(RouteRule { name: name.into(), backends: to.collect(), ..RouteRule::default() })
+        };
+        let port = ServicePort {
+            port: 80,
+            name: "".into(),
+            protocol: Protocol::Http,
+            routing: Some(Routing { rules: vec![rule("a/r#0", &["x", "y"]), rule("a/r#1", &["y"])], matches: vec![] }),
+            direct: Arc::default(),
+            backend: Arc::default(),
+        };
+        let service =
+            Service { id: ObjectName::new("a", "x"), hostnames: vec![], virtual_ips: vec![], ports: vec![port] };
+        let found = rules(&[Arc::new(service)]);
+        let names = |name: &str| found[&target(name)].iter().map(|rule| &**rule).collect::<Vec<_>>();
+        assert_eq!((names("x"), names("y")), (vec!["a/r#0"], vec!["a/r#0", "a/r#1"]));
     }
 }

@@ -83,6 +83,7 @@ fn discovery() -> (Discovery, watch::Sender<Registration>, Demand) {
         builder: Builder::new(telemetry, Locality::default(), Clock::start()),
         drain: Drain::default(),
         backoff,
+        channels: watch::Sender::default(),
     };
     (discovery, registration, demand)
 }

@@ -19,13 +19,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 pub use self::{
-    finish::{Finish, Leg, LoadGuard},
+    finish::{Finish, Leg, LoadGuard, grpc_status},
     incoming::{Ends, Times},
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
 use self::{incoming::FromPeer, paced::Paced};
-use crate::{error::Reason, inbound};
+use crate::{error::Reason, inbound, telemetry::HttpMetrics};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -40,8 +40,11 @@ pub struct Body {
 enum Follower {
     Nobody,
     Finish(Finish),
-    Tee(Box<Tee>),
-    Trailers(Rc<inbound::Reserved>),
+    /// Counts the bytes of a request.
+    Count(HttpMetrics),
+    Tee(Box<(Tee, Option<HttpMetrics>)>),
+    /// The port of the app to which the request goes: counts its bytes, and leaves out trailers that it may not have.
+    App(Rc<inbound::App>),
 }
 
 enum Kind {
@@ -124,12 +127,25 @@ impl Body {
 
     /// Lets `tee` see everything that this body gives. For the body of a request.
     pub fn tee(&mut self, tee: Tee) {
-        self.follower = Follower::Tee(Box::new(tee));
+        let counted = match std::mem::replace(&mut self.follower, Follower::Nobody) {
+            Follower::Count(metrics) => Some(metrics),
+            _ => None,
+        };
+        self.follower = Follower::Tee(Box::new((tee, counted)));
     }
 
-    /// Leaves these fields out of the trailers. For the body of a request.
-    pub fn strip_trailers(&mut self, reserved: Rc<inbound::Reserved>) {
-        self.follower = Follower::Trailers(reserved);
+    /// Counts what passes of the body of a request, if there is one.
+    pub fn count(&mut self, metrics: &HttpMetrics) {
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::Count(metrics.clone());
+        }
+    }
+
+    /// Counts what passes of the body of a request to a port of the app, and leaves out the trailers that it may not have.
+    pub fn for_app(&mut self, app: &Rc<inbound::App>) {
+        if let Kind::Incoming(_) = self.kind {
+            self.follower = Follower::App(Rc::clone(app));
+        }
     }
 
     fn ended(&mut self) {
@@ -157,7 +173,8 @@ impl http_body::Body for Body {
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
         let mut frame = ready!(this.kind.poll(context));
-        if let Follower::Trailers(reserved) = &this.follower
+        if let Follower::App(app) = &this.follower
+            && let Some(reserved) = &app.reserved
             && let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -195,18 +212,22 @@ impl Follower {
     /// `kind` has given a frame, its end or an error.
     fn sees(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>, kind: &Kind) {
         match self {
-            Self::Nobody | Self::Trailers(_) => {}
+            Self::Nobody => {}
             Self::Finish(finish) => {
-                if let Some(Ok(frame)) = frame
-                    && let Some(trailers) = frame.trailers_ref()
-                {
-                    finish.span.add(|span| span.trailers(trailers));
+                if let Some(Ok(frame)) = frame {
+                    finish.sees(frame);
                 }
             }
-            Self::Tee(tee) => {
+            Self::Count(metrics) => count(metrics, frame),
+            Self::App(app) => count(&app.metrics.http, frame),
+            Self::Tee(both) => {
+                let (tee, metrics) = &mut **both;
+                if let Some(metrics) = metrics {
+                    count(metrics, frame);
+                }
                 let last = kind.is_end_stream() || kind.size_hint().exact() == Some(0);
                 if !tee.sees(frame, last) {
-                    *self = Self::Nobody;
+                    *self = metrics.take().map_or(Self::Nobody, Self::Count);
                 }
             }
         }
@@ -246,6 +267,15 @@ impl Kind {
             Self::Paced(paced) => paced.size_hint(),
             Self::Try(body) => body.size_hint(),
         }
+    }
+}
+
+/// Counts the bytes of a frame of a request.
+fn count(metrics: &HttpMetrics, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+    if let Some(Ok(frame)) = frame
+        && let Some(data) = frame.data_ref()
+    {
+        metrics.request_bytes(u64::try_from(data.len()).unwrap_or(u64::MAX));
     }
 }
 

@@ -8,7 +8,10 @@ use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
-use weft_policy::canonical::{self, Authority, Framing, Upgrade};
+use weft_policy::{
+    canonical::{self, Authority, Framing, Upgrade},
+    fields::Fields,
+};
 
 use super::{
     CALLER_VERSION,
@@ -39,6 +42,8 @@ pub struct Received {
     pub version: Version,
     /// The caller expects gRPC.
     pub grpc: bool,
+    /// What the head had when it came.
+    pub fields: Fields,
     host: HeaderValue,
     /// In place of `path` on the next leg. Rare: boxed, so that every request is not as large.
     rewritten: Option<Box<PathAndQuery>>,
@@ -89,6 +94,7 @@ impl Received {
             upgrade: canonical.upgrade,
             version,
             grpc,
+            fields: canonical.fields,
             host,
             rewritten: None,
             switch,
@@ -118,6 +124,7 @@ impl Received {
             upgrade: None,
             version,
             grpc: false,
+            fields: Fields::default(),
             host,
             rewritten: None,
             switch: None,
@@ -170,6 +177,7 @@ impl Received {
             upgrade: None,
             version: self.version,
             grpc: self.grpc,
+            fields: self.fields,
             host: self.host.clone(),
             rewritten: self.rewritten.clone(),
             switch: None,
@@ -184,9 +192,12 @@ impl Received {
     pub fn leg(&self, request: Request<Body>, http2: bool) -> Result<Request<Body>, ProxyError> {
         let (mut parts, body) = request.into_parts();
         let invalid = |error: http::Error| ProxyError::unsent(Reason::BadRequest, format!("host and path: {error}"));
-        parts.headers.remove(header::HOST);
-        parts.headers.remove(header::CONTENT_LENGTH);
-        parts.headers.remove(header::TRANSFER_ENCODING);
+        // Of an earlier try of which nothing was sent.
+        if Fields::of(&parts.headers).has(Fields::HOST | Fields::CONTENT_LENGTH | Fields::TRANSFER_ENCODING) {
+            parts.headers.remove(header::HOST);
+            parts.headers.remove(header::CONTENT_LENGTH);
+            parts.headers.remove(header::TRANSFER_ENCODING);
+        }
         let path = self.rewritten.as_deref().unwrap_or(&self.path).clone();
         if http2 {
             let uri = Uri::builder().scheme("http").authority(self.host.as_bytes()).path_and_query(path);

@@ -1,10 +1,15 @@
 //! A request that is refused before anything else looks at it: why, and what of it the access log can tell.
 
+use std::time::Instant;
+
 use http::{HeaderMap, Method, Request, Version, header, request::Parts, uri::PathAndQuery};
 use weft_policy::canonical::{Authority, Framing, Violation};
 
 use super::{CALLER_VERSION, FIELDS, RULE, forward::Received};
-use crate::error::{ProxyError, Reason};
+use crate::{
+    error::{ProxyError, Reason},
+    telemetry::Ended,
+};
 
 /// Why a request is refused, and the status of the answer.
 pub struct Refusal(pub ProxyError, pub u16);
@@ -33,6 +38,13 @@ impl Refused {
         &self.head.headers
     }
 
+    /// What the metrics are told of it.
+    #[must_use]
+    pub fn ended(&self, started: Instant) -> Ended {
+        let reason = Some(self.error.reason);
+        Ended { reason, ..Ended::new(self.status, self.head.version, started) }
+    }
+
     /// What it says of itself, for books alone. A Host that is none is left out.
     #[must_use]
     pub fn received(&self) -> Received {
@@ -51,6 +63,9 @@ impl Refused {
 
 /// As many fields as are accepted, and those of the mesh.
 pub fn few_fields(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.len() <= FIELDS {
+        return Ok(());
+    }
     let own = [CALLER_VERSION, RULE].iter().filter(|name| headers.contains_key(*name)).count();
     let fields = headers.len() - own;
     if fields <= FIELDS {

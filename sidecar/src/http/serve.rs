@@ -61,25 +61,25 @@ where
     }
 }
 
-/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`. `idle` is the time
-/// between two requests: hyper has one timer for it and for the head that follows. The first head has [`HEAD`]: until then
-/// a caller has shown nothing for which it could be let wait.
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`, or when no request
+/// came for `idle`, which is looked at once in that time. The first head has [`HEAD`]: until then a caller has shown nothing
+/// for which it could be let wait.
 pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Callers + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let asked = Rc::new(Cell::new(false));
-    let first = Rc::clone(&asked);
+    let asked = Rc::new(Cell::new(0_u64));
+    let count = Rc::clone(&asked);
     let serve = move |request| {
-        first.set(true);
+        count.set(count.get() + 1);
         handle(request).map(or_reset)
     };
     let (io, caller) = Caller::new(io);
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(idle)
+        // hyper would allocate and register a timer for each head. Ours are made once.
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES)
         .max_headers(FIELDS)
         // With it on, hyper does not look whether the caller is still there: `caller` does.
@@ -89,13 +89,7 @@ where
         .serve_connection(TokioIo::new(io), service_fn(serve))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let late = async {
-        tokio::time::sleep(HEAD).await;
-        if asked.get() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let (mut late, mut gone) = (std::pin::pin!(late), std::pin::pin!(caller.gone()));
+    let (mut late, mut gone) = (std::pin::pin!(first_head_late(&asked)), std::pin::pin!(caller.gone()));
     // What the connection has seen of the caller is looked at after it, in this order.
     let result = tokio::select! {
         biased;
@@ -104,10 +98,12 @@ where
             connection.as_mut().graceful_shutdown();
             None
         }
-        () = late.as_mut() => {
-            tracing::debug!("no request head within {HEAD:?}: connection closed");
-            Some(Ok(()))
+        // What is being answered is answered first.
+        () = no_other_request(&asked, idle) => {
+            connection.as_mut().graceful_shutdown();
+            None
         }
+        () = late.as_mut() => Some(Ok(())),
         () = gone.as_mut() => Some(Ok(())),
     };
     let result = match result {
@@ -121,6 +117,26 @@ where
     };
     caller.ignore();
     result
+}
+
+/// Returns when no whole request head has come within [`HEAD`]; `asked` counts them.
+async fn first_head_late(asked: &Cell<u64>) {
+    tokio::time::sleep(HEAD).await;
+    if asked.get() > 0 {
+        std::future::pending::<()>().await;
+    }
+    tracing::debug!("no request head within {HEAD:?}: connection closed");
+}
+
+/// Returns when a whole `idle` has gone by without another request; `asked` counts them.
+async fn no_other_request(asked: &Cell<u64>, idle: Duration) {
+    let mut seen = 0;
+    loop {
+        tokio::time::sleep(idle).await;
+        if std::mem::replace(&mut seen, asked.get()) == asked.get() {
+            return;
+        }
+    }
 }
 
 /// Serves HTTP/2 until the connection ends; GOAWAY when the drain has reached `end` or `old` is ready.

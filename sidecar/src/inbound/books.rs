@@ -70,8 +70,8 @@ impl Book {
             let shadow = "Connections and requests that a policy in dry run would have refused";
             Entry {
                 policy: policy.into(),
-                denied: telemetry.counter("weft_authorization_denied_total", denied, &labels),
-                shadow: telemetry.counter("weft_authorization_shadow_denied_total", shadow, &labels),
+                denied: telemetry.counter_of("weft_authorization_denied_total", denied, &labels),
+                shadow: telemetry.counter_of("weft_authorization_shadow_denied_total", shadow, &labels),
                 logged: Cell::new(None),
                 left_out: Cell::new(0),
             }

@@ -28,12 +28,11 @@ use super::{
     unknown_port,
 };
 use crate::{
-    app::worker::Worker,
+    app::worker::{InFlight, InboundMetrics, Worker},
     error::{ProxyError, Reason},
     live::Cut,
     snapshot::SnapshotReader,
     telemetry::{
-        HttpMetrics,
         span::Kind,
         trace::{OpenSpan, Traced},
     },
@@ -77,7 +76,7 @@ pub enum LeadsTo {
 pub struct App {
     pub port: u16,
     pub protocol: Protocol,
-    pub metrics: HttpMetrics,
+    pub metrics: Rc<InboundMetrics>,
     pub limits: Arc<[limit::Limit]>,
     pub authenticators: Rc<[Rc<jwt::Authenticator>]>,
     /// What callers must not say here.
@@ -92,6 +91,7 @@ struct Flight {
     /// `None`: bytes.
     head: Option<Head>,
     cut: Cut<Reason>,
+    _active: Option<InFlight>,
 }
 
 /// What it takes to judge a request again. Nothing here is copied but counted, unless policies look at more than that.
@@ -159,11 +159,16 @@ impl Connection {
             }
         };
         let services = self.services(port);
+        // One that leads there alone is the one that was called.
+        let called = match services {
+            [one] => Some(one),
+            _ => None,
+        };
         let context = &worker.context;
         let app = Rc::new(App {
             port: port.port,
             protocol: port.protocol,
-            metrics: worker.inbound_http(port.port, self.peer.is_some()),
+            metrics: worker.inbound(port.port, called, self.peer.as_ref().map(|peer| &peer.id)),
             limits: context.limiters.of(port, services, &context.telemetry, worker.random()),
             authenticators: worker.authenticators.of(port, services, &context.telemetry),
             reserved: jwt::Reserved::of(port),
@@ -215,8 +220,9 @@ impl Connection {
     }
 
     /// Something begins that was let in.
-    pub(super) fn begin(&self, port: u16, head: Option<Head>) -> usize {
-        self.flights.borrow_mut().insert(Flight { port, head, cut: Cut::default() })
+    pub(super) fn begin(&self, app: &App, head: Option<Head>) -> usize {
+        let active = head.is_some().then(|| InFlight::begin(&app.metrics));
+        self.flights.borrow_mut().insert(Flight { port: app.port, head, cut: Cut::default(), _active: active })
     }
 
     /// It has ended.

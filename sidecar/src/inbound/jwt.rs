@@ -251,7 +251,7 @@ fn credentials(value: &[u8], bearer_only: bool) -> Option<&[u8]> {
 
 fn counter(telemetry: &Telemetry, policy: &str, result: &str) -> metrics::Counter {
     let labels = [("policy", policy), ("result", result)];
-    telemetry.counter("weft_jwt_requests_total", "Requests that met a RequestAuthentication, by result", &labels)
+    telemetry.counter_of("weft_jwt_requests_total", "Requests that met a RequestAuthentication, by result", &labels)
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl Limit {
         let rate = &limit.limit;
         let counter = |result| {
             let labels = [("limit", &*rate.name), ("result", result)];
-            telemetry.counter("weft_rate_limit_requests_total", "Requests that met a rate limit", &labels)
+            telemetry.counter_of("weft_rate_limit_requests_total", "Requests that met a rate limit", &labels)
         };
         let policy = format!("\"{}\";q={};w={}", rate.name, rate.requests, rate.per.as_secs().max(1));
         Self {

@@ -166,7 +166,7 @@ impl Permit {
         let head = request.map(|(operation, received, token)| {
             Head::new(operation, (&received.path, received.host()), token, app.book.looks_at_headers())
         });
-        let flight = connection.begin(port.port, head);
+        let flight = connection.begin(app, head);
         Ok(Self { connection: Rc::clone(connection), flight, port: port.port })
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
-use weft_policy::{canonical, model::Protocol, trace::SpanId};
+use weft_policy::{canonical, fields::Fields, model::Protocol, trace::SpanId};
 
 use super::{
     Permit,
@@ -19,12 +19,12 @@ use crate::{
     error::{Blame, ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, IDLE, Leg},
+        body::{Body, Finish, IDLE, Leg, grpc_status},
         forward::Received,
         reply,
     },
     telemetry::{
-        Direction, HttpMetrics,
+        Direction, Ended, HttpMetrics,
         propagation::Serving,
         span::Kind,
         trace::{OpenSpan, Traced},
@@ -42,14 +42,14 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Inbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            worker.unrouted(Direction::Inbound).record(&refused.ended(started));
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
-    let caller = request.headers_mut().remove(CALLER_VERSION);
-    let rule = request.headers_mut().remove(RULE);
+    let version = received.version;
+    let (caller, rule) = own(&received, request.headers_mut());
     // Identity comes from TLS; a field that claims one never reaches the app. Ours comes after what a `Connection` of the
     // caller's could have nominated is gone.
     canonical::strip_identity(request.headers_mut());
@@ -62,7 +62,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     };
     let again = connection.peer.is_some() && caller.is_some_and(|version| version.as_bytes().ends_with(b"r"));
     let failed = |error: &ProxyError, metrics: &HttpMetrics, grpc| {
-        metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+        metrics.record(&Ended::failed(error, (version, grpc), started));
         // Who is refused may come often; what policies refuse has a log of its own.
         if !matches!(
             error.reason,
@@ -85,14 +85,14 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     let now = (!app.authenticators.is_empty())
         .then(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
     let shown = jwt::Shown::new(&app.authenticators, request.headers(), now);
+    request.body_mut().for_app(&app);
     let mut claims = None;
     if let Some(reserved) = &app.reserved {
-        request.body_mut().strip_trailers(Rc::clone(reserved));
         match jwt::check(&app.authenticators, reserved, request.headers_mut(), now.unwrap_or_default()) {
             Ok(found) => claims = found,
             Err(refusal) => {
                 span.failed(&refusal.error, received.grpc);
-                let mut response = failed(&refusal.error, &app.metrics, received.grpc);
+                let mut response = failed(&refusal.error, &app.metrics.http, received.grpc);
                 refusal.write(response.headers_mut());
                 return response;
             }
@@ -103,7 +103,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(permit) => permit,
         Err(error) => {
             span.failed(&error, received.grpc);
-            return failed(&error, &app.metrics, received.grpc);
+            return failed(&error, &app.metrics.http, received.grpc);
         }
     };
     let mut told = None;
@@ -117,7 +117,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
                     [("weft.reason", reason.to_owned()), ("weft.detail", error.detail.clone())]
                 });
                 span.failed(&error, received.grpc);
-                let mut response = failed(&error, &app.metrics, received.grpc);
+                let mut response = failed(&error, &app.metrics.http, received.grpc);
                 fields.write(response.headers_mut());
                 return response;
             }
@@ -131,7 +131,7 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         Ok(response) => response,
         Err(error) => {
             span.failed(&error, received.grpc);
-            failed(&error, &app.metrics, received.grpc)
+            failed(&error, &app.metrics.http, received.grpc)
         }
     };
     drop(serving);
@@ -139,6 +139,14 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
         told.write(response.headers_mut());
     }
     response
+}
+
+/// Takes what another sidecar tells: the version of its app's request, and the rule that the request follows.
+fn own(received: &Received, headers: &mut HeaderMap) -> (Option<HeaderValue>, Option<HeaderValue>) {
+    if !received.fields.has(Fields::OWN) {
+        return (None, None);
+    }
+    (headers.remove(CALLER_VERSION), headers.remove(RULE))
 }
 
 /// The trace of a request: the app is told of it, and our part begins where it is recorded. What is given beside lives
@@ -206,9 +214,11 @@ async fn forward(
     };
     span.add(|span| span.answered(response.status().as_u16(), response.headers()));
     let finish = Finish {
-        metrics: Some(app.metrics.clone()),
+        metrics: Some(app.metrics.http.clone()),
         started,
         status: response.status().as_u16(),
+        version: received.version,
+        grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
         reason: None,
         leg: Leg::App(permit),
         lease: Some(lease),

@@ -146,7 +146,7 @@ async fn open(
         let detail = format!("{authority}: requests to this port are not taken through a tunnel");
         return Err(ProxyError::unsent(Reason::UpgradeRefused, detail));
     }
-    let metrics = worker.inbound_tcp(app.port, true);
+    let metrics = app.metrics.tcp.clone();
     let opened = async {
         let permit = Permit::bytes(worker, &connection, &app)?;
         connection.count(worker, &app);

@@ -4,7 +4,7 @@ use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
-use weft_policy::trace::SpanId;
+use weft_policy::{fields::Fields, trace::SpanId};
 
 use super::{
     Caller, fault, filters, find, mirror,
@@ -17,7 +17,7 @@ use crate::{
     http::{CALLER_VERSION, RULE, body::Body, forward::Received, refused::Refused, reply},
     snapshot::Snapshot,
     telemetry::{
-        Direction,
+        Direction, Ended,
         span::Kind,
         trace::{FORCE, OpenSpan, Traced},
     },
@@ -35,16 +35,15 @@ pub async fn run(
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => {
-            worker.unrouted(Direction::Outbound).record(refused.status, Some(refused.error.reason), started.elapsed());
+            worker.unrouted(Direction::Outbound).record(&refused.ended(started));
             refused_line(&worker, &snapshot, &refused, started);
             let mut response = reply::error(&refused.error, false, Some(refused.status));
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return response;
         }
     };
-    request.headers_mut().remove(CALLER_VERSION);
-    request.headers_mut().remove(RULE);
-    let forced = request.headers_mut().remove(FORCE).is_some_and(|value| value == "1");
+    let forced = received.fields.has(Fields::OWN) && take_own(request.headers_mut());
+    let version = received.version;
     let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
     let traced = telemetry.map(|told| Traced::of(told, request.headers(), forced, || worker.random()));
     if let Some(traced) = &traced {
@@ -65,15 +64,15 @@ pub async fn run(
     let mut plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
-            let metrics = worker.unrouted(Direction::Outbound);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            let ended = Ended::failed(&error, (version, received.grpc), started);
+            worker.unrouted(Direction::Outbound).record(&ended);
             let told = (traced.as_ref(), &received, request.headers());
             unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
             return reply::error(&error, received.grpc, None);
         }
     };
     if let Some(answer) = plan.filters.as_mut().and_then(|filters| filters.answer_now()) {
-        plan.cluster.shared.http[0].record(answer.status().as_u16(), None, started.elapsed());
+        plan.metrics(false).record(&Ended::new(answer.status().as_u16(), version, started));
         let told = (traced.as_ref(), &received, request.headers());
         let end = (answer.status().as_u16(), answer.headers());
         unsent(&worker, told, started, |span| span.answered_here(end, None));
@@ -84,7 +83,7 @@ pub async fn run(
         let error = ProxyError::unsent(Reason::RequestLimit, detail);
         let told = (traced.as_ref(), &received, request.headers());
         unsent(&worker, told, started, |span| span.failed(&error, received.grpc));
-        plan.cluster.shared.http[0].record(error.reason.status(), Some(error.reason), started.elapsed());
+        plan.metrics(false).record(&Ended::failed(&error, (version, received.grpc), started));
         return filters::answered(plan.filters.as_deref(), reply::error(&error, received.grpc, None));
     };
     let mut injected = None;
@@ -99,6 +98,7 @@ pub async fn run(
             }
         }
     }
+    request.body_mut().count(plan.metrics(false));
     if let Some(filters) = &plan.filters {
         mirror::start(&worker, filters.mirrors(), &received, &mut request, traced.as_ref());
     }
@@ -109,9 +109,9 @@ pub async fn run(
     let result = match plan.timeout {
         None => work.await,
         Some(limit) => within(limit.saturating_sub(started.elapsed()), work.as_mut()).await.unwrap_or_else(|| {
-            let mtls = usize::from(plan.timed_out(&worker));
+            let mtls = plan.timed_out(&worker);
             let error = ProxyError::new(Reason::RequestTimeout, format!("no response head within {limit:?}"));
-            plan.cluster.shared.http[mtls].record(error.reason.status(), Some(error.reason), started.elapsed());
+            plan.metrics(mtls).record(&Ended::failed(&error, (version, grpc), started));
             Err(error)
         }),
     };
@@ -121,6 +121,13 @@ pub async fn run(
     });
     fault::answered(injected.as_ref(), &mut response);
     filters::answered(plan.filters.as_deref(), response)
+}
+
+/// Removes what only a sidecar may tell another one; whether the app asks that its trace is recorded.
+fn take_own(headers: &mut HeaderMap) -> bool {
+    headers.remove(CALLER_VERSION);
+    headers.remove(RULE);
+    headers.remove(FORCE).is_some_and(|value| value == "1")
 }
 
 /// The line of the access log, and the span, of a request that was refused.
@@ -149,7 +156,7 @@ fn unsent(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::plan::Plan, *};
 
     fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
@@ -159,7 +166,8 @@ mod tests {
     #[test]
     fn the_future_of_a_request_stays_small() {
         let size = size_of_future(run);
-        assert!(size <= 4200, "{size} bytes");
+        let parts = (size_of::<Body>(), size_of::<Plan>(), size_of::<Tries<'_>>(), size_of::<Received>());
+        assert!(size <= 4200, "{size} bytes, of {parts:?}");
         let (body, received) = (size_of::<Body>(), size_of::<Received>());
         assert!(body <= 176 && received <= 200, "{body} and {received} bytes");
     }

@@ -11,7 +11,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received, reply, serve::Reset},
-    telemetry::trace::OpenSpan,
+    telemetry::{Ended, trace::OpenSpan},
 };
 
 /// In place of a reason: the answer is only slower.
@@ -75,14 +75,14 @@ pub async fn inject(
     let injection =
         weft_policy::fault::inject(&plan.rule.requests.faults, headers, SystemTime::now(), || worker.random());
     let names = injection.names.join(", ");
-    let metrics = &plan.cluster.shared.http[0];
+    let metrics = plan.metrics(false);
     if let Some(delay) = injection.delay {
         let left = plan.timeout.map_or(delay, |timeout| timeout.saturating_sub(started.elapsed()).min(delay));
         tokio::time::sleep(left).await;
         if left < delay {
             let detail = format!("delayed for longer than its timeout by FaultInjection {names}");
             let error = ProxyError::unsent(Reason::FaultDelay, detail);
-            metrics.record(error.reason.status(), Some(error.reason), started.elapsed());
+            metrics.record(&Ended::failed(&error, (received.version, received.grpc), started));
             let answer = reply::error(&error, received.grpc, None);
             return Err(Aborted { status: answer.status().as_u16(), reason: error.reason, names, answer });
         }
@@ -92,7 +92,8 @@ pub async fn inject(
         return Ok(Injected { delayed, bytes_per_second, names });
     };
     let (status, answer) = aborted(abort, &names, received.grpc);
-    metrics.record(status, Some(Reason::FaultAbort), started.elapsed());
+    let reason = Some(Reason::FaultAbort);
+    metrics.record(&Ended { reason, ..Ended::new(status, received.version, started) });
     Err(Aborted { status, reason: Reason::FaultAbort, names, answer })
 }
 

@@ -70,8 +70,8 @@ impl Mirrors {
         // Only targets that a route names come here, and results are words of a closed set: the map is bounded.
         let mut counters = self.counters.borrow_mut();
         let counter = counters.entry((target.clone(), result)).or_insert_with(|| {
-            let labels = [("target", target.service.as_str()), ("result", result)];
-            telemetry.counter("weft_mirror_requests_total", "Copies of requests, by what became of them", &labels)
+            let labels = [("service", target.service.as_str()), ("result", result)];
+            telemetry.counter_of("weft_mirror_requests_total", "Copies of requests, by what became of them", &labels)
         });
         counter.increment(1);
     }

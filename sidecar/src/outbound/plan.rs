@@ -11,6 +11,7 @@ use weft_policy::{
     balance::hash,
     circuit::Outcome,
     deadline,
+    fields::Fields,
     model::{ObjectName, PathMatch, RouteMatch, RouteRule, Service, ServicePort, Target},
     routing::RequestView,
 };
@@ -27,7 +28,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{body::Body, forward::Received},
     snapshot::{Cluster, Snapshot},
-    telemetry::trace::OpenSpan,
+    telemetry::{HttpMetrics, trace::OpenSpan},
 };
 
 /// What is to be done with a request.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub cluster: Arc<Cluster>,
     /// The rule that it follows.
     pub rule: Arc<RouteRule>,
+    /// Its metrics among those of the cluster.
+    pub route: usize,
     /// What the endpoint is chosen by, where it is by a hash.
     pub hash: u64,
     /// How long all of it may take.
@@ -72,7 +75,8 @@ pub fn plan(
 ) -> Result<Plan, ProxyError> {
     let port = port(service, destination, received)?;
     let (found, rule) = route(service, port, received, request.headers())?;
-    let theirs = deadline::of(request.headers(), received.grpc);
+    let told = received.grpc || received.fields.has(Fields::OWN);
+    let theirs = if told { deadline::of(request.headers(), received.grpc) } else { None };
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
     let own = Target { service: service.id.clone(), port: port.port };
     let route = Route { rule, matched, own };
@@ -93,11 +97,16 @@ pub fn plan(
         hash::of_request(on, request.headers(), query, *source).unwrap_or_else(|| worker.random())
     };
     let hash = cluster.balancer.hash_on().map_or(0, hash);
-    let (rule, trying) = (Arc::clone(rule), RefCell::default());
-    Ok(Plan { cluster, rule, hash, timeout, filters, session, trying })
+    let (route, rule, trying) = (cluster.route(&rule.name), Arc::clone(rule), RefCell::default());
+    Ok(Plan { cluster, rule, route, hash, timeout, filters, session, trying })
 }
 
 impl Plan {
+    /// Where its requests are counted.
+    pub fn metrics(&self, mtls: bool) -> &HttpMetrics {
+        &self.cluster.routes[self.route].http[usize::from(mtls)]
+    }
+
     /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against
     /// the endpoint.
     ///

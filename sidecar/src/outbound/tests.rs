@@ -114,8 +114,8 @@ async fn a_redirect_answers_without_a_backend() {
             assert_eq!(answer.headers["proxy-status"], "weft; details=\"redirect of route shop/route#0\"");
             assert_eq!(answer.headers["x-set"], "out");
             assert_eq!(app.count(), 0);
-            let labels = "direction=\"outbound\",target=\"shop/web:80\",mtls=\"false\"";
-            net.metric(&format!("weft_http_requests_total{{{labels},code_class=\"3xx\",reason=\"\"}} 1")).await;
+            let labels = "direction=\"outbound\",service=\"shop/web\",port=\"80\",tls=\"none\"";
+            net.counts(&format!("weft_http_requests_total{{{labels},code_class=\"3xx\",version="), 1).await;
         }
     })
     .await;
@@ -170,7 +170,7 @@ fn mirrored(ppm: u32) -> RouteRule {
 }
 
 fn counted(result: &str) -> String {
-    format!("weft_mirror_requests_total{{target=\"shop/copy\",result=\"{result}\"}} 1")
+    format!("weft_mirror_requests_total{{service=\"shop/copy\",result=\"{result}\"}} 1")
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use smallvec::SmallVec;
+use weft_metrics::TraceId;
 use weft_policy::{
     limits::Permit,
     retry::{self, Attempt, Decision, Failure, Stop},
@@ -22,13 +23,19 @@ use super::{admission::is_available, fault::Injected, plan::Plan, source::Source
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
-    http::{body::Body, forward::Received},
+    http::{
+        body::{Body, grpc_status},
+        forward::Received,
+    },
     snapshot::EndpointState,
-    telemetry::trace::{OpenSpan, Traced},
+    telemetry::{
+        Ended,
+        trace::{OpenSpan, Traced},
+    },
 };
 
 pub use self::attempt::within;
-use self::attempt::{Answered, Tried, grpc_status};
+use self::attempt::{Answered, Tried};
 
 /// The tries of one request.
 pub struct Tries<'a> {
@@ -127,6 +134,7 @@ impl<'a> Tries<'a> {
         permit: &mut Option<Permit>,
     ) -> Next {
         let Some(failure) = failure_of(&result, received.grpc) else {
+            self.retries_ended(number, true);
             return Next::Done(self.answer(received, result, span, permit.take()));
         };
         // A retry that has ended leaves its place to the next.
@@ -140,6 +148,7 @@ impl<'a> Tries<'a> {
                     circuit.not_retried(stop);
                     span.event("weft.not_retried", || [("weft.reason", stop.as_str().to_owned())]);
                 }
+                self.retries_ended(number, stop == Stop::NotRetriable && result.is_ok());
                 Next::Done(self.answer(received, result, span, permit.take()))
             }
             Decision::Retry { after, permit: place } => {
@@ -156,6 +165,13 @@ impl<'a> Tries<'a> {
                 source.refill();
                 Next::Again(after, span)
             }
+        }
+    }
+
+    /// Counts the end of a request that was sent more than once.
+    fn retries_ended(&self, number: u32, well: bool) {
+        if number > 1 {
+            self.plan.cluster.shared.circuit.retries_ended(well);
         }
     }
 
@@ -209,18 +225,18 @@ impl<'a> Tries<'a> {
         span: OpenSpan,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, ProxyError> {
-        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error))?;
+        let (ends, trace) = ((received.version, received.grpc), span.trace());
+        let Answered { response, mut finish, .. } = result.map_err(|error| self.fail(error, ends, trace))?;
         finish.permit = permit;
         finish.span = span;
         finish.place = self.place.take();
         let times = received.times(self.plan.rule.requests.stream_idle, self.deadline());
         let guard = || self.worker.context.drain.guard();
-        received.answer(response, finish, times, guard).map_err(|error| self.fail(error))
+        received.answer(response, finish, times, guard).map_err(|error| self.fail(error, ends, trace))
     }
 
-    fn fail(&self, error: ProxyError) -> ProxyError {
-        let metrics = &self.plan.cluster.shared.http[usize::from(self.mtls)];
-        metrics.record(error.reason.status(), Some(error.reason), self.started.elapsed());
+    fn fail(&self, error: ProxyError, ends: (Version, bool), trace: Option<TraceId>) -> ProxyError {
+        self.plan.metrics(self.mtls).record(&Ended { trace, ..Ended::failed(&error, ends, self.started) });
         error
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 use weft_policy::model::AccessLogFormat;
 
 use super::{Telemetry, access::AccessLog, otel, span::Span};
-use crate::snapshot::Snapshot;
+use crate::{observe::taps::Taps, snapshot::Snapshot};
 
 /// Spans that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -40,6 +40,7 @@ pub struct SpanSink {
     queue: mpsc::Sender<Span>,
     dropped: Counter,
     log: Option<AccessLog>,
+    taps: Option<Taps>,
 }
 
 /// The other end of the queue.
@@ -64,12 +65,17 @@ pub struct Whose<'a> {
 
 /// The two ends of the queue.
 #[must_use]
-pub fn queue(telemetry: &Telemetry, whose: &Whose<'_>, log: Option<AccessLog>) -> (SpanSink, Exporting) {
+pub fn queue(
+    telemetry: &Telemetry,
+    whose: &Whose<'_>,
+    log: Option<AccessLog>,
+    taps: Option<Taps>,
+) -> (SpanSink, Exporting) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let dropped = |reason| {
         telemetry.counter("weft_spans_dropped_total", "Spans that were not exported, by reason", &[("reason", reason)])
     };
-    let sink = SpanSink { queue: sender, dropped: dropped("queue_full"), log };
+    let sink = SpanSink { queue: sender, dropped: dropped("queue_full"), log, taps };
     let mut attributes = vec![
         KeyValue::new("service.namespace", whose.namespace.to_owned()),
         KeyValue::new("service.instance.id", whose.instance.to_owned()),
@@ -88,7 +94,20 @@ impl SpanSink {
     /// A sink that takes nothing; for tests.
     #[cfg(test)]
     pub fn none(telemetry: &Telemetry) -> Self {
-        queue(telemetry, &Whose { service: "", namespace: "", instance: "", version: None }, None).0
+        queue(telemetry, &Whose { service: "", namespace: "", instance: "", version: None }, None, None).0
+    }
+
+    /// Whether anybody wants to see requests as they end.
+    #[must_use]
+    pub fn is_tapped(&self) -> bool {
+        self.taps.as_ref().is_some_and(Taps::is_active)
+    }
+
+    /// Shows a request that has ended to those who want to see it; never waits.
+    pub fn tap(&self, span: &Span) {
+        if let Some(taps) = &self.taps {
+            taps.ended(span);
+        }
     }
 
     /// Leaves a line of the access log; never waits.

@@ -21,6 +21,8 @@ use weft_policy::{
 
 use crate::error::Reason;
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Events of one span; more are only counted.
 const MAX_EVENTS: usize = 32;
 
@@ -186,7 +188,7 @@ impl HttpCall {
         headers: &HeaderMap,
     ) -> Self {
         let user_agent = headers.get(header::USER_AGENT).cloned();
-        let request_id = headers.get("x-request-id").cloned();
+        let request_id = headers.get(REQUEST_ID).cloned();
         Self {
             method,
             authority,

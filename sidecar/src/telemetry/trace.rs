@@ -67,6 +67,8 @@ struct Running {
     export: bool,
     log: Log,
     format: AccessLogFormat,
+    /// Its answer is not the caller's: the request is sent again, or it is a copy.
+    retried: bool,
     sink: Rc<SpanSink>,
     /// Another try of the same request is its line. `None`: there is none beside it.
     quiet: Option<Rc<Cell<bool>>>,
@@ -146,7 +148,7 @@ impl Traced {
     }
 
     fn open(&self, kind: Kind, id: SpanId, sink: &Rc<SpanSink>, call: impl FnOnce() -> Call) -> OpenSpan {
-        if !self.sampled && self.log == Log::Never {
+        if !self.sampled && self.log == Log::Never && !sink.is_tapped() {
             return OpenSpan::default();
         }
         let span = Span {
@@ -169,7 +171,8 @@ impl Traced {
         };
         let Self { sampled: export, log, format, .. } = *self;
         let (began, sink) = (Instant::now(), Rc::clone(sink));
-        let running = Running { span, began, asked: began, deadline: None, export, log, format, sink, quiet: None };
+        let (asked, deadline, retried) = (began, None, false);
+        let running = Running { span, began, asked, deadline, export, log, format, retried, sink, quiet: None };
         OpenSpan(Some(Box::new(running)))
     }
 }
@@ -180,6 +183,13 @@ impl OpenSpan {
         if let Some(running) = &mut self.0 {
             change(&mut running.span);
         }
+    }
+
+    /// The trace, where its spans are exported.
+    #[must_use]
+    pub fn trace(&self) -> Option<weft_metrics::TraceId> {
+        let running = self.0.as_ref().filter(|running| running.export)?;
+        Some(weft_metrics::TraceId(running.span.trace.to_bytes()))
     }
 
     /// Where the connection goes.
@@ -338,7 +348,7 @@ impl OpenSpan {
     /// It is not for the access log.
     pub fn not_logged(&mut self) {
         if let Some(running) = &mut self.0 {
-            running.log = Log::Never;
+            (running.log, running.retried) = (Log::Never, true);
         }
     }
 }
@@ -346,26 +356,32 @@ impl OpenSpan {
 impl Drop for OpenSpan {
     fn drop(&mut self) {
         let Some(running) = self.0.take() else { return };
-        let Running { mut span, began, asked, deadline, export, log, format, sink, quiet } = *running;
-        let log = if quiet.is_some_and(|quiet| quiet.get()) { Log::Never } else { log };
+        let Running { mut span, began, asked, deadline, export, log, format, retried, sink, quiet } = *running;
+        let quiet = quiet.is_some_and(|quiet| quiet.get());
+        let log = if quiet { Log::Never } else { log };
         // Nobody said how it ended: it was not waited for any longer.
         if span.reason.is_none() && matches!(&span.call, Call::Http(call) if call.status.is_none()) {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             span.reason = Some(if late { Reason::RequestTimeout } else { Reason::ClientGone });
         }
         let log = log == Log::Always || log == Log::Failed && span.is_failure();
-        if !export && !log {
+        let tap = !retried && !quiet && sink.is_tapped();
+        if !export && !log && !tap {
             return;
         }
         span.duration = began.elapsed();
         span.started = SystemTime::now() - span.duration;
+        if tap {
+            sink.tap(&told(span.clone(), asked));
+        }
         match (log, export) {
             (true, true) => {
                 sink.log(told(span.clone(), asked), format);
                 sink.send(span);
             }
             (true, false) => sink.log(told(span, asked), format),
-            (false, _) => sink.send(span),
+            (false, true) => sink.send(span),
+            (false, false) => {}
         }
     }
 }

@@ -34,7 +34,6 @@ pub async fn http1(key: &Key, limit: Duration) -> Result<http1::SendRequest<Body
     };
     let io = tcp(*address, limit).await?;
     let (sender, connection) = http1::Builder::new()
-        .max_headers(128)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;

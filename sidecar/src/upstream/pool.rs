@@ -155,6 +155,11 @@ impl Pool {
         self.carriers.borrow_mut().retain(Carrier::is_open);
     }
 
+    /// How many connections there are, as [`super::POOLED`] has them.
+    pub(super) fn sizes(&self) -> [usize; 3] {
+        [self.idle.borrow().len(), self.shared.borrow().len(), self.carriers.borrow().len()]
+    }
+
     pub(super) fn carry(&self, carrier: Carrier) {
         self.carriers.borrow_mut().push(carrier);
     }

@@ -16,8 +16,20 @@ pub enum Role {
     Admin,
     /// Reads, and writes of objects.
     Editor,
+    /// Reads, and requests as they end: their paths may tell more than any object.
+    Observer,
     /// Reads.
     Viewer,
+}
+
+impl Role {
+    const fn writes(self) -> bool {
+        matches!(self, Self::Admin | Self::Editor)
+    }
+
+    const fn taps(self) -> bool {
+        matches!(self, Self::Admin | Self::Observer)
+    }
 }
 
 impl fmt::Display for Role {
@@ -25,10 +37,14 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Admin => "admin",
             Self::Editor => "editor",
+            Self::Observer => "observer",
             Self::Viewer => "viewer",
         })
     }
 }
+
+/// Requests as they end.
+pub const TAP: &str = "/weft/v1/tap";
 
 /// Why something is not allowed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,7 +110,7 @@ impl Asked {
         }
         let verb = if read { "get".to_owned() } else { method.as_str().to_lowercase() };
         let namespaces = match path {
-            "/weft/v1/history" => values(uri, "namespace"),
+            "/weft/v1/history" | TAP => values(uri, "namespace"),
             "/weft/v1/explain" => {
                 let workloads = values(uri, "from");
                 workloads.iter().map(|from| from.split('/').next().unwrap_or_default().to_owned()).collect()
@@ -104,10 +120,13 @@ impl Asked {
         Self::Path { verb, path: path.to_owned(), namespaces }
     }
 
-    /// Whether it is the beginning of a watch.
+    /// Whether the answer may last long.
     #[must_use]
     pub fn is_watch(&self) -> bool {
-        matches!(self, Self::Resource { verb, .. } if verb == "watch")
+        match self {
+            Self::Resource { verb, .. } => verb == "watch",
+            Self::Path { path, .. } => matches!(path.as_str(), "/weft/v1/stat" | "/weft/v1/edges" | TAP),
+        }
     }
 
     /// Whether this caller may.
@@ -118,7 +137,7 @@ impl Asked {
         match self {
             Self::Resource { verb, resource, namespace, name } => {
                 let read = matches!(verb.as_str(), "get" | "list" | "watch");
-                if !read && caller.role == Role::Viewer {
+                if !read && !caller.role.writes() {
                     return Err(Forbidden::Role);
                 }
                 let Some(own) = &caller.namespace else { return Ok(()) };
@@ -152,7 +171,8 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
         "/weft/v1/ca" if caller.role != Role::Admin => return Err(Forbidden::Role),
         _ if path.starts_with("/weft/v1/ca/") && caller.role != Role::Admin => return Err(Forbidden::Role),
         // The handler looks at the namespace: it is in the body.
-        "/weft/v1/rollback" => return if caller.role == Role::Viewer { Err(Forbidden::Role) } else { Ok(()) },
+        "/weft/v1/rollback" => return if caller.role.writes() { Ok(()) } else { Err(Forbidden::Role) },
+        TAP if !caller.role.taps() => return Err(Forbidden::Role),
         _ => {}
     }
     if !read && caller.role != Role::Admin {
@@ -162,6 +182,10 @@ fn own_path(caller: &Caller, read: bool, path: &str, namespaces: &[String]) -> R
     match path {
         // These answers leave out what is not the caller's; the chain of hashes tells of no object.
         "/weft/v1/proxies" | "/weft/v1/endpoints" | "/weft/v1/graph" | "/weft/v1/history/verify" => Ok(()),
+        "/weft/v1/stat" | "/weft/v1/edges" => Ok(()),
+        // Without one it is the own one.
+        TAP if namespaces.iter().all(|namespace| namespace == own) => Ok(()),
+        "/weft/v1/prometheus/targets" => Ok(()),
         // No limit is not a limit, and each value that is given has to be the own one.
         "/weft/v1/history" | "/weft/v1/explain"
             if !namespaces.is_empty() && namespaces.iter().all(|namespace| namespace == own) =>
@@ -257,6 +281,7 @@ mod tests {
             ("GET /openapi/v3/api/v1", "yyyyy"),
             ("GET /metrics", "yyynn"),
             ("GET /weft/v1/proxies", "yyyyy"),
+            ("GET /weft/v1/prometheus/targets", "yyyyy"),
             ("GET /weft/v1/graph", "yyyyy"),
             ("GET /weft/v1/resources/errors", "yyynn"),
             ("GET /weft/v1/history", "yyynn"),
@@ -287,12 +312,47 @@ mod tests {
             ("POST /weft/v1/ca/rotation", "rryrr"),
             ("POST /weft/v1/ca/revocations", "rryrr"),
             ("DELETE /weft/v1/ca/revocations/x", "rryrr"),
+            ("GET /weft/v1/stat", "yyyyy"),
+            ("GET /weft/v1/edges?watch=true&namespace=bank", "yyyyy"),
+            ("GET /weft/v1/tap", "rryrr"),
+            ("POST /weft/v1/tap", "rryrr"),
             ("POST /weft/v1/whatever", "rryrr"),
             ("GET /weft/v1/whatever", "yyynn"),
             ("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "yyyyy"),
             ("POST /apis/weft.dev/v1alpha1", "rryrr"),
         ] {
             assert_eq!(table(request), expected, "{request}");
+        }
+    }
+
+    #[test]
+    fn an_observer_reads_and_taps_in_its_namespace_and_writes_nothing() {
+        let (all, shop) = (caller(Role::Observer, None), caller(Role::Observer, Some("shop")));
+        for (request, of_all, of_shop) in [
+            ("GET /weft/v1/tap", Ok(()), Ok(())),
+            ("GET /weft/v1/tap?namespace=shop", Ok(()), Ok(())),
+            ("GET /weft/v1/tap?namespace=bank", Ok(()), Err(Forbidden::Namespace)),
+            ("GET /weft/v1/tap?namespace=shop&namespace=bank", Ok(()), Err(Forbidden::Namespace)),
+            ("GET /weft/v1/stat", Ok(()), Ok(())),
+            ("GET /api/v1/namespaces/shop/services", Ok(()), Ok(())),
+            ("PUT /api/v1/namespaces/shop/services/cart", Err(Forbidden::Role), Err(Forbidden::Role)),
+            ("POST /weft/v1/rollback", Err(Forbidden::Role), Err(Forbidden::Role)),
+            ("POST /weft/v1/tap", Err(Forbidden::Role), Err(Forbidden::Role)),
+            ("GET /weft/v1/tokens", Err(Forbidden::Role), Err(Forbidden::Role)),
+        ] {
+            assert_eq!((asked(request).allowed(&all), asked(request).allowed(&shop)), (of_all, of_shop), "{request}");
+        }
+    }
+
+    #[test]
+    fn what_lasts_ends_with_the_token() {
+        for (request, lasts) in [
+            ("GET /weft/v1/tap?service=a/b", true),
+            ("GET /weft/v1/stat?watch=true", true),
+            ("GET /api/v1/namespaces/shop/services?watch=1", true),
+            ("GET /weft/v1/graph", false),
+        ] {
+            assert_eq!(asked(request).is_watch(), lasts, "{request}");
         }
     }
 

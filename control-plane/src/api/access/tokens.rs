@@ -18,7 +18,10 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::rules::Role;
-use crate::{ca::write_private, hexadecimal};
+use crate::{
+    ca::{read_private, write_private},
+    hexadecimal,
+};
 
 /// First part of every token of this kind: access to the operator API, version 1.
 const PREFIX: &str = "weft1a";
@@ -138,12 +141,12 @@ impl Tokens {
     /// When a file cannot be read, understood or written.
     pub fn open(data_dir: &Path, now: Timestamp) -> Result<(Self, Option<PathBuf>)> {
         let path = data_dir.join("tokens.json");
-        let all = match std::fs::read(&path) {
-            Ok(bytes) => read(&bytes).with_context(|| {
+        let all = match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            // Who can write it can make itself an administrator.
+            _ => read(read_private(&path)?.as_bytes()).with_context(|| {
                 format!("{}: restore it from a backup, or remove it: that revokes all tokens", path.display())
             })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         let tokens = Self::of(Some(path), all);
         let admin = |token: &Token| token.role == Role::Admin && !token.is_expired(now);

@@ -192,6 +192,22 @@ async fn readiness_and_metrics_tell_that_no_writes_are_taken() {
 }
 
 #[tokio::test]
+async fn a_few_questions_are_explained_at_once_and_others_are_told_to_wait() {
+    use crate::api::{ApiState, MAX_EXPLAINS, access::Access, router};
+
+    let state = ApiState::of(crate::store::Store::memory(), Access::dev());
+    let places = std::sync::Arc::clone(&state.explains);
+    let api = Api::of(router(state));
+    let held = places.try_acquire_many(u32::try_from(MAX_EXPLAINS).expect("few")).expect("free");
+    let path = "/weft/v1/explain?url=http://catalog/";
+    api.get(path).await.failed(429, "TooManyRequests");
+    drop(held);
+    for _ in 0..=MAX_EXPLAINS {
+        api.get(path).await.failed(404, "NotFound");
+    }
+}
+
+#[tokio::test]
 async fn a_few_read_the_whole_log_at_once_and_others_are_told_to_wait() {
     use crate::api::{ApiState, MAX_LOG_READS, access::Access, router};
 

@@ -61,6 +61,13 @@ spec:
   rules:
   - name: split
     backendRefs: [{name: catalog, port: 80, weight: 3}, {name: catalog-v2, port: 8080, weight: 1}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mine, namespace: bank}
+spec:
+  parentRefs: [{kind: Service, group: '', name: catalog, namespace: shop}]
+  rules: [{backendRefs: [{name: beta, port: 8080}]}]
 ";
 
 fn proxy(namespace: &str, name: &str, services: &[&str], reflected: Reflected) -> Proxy {
@@ -143,6 +150,10 @@ async fn the_graph_has_services_workloads_routes_and_subscriptions() {
     let expected = [
         route("service:shop/catalog", 80, 3, 0.75),
         route("service:shop/catalog-v2", 8080, 1, 0.25),
+        json!({
+            "type": "route", "clients": "bank", "from": "service:shop/catalog", "port": 80, "route": "bank/mine",
+            "rule": "0", "to": "service:bank/beta", "toPort": 8080, "weight": 1, "share": 1.0,
+        }),
         subscription("workload:bank/till-1", "service:shop/catalog"),
         subscription("workload:shop/web-1", "service:shop/catalog"),
         subscription("workload:shop/web-1", "service:bank/beta"),
@@ -161,8 +172,15 @@ async fn the_graph_of_a_token_for_one_namespace_has_nothing_of_others_but_where_
     assert_eq!(ids("nodes", "id"), ["service:bank/beta", "workload:bank/till-1"]);
     assert_eq!(
         (ids("edges", "from"), ids("edges", "to")),
-        (vec!["workload:bank/till-1".into()], vec!["service:shop/catalog".into()])
+        (
+            vec!["service:shop/catalog".into(), "workload:bank/till-1".into()],
+            vec!["service:bank/beta".into(), "service:shop/catalog".into()]
+        ),
+        "its own consumer route, and what its own workload calls"
     );
+    let caller = Caller { name: "x".into(), role: Role::Viewer, namespace: Some("shop".into()) };
+    let axum::Json(graph) = graph::get(axum::extract::State(shop()), axum::Extension(caller)).await;
+    assert!(!graph["edges"].to_string().contains("bank/mine"), "{graph}");
 }
 
 #[tokio::test]

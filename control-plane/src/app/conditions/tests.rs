@@ -269,7 +269,8 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
     let ca = crate::ca::Ca::open(directory.path(), "weft.local", Duration::from_secs(60)).expect("an authority");
     let Mesh { store, proxies, found, statuses, _files, resources } = Mesh::of(Store::memory());
     tokio::spawn(statuses.run());
-    let registry = crate::registry::Registry::open(&directory.path().join("registrations"));
+    let registry =
+        crate::registry::Registry::open(&directory.path().join("registrations"), crate::registry::Claims::Free);
     let (view, reflected) = (watch::Sender::new(Arc::default()), watch::Sender::default());
     let problems = Arc::default();
     let (mut reflecting, pushed) = (
@@ -302,6 +303,7 @@ async fn who_writes_a_policy_reads_what_became_of_it() {
         reflected,
         found,
         problems,
+        metrics: crate::metrics::Metrics::default(),
     };
     tokio::spawn(compiling.run());
     let mut served = Served { router: crate::api::router(state), states: store.state() };

@@ -4,11 +4,11 @@
 use std::{
     fs::File,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags};
 
 use super::Entry;
 use crate::ca::files::read_private;
@@ -70,7 +70,8 @@ impl AuditFile {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        let mut out = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut out = File::from(rustix::fs::open(&self.path, flags, Mode::RUSR | Mode::WUSR)?);
         self.bytes = out.metadata()?.len();
         if self.bytes > 0 && !ends_a_line(&self.path, self.bytes) {
             // What a crash cut must not swallow the next event.

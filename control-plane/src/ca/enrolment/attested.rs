@@ -99,6 +99,31 @@ impl Attested {
     }
 }
 
+impl Attested {
+    /// Whether all that decides which Services and policies mean a workload was attested: its name, and its labels
+    /// beside `app`, which `weft run` makes of that name.
+    ///
+    /// # Errors
+    /// What it says of itself alone.
+    pub fn proves(&self, registration: &Registration) -> Result<(), String> {
+        let how = "enrol it with a token for them: weft token create --name NAME --label KEY=VALUE";
+        let Some(name) = &self.name else {
+            return Err(format!(
+                "its certificate says neither its name nor its labels, and --attested-labels-only wants them: {how}"
+            ));
+        };
+        let alone = |(key, value): &(&String, &String)| {
+            self.labels.get(*key) != Some(value) && (*key, *value) != (&"app".to_owned(), name)
+        };
+        match registration.labels.iter().find(alone) {
+            Some((key, value)) => Err(format!(
+                "its certificate does not say the label {key}={value}, and --attested-labels-only wants it: {how}"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Whether `name` is `app` itself or one of its instances as `weft run` names them.
 fn is_instance(name: &str, app: &str) -> bool {
     let suffix = name.strip_prefix(app).and_then(|rest| rest.strip_prefix('-'));

@@ -206,3 +206,49 @@ fn an_own_authority_and_files_follow_each_other() {
     assert_eq!(ca.roots(), own, "the own authority was kept");
     assert!(ca.bundle().renew_issued_before > before && !accepted(&from_files, &ca.roots()));
 }
+
+#[test]
+fn a_former_issuing_certificate_of_files_stays_revoked_until_its_own_end_and_does_not_come_back() {
+    let (company, written, directory) = (Company::new("company"), Written(temporary()), temporary());
+    let ends = |days: u64| {
+        move |params: &mut CertificateParams| {
+            params.not_after = time::OffsetDateTime::now_utc() + HOUR * 24 * u32::try_from(days).expect("small");
+        }
+    };
+    let (between, between_key) = company.sign(|params| {
+        ends(300)(params);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    });
+    let below =
+        Company { issuer: Issuer::from_ca_cert_der(&between, between_key).expect("valid"), root: between.clone() };
+    let (first, first_key) = below.sign(ends(100));
+    written.write(&[&first, &between], &first_key, &[&company.root]);
+    let ca = Ca::open_external(directory.path(), DOMAIN, HOUR, written.files()).expect("good files");
+    let old = issue(&ca);
+    let serials = ca.active().signer.serials.clone();
+    let (second, second_key) = company.sign(ends(50));
+    written.write(&[&second], &second_key, &[&company.root]);
+    // Half of the time the change is seen while the process runs, half of the time by the next one.
+    ca.maintain(SystemTime::now());
+    drop(ca);
+    let (third, third_key) = company.sign(ends(50));
+    written.write(&[&third], &third_key, &[&company.root]);
+    let ca = Ca::open_external(directory.path(), DOMAIN, HOUR, written.files()).expect("good files");
+    for (serial, days) in serials.iter().zip([100, 300]) {
+        let entry = ca.revoke(&Subject::Serial(serial.clone()), "ann", "stolen").expect("revoked");
+        let end = seconds(SystemTime::now() + HOUR * 24 * days);
+        assert!((end - 60..=end).contains(&entry.not_after.expect("known")), "{entry:?}");
+    }
+    ca.maintain(SystemTime::now() + HOUR * 24 * 99);
+    assert!(ca.is_revoked(&id(), &presented(&old)));
+    // Put back, it is refused, by a process that runs and by one that starts.
+    written.write(&[&first, &between], &first_key, &[&company.root]);
+    ca.maintain(SystemTime::now());
+    assert_eq!(issue(&ca).chain[1], third);
+    let told = ca.audit().entries(None, 1);
+    assert!(told[0].reason == "refused" && told[0].detail.contains("revoked"), "{told:?}");
+    drop(ca);
+    let error = Ca::open_external(directory.path(), DOMAIN, HOUR, written.files()).err().expect("revoked");
+    let text = format!("{error:#}");
+    assert!(text.contains("--ca-cert") && text.contains("revoked") && text.contains("another"), "{text}");
+}

@@ -14,7 +14,11 @@ fn a_serial_number_means_one_certificate_and_goes_with_its_end() {
     let entry = ca.revoke(&Subject::Serial(one.serial.clone()), "ann", "lost laptop").expect("revoked");
     assert_eq!((covered(&ca, &one), covered(&ca, &other)), (true, false));
     assert_eq!(entry.identity.as_deref(), Some(id().as_str()), "whose it is is known");
-    assert_eq!((entry.expires, entry.not_after), (one.life.to, Some(one.life.to)));
+    assert_eq!(
+        (entry.expires, entry.not_after),
+        (one.life.to + 300, Some(one.life.to)),
+        "and for clocks that are behind"
+    );
     // A stream that was opened with an earlier certificate says when the present one ends.
     let earlier =
         Presented { serials: vec![Serial::new(&[9])], not_before: 0, not_after: 1, issuer: vec![], chain: vec![] };
@@ -25,6 +29,8 @@ fn a_serial_number_means_one_certificate_and_goes_with_its_end() {
     let ca = open(&directory);
     assert!(covered(&ca, &one), "it survives a restart");
     ca.maintain(SystemTime::now() + HOUR + Duration::from_secs(60));
+    assert!(covered(&ca, &one), "there may be a sidecar whose clock is five minutes behind");
+    ca.maintain(SystemTime::now() + HOUR + Duration::from_secs(360));
     assert!(!covered(&ca, &one), "it is over");
     assert!(ca.bundle().revocations.is_empty());
     let events: Vec<_> = ca.audit().entries(None, 50).into_iter().map(|entry| entry.event).collect();
@@ -72,9 +78,112 @@ fn the_certificate_that_issues_is_not_revoked_and_an_earlier_one_is_with_all_its
     assert!(error.contains("rotate issuer"), "{error}");
     ca.step(Step::Issuer, "ann", "").expect("rotated");
     let entry = ca.revoke(&Subject::Serial(issuer), "ann", "").expect("revoked");
-    assert_eq!(Some(entry.expires), entry.not_after, "it lasts as long as the issuing certificate");
+    assert_eq!(Some(entry.expires - 300), entry.not_after, "it lasts as long as the issuing certificate");
     assert!(entry.expires > seconds(SystemTime::now()) + 300 * 86_400);
     assert_eq!((covered(&ca, &old), covered(&ca, &issue(&ca))), (true, false));
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn issuer(ca: &Ca) -> Subject {
+    Subject::Serial(ca.active().signer.serials[0].clone())
+}
+
+/// As after a restart, and when many of its leaves' lives are over.
+fn later(ca: Ca, directory: &TempDir, after: Duration) -> Ca {
+    drop(ca);
+    let ca = open(directory);
+    ca.maintain(SystemTime::now() + after);
+    ca
+}
+
+#[test]
+fn a_former_issuing_certificate_stays_revoked_until_its_own_end_whatever_was_rotated_since() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let (old, first) = (issue(&ca), issuer(&ca));
+    ca.step(Step::Issuer, "ann", "").expect("rotated");
+    let second = issuer(&ca);
+    for step in [Step::RootPrepare, Step::RootSwitch] {
+        ca.step(step, "ann", "").expect("rotated");
+    }
+    let ca = later(ca, &directory, Duration::ZERO);
+    let entry = ca.revoke(&first, "ann", "its key was stolen").expect("revoked");
+    assert!(entry.not_after.expect("known") > seconds(SystemTime::now() + DAY * 300), "{entry:?}");
+    let ca = later(ca, &directory, DAY * 200);
+    assert!(covered(&ca, &old), "who has the key can make certificates until the issuing one ends");
+    ca.step(Step::RootFinish, "ann", "").expect("finished");
+    let entry = ca.revoke(&second, "ann", "").expect("revoked");
+    assert!(entry.not_after.expect("known") > seconds(SystemTime::now() + DAY * 300), "{entry:?}");
+    let ca = later(ca, &directory, DAY * 366);
+    assert!(!covered(&ca, &old) && lock(&ca.kept).state.signers.len() == 1, "what has ended is forgotten");
+}
+
+#[test]
+fn a_root_is_not_revoked_by_a_list_that_nobody_would_look_it_up_in() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let root = CertificateDer::from(ca.roots()[0].clone());
+    let subject = Subject::Serial(signer::Info::of(&root).expect("a root").serial);
+    let error = ca.revoke(&subject, "ann", "").expect_err("it would change nothing");
+    assert!(matches!(&error, ChangeError::Conflict(text) if text.contains("rotate root")), "{error}");
+}
+
+#[test]
+fn an_issuing_certificate_that_is_revoked_does_not_issue_again() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let refused = |ca: &Ca, step| {
+        let error = ca.step(step, "ann", "").expect_err("revoked");
+        assert!(matches!(&error, ChangeError::Conflict(text) if text.contains("revoked")), "{error}");
+    };
+    ca.step(Step::RootPrepare, "ann", "").expect("prepared");
+    let next = Subject::Serial(lock(&ca.kept).other.as_ref().expect("there").serials[0].clone());
+    let entry = ca.revoke(&next, "ann", "").expect("revoked");
+    refused(&ca, Step::RootSwitch);
+    ca.withdraw(&entry.id, "ann").expect("withdrawn");
+    let first = issuer(&ca);
+    ca.step(Step::RootSwitch, "ann", "").expect("switched");
+    ca.revoke(&first, "ann", "").expect("revoked");
+    refused(&ca, Step::RootRollback);
+    ca.step(Step::RootFinish, "ann", "").expect("finished");
+}
+
+#[test]
+fn an_issuing_certificate_that_was_revoked_while_files_issued_is_replaced_when_they_do_not_any_more() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let (old, revoked) = (issue(&ca), issuer(&ca));
+    {
+        let entry = ca.revoke(&Subject::Serial(Serial::new(&[7])), "ann", "").expect("revoked");
+        let mut kept = lock(&ca.kept);
+        let serial = Some(kept.signer.serials[0].to_string());
+        kept.state.revocations = vec![Revocation { id: revoked.id(), serial, ..entry }];
+        kept.state.store(&ca.directory).expect("stored");
+    }
+    let ca = later(ca, &directory, Duration::ZERO);
+    assert_ne!(issuer(&ca), revoked);
+    assert_eq!((covered(&ca, &old), covered(&ca, &issue(&ca))), (true, false));
+    let entry = lock(&ca.kept).state.revocations[0].clone();
+    assert!(entry.expires > seconds(SystemTime::now() + DAY * 300), "its end is known by now: {entry:?}");
+}
+
+#[test]
+fn a_serial_that_may_be_that_of_a_forgotten_issuing_certificate_is_revoked_until_all_of_those_have_ended() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let end = seconds(SystemTime::now() + DAY * 400);
+    {
+        let mut kept = lock(&ca.kept);
+        let many = (0..2000).map(|number| state::Signing { serial: format!("{number:04x}"), not_after: end - number });
+        kept.state.signers.extend(many);
+    }
+    ca.step(Step::Issuer, "ann", "").expect("rotated");
+    assert!(lock(&ca.kept).state.signers.len() <= 1024);
+    let ca = later(ca, &directory, Duration::ZERO);
+    let revoke = |number| ca.revoke(&Subject::Serial(Serial::new(&[7, number])), "ann", "").expect("revoked");
+    assert!(revoke(0xcf).expires > seconds(SystemTime::now() + DAY * 390), "no room for it, and none of the others");
+    assert_eq!(lock(&ca.kept).state.signer_end("0001"), Some(end - 1));
 }
 
 #[test]

@@ -219,16 +219,16 @@ fn an_authority_that_was_off_while_its_issuing_certificate_ended_starts_with_ano
     drop(ca);
     let load = || state::State::load(&files, DOMAIN).expect("readable").expect("there");
     let (mut state, before) = (load(), load());
-    crate::ca::rotation::revive(&files, &mut state, SystemTime::now()).expect("nothing to do");
+    crate::ca::founding::revive(&files, &mut state, SystemTime::now()).expect("nothing to do");
     assert_eq!(state, before);
     let late = SystemTime::now() + signer::ISSUER_LIFE + HOUR;
-    assert!(crate::ca::rotation::load(&files, &state, late).is_err(), "it has ended");
+    assert!(crate::ca::founding::load(&files, &state, late).is_err(), "it has ended");
     let key = files.read("ca.key").expect("readable").expect("there");
     files.remove("ca.key").expect("removed");
-    let error = format!("{:#}", crate::ca::rotation::revive(&files, &mut state, late).expect_err("no key"));
+    let error = format!("{:#}", crate::ca::founding::revive(&files, &mut state, late).expect_err("no key"));
     assert!(error.contains("expired at") && error.contains("ca.key"), "{error}");
     files.write("ca.key", key.as_bytes()).expect("written");
-    crate::ca::rotation::revive(&files, &mut state, late).expect("another one");
-    let (signer, _, roots) = crate::ca::rotation::load(&files, &state, late).expect("it issues");
+    crate::ca::founding::revive(&files, &mut state, late).expect("another one");
+    let (signer, _, roots) = crate::ca::founding::load(&files, &state, late).expect("it issues");
     assert!(signer.not_after > seconds(late) && roots.len() == 1);
 }

@@ -33,7 +33,12 @@ fn stored(texts: &[String]) -> Resources {
 }
 
 fn refusal(kind: ResourceType, name: &str) -> Refused {
-    Refused::from([((kind, name.to_owned()), format!("{} {name}: ports[0]: bad", kind.name()))])
+    refusal_by("default", kind, name)
+}
+
+fn refusal_by(clients: &str, kind: ResourceType, name: &str) -> Refused {
+    let key = (kind, name.to_owned(), clients.to_owned());
+    Refused::from([(key, format!("{} {name}: ports[0]: bad", kind.name()))])
 }
 
 /// One line for each condition of an object: `reference? name state reason`.
@@ -254,6 +259,31 @@ fn what_a_sidecar_refuses_shows_on_the_service_and_on_what_is_attached_to_it() {
     assert_eq!(told(&[workload], &Refused::new(), "Workload default/w")[1], "Programmed true Programmed");
     let message = programmed(None, Some("Service default/web: ports[0]: bad")).message;
     assert!(message.contains("ports[0]: bad"), "{message}");
+}
+
+#[test]
+fn what_only_clients_with_routes_of_their_own_refuse_shows_on_those_routes_alone() {
+    let consumer = route("HTTPRoute", "web, namespace: default", "{backendRefs: [{name: own, port: 80}]}")
+        .replace("{name: r}", "{name: mine, namespace: far}");
+    let own = service("own").replace("{name: own}", "{name: own, namespace: far}");
+    let objects = [service("web"), route("HTTPRoute", "web", "{}"), own, consumer];
+    let programmed = |refused: &Refused| {
+        ["Service default/web", "HTTPRoute default/r", "HTTPRoute far/mine"].map(|key| {
+            let last = told(&objects, refused, key).pop().expect("a condition");
+            last.trim_start_matches("web: ").starts_with("Programmed true")
+        })
+    };
+    let by = |clients, kind, name| programmed(&refusal_by(clients, kind, name));
+    assert_eq!(by("far", ResourceType::Service, "default/web"), [true, true, false]);
+    assert_eq!(
+        by("third", ResourceType::Service, "default/web"),
+        [false, false, true],
+        "these get it as all others do"
+    );
+    assert_eq!(by("far", ResourceType::EndpointSlice, "default/web/0"), [false; 3], "endpoints are the same for all");
+    let mut all = refusal_by("far", ResourceType::Service, "default/web");
+    all.extend(refusal_by("third", ResourceType::Service, "default/web"));
+    assert_eq!(programmed(&all), [false; 3]);
 }
 
 #[test]

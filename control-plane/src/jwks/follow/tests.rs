@@ -142,3 +142,11 @@ async fn a_control_plane_that_starts_anew_has_the_set_that_it_had() {
     let old = start(&server, directory.path(), Times { keep: Duration::ZERO, ..TIMES }, &url);
     assert!(old.sets.borrow().keys(&url).is_err(), "too old to count");
 }
+
+#[test]
+fn a_clock_that_is_set_back_makes_no_set_younger() {
+    let hour = Duration::from_secs(3600);
+    let fetched = Fetched::at(SystemTime::now() - hour);
+    assert!(fetched.age(SystemTime::now() - hour * 24 * 365) >= hour);
+    assert!(fetched.age(SystemTime::now() + hour) >= hour * 2);
+}

@@ -41,6 +41,9 @@ pub(super) fn create(directory: &Path, fault: disk::Fault, failed: &Failed) -> R
     let missing = directory.ancestors().take_while(|path| !path.exists()).count();
     let io = |what| move |source| OpenError::Io { path: directory.into(), what, source };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("making the directory"))?;
+    if path.symlink_metadata().is_ok() {
+        crate::ca::open_private(&path, false).map_err(|error| OpenError::NotPrivate { why: format!("{error:#}") })?;
+    }
     let database = guarded(|| {
         create_file(directory)?;
         check_format(&path)?;
@@ -69,7 +72,8 @@ fn create_file(directory: &Path) -> Result<(), Fault> {
     if !is_missing() {
         return Ok(());
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let _ = std::fs::remove_file(&new);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
     let database = builder().create_with_backend(FileBackend::new(file.try_clone()?)?)?;
     tables::initialise(&database)?;
     database.close()?;

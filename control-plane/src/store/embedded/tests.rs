@@ -54,12 +54,29 @@ async fn a_new_data_directory_is_private() {
 }
 
 #[tokio::test]
+async fn a_log_that_others_may_change_or_that_is_elsewhere_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("weft.redb");
+    drop(Store::open(directory.path()).unwrap());
+    let refused = |word: &str| {
+        let error = Store::open(directory.path()).err().expect("refused").to_string();
+        assert!(error.contains("weft.redb") && error.contains(word), "{error}");
+    };
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o664)).unwrap();
+    refused("chmod 600");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&file, directory.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+    refused("a link");
+}
+
+#[tokio::test]
 async fn a_start_that_was_interrupted_while_it_made_the_file_does_no_harm() {
     let directory = TempDir::new().unwrap();
     for leftover in ["weft.redb.new", "weft.redb"] {
         // What redb leaves when it is interrupted has no magic number yet; a file may also be there but empty.
         let bytes = if leftover.ends_with("new") { vec![0; 8192] } else { Vec::new() };
-        std::fs::write(directory.path().join(leftover), bytes).unwrap();
+        crate::ca::write_private(&directory.path().join(leftover), &bytes).unwrap();
     }
     let store = Store::open(directory.path()).unwrap();
     write(&store, put("a", Expect::Absent, 1)).await.unwrap();
@@ -95,7 +112,7 @@ async fn a_newer_format_is_refused_and_left_alone() {
 async fn a_file_that_is_not_a_store_is_refused() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join(super::file::NAME);
-    std::fs::write(&file, "kind: Service\n".repeat(1000)).unwrap();
+    crate::ca::write_private(&file, "kind: Service\n".repeat(1000).as_bytes()).unwrap();
     let error = Store::open(directory.path()).err().unwrap();
     assert!(matches!(error, OpenError::Unreadable { .. }), "{error}");
     assert!(super::verify(directory.path()).is_err());
@@ -106,6 +123,7 @@ async fn a_file_that_is_not_a_store_is_refused() {
     txn.open_table(redb::TableDefinition::<u64, u64>::new("theirs")).unwrap();
     txn.commit().unwrap();
     drop(other);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let error = Store::open(directory.path()).err().unwrap();
     assert!(matches!(error, OpenError::Unreadable { .. }), "{error}");
 }

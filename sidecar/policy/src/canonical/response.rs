@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, Method, Version, header, response::Parts};
 
 use super::{Framing, Violation, content_length, strip_hop_by_hop, strip_identity, violation};
+use crate::fields::Fields;
 
 /// Checks a response from an upstream and strips what is for one hop. Content-Length and Transfer-Encoding are
 /// removed; the result says how the body is delimited. Violations have status 502.
@@ -11,19 +12,10 @@ use super::{Framing, Violation, content_length, strip_hop_by_hop, strip_identity
 /// The first rule that the response breaks.
 pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<Framing, Violation> {
     let bad = |violation: Violation| Violation { status: 502, ..violation };
-    let length = content_length(&parts.headers).map_err(bad)?;
-    let mut encodings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let encoding = encodings.next();
-    if let Some(encoding) = encoding {
-        if length.is_some() {
-            return Err(bad(violation("te_with_cl", "both Transfer-Encoding and Content-Length")));
-        }
-        if version != Version::HTTP_11 {
-            return Err(bad(violation("te_version", format!("Transfer-Encoding in {version:?}"))));
-        }
-        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(bad(violation("te_not_chunked", format!("Transfer-Encoding {encoding:?}"))));
-        }
+    let fields = Fields::of(&parts.headers);
+    let length = content_length(&parts.headers, fields).map_err(bad)?;
+    if fields.has(Fields::TRANSFER_ENCODING) {
+        encoding(&parts.headers, version, length).map_err(bad)?;
     }
     let bodyless = *method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
     let framing = match length {
@@ -32,9 +24,26 @@ pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<
         _ if bodyless => Framing::None,
         _ => Framing::Stream,
     };
-    strip_hop_by_hop(&mut parts.headers).map_err(bad)?;
-    parts.headers.remove(header::CONTENT_LENGTH);
+    strip_hop_by_hop(&mut parts.headers, fields).map_err(bad)?;
+    if fields.has(Fields::CONTENT_LENGTH) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     Ok(framing)
+}
+
+/// A Transfer-Encoding is one `chunked`, in HTTP/1.1 and without a Content-Length.
+fn encoding(headers: &HeaderMap, version: Version, length: Option<u64>) -> Result<(), Violation> {
+    if length.is_some() {
+        return Err(violation("te_with_cl", "both Transfer-Encoding and Content-Length"));
+    }
+    if version != Version::HTTP_11 {
+        return Err(violation("te_version", format!("Transfer-Encoding in {version:?}")));
+    }
+    let encodings: Vec<_> = headers.get_all(header::TRANSFER_ENCODING).iter().collect();
+    match encodings[..] {
+        [encoding] if encoding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(violation("te_not_chunked", format!("Transfer-Encoding {encodings:?}"))),
+    }
 }
 
 /// Drops the fields that must not come in trailers: framing, routing, authentication, identity (RFC 9110 section

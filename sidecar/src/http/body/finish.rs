@@ -5,6 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use http::{HeaderMap, Version};
+use http_body::Frame;
 use weft_policy::limits::Permit;
 
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
     error::{ProxyError, Reason},
     inbound,
     snapshot::EndpointState,
-    telemetry::{HttpMetrics, trace::OpenSpan},
+    telemetry::{Ended, HttpMetrics, trace::OpenSpan},
     upstream::Lease,
 };
 
@@ -24,6 +27,10 @@ pub struct Finish {
     pub started: Instant,
     /// Status sent downstream.
     pub status: u16,
+    /// What the caller speaks.
+    pub version: Version,
+    /// gRPC status, once it is known.
+    pub grpc: Option<u8>,
     /// Why we answered ourselves, if we did.
     pub reason: Option<Reason>,
     /// Where the exchange goes.
@@ -88,6 +95,18 @@ impl Finish {
         error
     }
 
+    /// What of the body is on its way to the caller: its bytes are counted, its trailers may have a status.
+    pub(super) fn sees(&mut self, frame: &Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_ref() {
+            self.grpc = self.grpc.or_else(|| grpc_status(trailers));
+            self.span.add(|span| span.trailers(trailers));
+            return;
+        }
+        if let (Some(data), Some(metrics)) = (frame.data_ref(), &self.metrics) {
+            metrics.response_bytes(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        }
+    }
+
     /// Waits until the exchange is not allowed any more.
     pub async fn revoked(&self) {
         match &self.leg {
@@ -112,7 +131,8 @@ impl Drop for Finish {
         let cut = || self.why_revoked().unwrap_or(Reason::ClientGone);
         let reason = if self.complete { self.reason } else { self.reason.or_else(|| Some(cut())) };
         if let Some(metrics) = &self.metrics {
-            metrics.record(self.status, reason, self.started.elapsed());
+            let (trace, grpc) = (self.span.trace(), self.grpc);
+            metrics.record(&Ended { reason, grpc, trace, ..Ended::new(self.status, self.version, self.started) });
         }
         self.span.ended(reason, self.complete);
         if self.complete
@@ -121,4 +141,9 @@ impl Drop for Finish {
             lease.give_back();
         }
     }
+}
+
+/// The gRPC status that trailers, or the head of an answer without messages, give.
+pub fn grpc_status(fields: &HeaderMap) -> Option<u8> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

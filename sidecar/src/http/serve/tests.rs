@@ -176,3 +176,40 @@ async fn a_caller_that_sends_its_first_head_too_slowly_is_closed() {
     result.expect("closed");
     assert!(start.elapsed() <= HEAD + Duration::from_secs(2), "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_another_request_is_closed() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let answer = |_| async { Ok(Response::new(Body::full("ok"))) };
+    let (start, serving) = (tokio::time::Instant::now(), http1(near, Drain::default(), Phase::Stopped, IDLE, answer));
+    let calls = async {
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+        // A head that never ends is no other request.
+        caller.write_all(b"GET / HTTP/1.1\r\n").await.expect("open");
+        while start.elapsed() < IDLE * 5 && caller.write_all(b"a: b\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        drop(caller);
+    };
+    let (result, ()) = tokio::join!(serving, calls);
+    result.expect("closed");
+    assert!(start.elapsed() >= IDLE && start.elapsed() <= IDLE * 2 + Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_takes_longer_than_a_connection_may_be_idle_comes() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let late = |_| async {
+        tokio::time::sleep(IDLE * 3).await;
+        Ok(Response::new(Body::full("ok")))
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, late);
+    let call = async {
+        caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+        let mut bytes = Vec::new();
+        caller.read_to_end(&mut bytes).await.expect("open");
+        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&bytes));
+    };
+    let (result, ()) = tokio::join!(serving, call);
+    result.expect("answered, then closed");
+}

@@ -53,7 +53,7 @@ async fn a_policy_cuts_the_live_tunnels_of_whom_it_denies() {
         assert_eq!(within(from_other.next()).await.expect("open").expect("bytes"), "b");
         assert_eq!(side.tunnel("orders").await.err().expect("refused").0, 403);
         let text = side.telemetry.render();
-        assert!(text.contains("mtls=\"true\",reason=\"rbac_denied\"} 2"), "{text}");
+        assert!(text.contains("peer_service=\"shop/orders\",tls=\"mtls\",reason=\"rbac_denied\"} 2"), "{text}");
     })
     .await;
 }

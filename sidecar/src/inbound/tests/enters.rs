@@ -39,7 +39,11 @@ async fn a_request_is_let_in_for_what_the_policy_says_and_refused_without_the_po
         let denied = format!("policy=\"none-allows\",port=\"{}\"}} 2", app.address.port());
         let text = side.telemetry.render();
         assert!(text.contains(&format!("weft_authorization_denied_total{{{denied}")), "{text}");
-        assert!(text.contains("code_class=\"4xx\",reason=\"rbac_denied\"} 2"), "{text}");
+        for peer in ["orders", "other"] {
+            let hop = format!("service=\"shop/web\",port=\"80\",peer_service=\"shop/{peer}\",tls=\"mtls\"");
+            let refused = format!("{hop},code_class=\"4xx\",reason=\"rbac_denied\",version=\"2\"}} 1\n");
+            assert!(text.contains(&refused), "{refused} in {text}");
+        }
     })
     .await;
 }
@@ -76,8 +80,8 @@ async fn a_tunnel_is_refused_before_the_app_is_dialled() {
         assert!(nobody.is_err(), "the app was dialled");
         side.tunnel("orders").await.expect("let in");
         let text = side.telemetry.render();
-        assert!(text.contains(&format!("target=\"{port}\",mtls=\"true\",reason=\"rbac_denied\"}} 1")), "{text}");
-        assert!(text.contains(&format!("target=\"{port}\",mtls=\"false\",reason=\"rbac_denied\"}} 1")), "{text}");
+        assert!(text.contains("peer_service=\"shop/other\",tls=\"mtls\",reason=\"rbac_denied\"} 1"), "{text}");
+        assert!(text.contains("peer_service=\"unknown\",tls=\"none\",reason=\"rbac_denied\"} 1"), "{text}");
     })
     .await;
 }

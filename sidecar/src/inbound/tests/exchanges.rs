@@ -63,13 +63,13 @@ async fn a_websocket_that_is_not_allowed_any_more_is_booked_with_the_reason_and_
     local(async {
         let side = Side::start(switching().await, Protocol::Http, open()).await;
         drop(websocket(&side).await);
-        eventually("its end", || side.telemetry.render().contains("code_class=\"1xx\",reason=\"\"} 1")).await;
+        eventually("its end", || side.telemetry.render().contains("code_class=\"1xx\",version=\"1.1\"} 1")).await;
         let mut cut = websocket(&side).await;
         side.set(under(vec![policy("nobody", Action::Deny, vec![])]));
         assert!(within(cut.read(&mut [0; 1])).await.unwrap_or(0) == 0);
         eventually("the second end", || side.telemetry.render().matches("code_class=\"1xx\"").count() == 2).await;
         let text = side.telemetry.render();
-        assert!(text.contains("code_class=\"1xx\",reason=\"rbac_denied\"} 1"), "{text}");
+        assert!(text.contains("code_class=\"1xx\",reason=\"rbac_denied\",version=\"1.1\"} 1"), "{text}");
     })
     .await;
 }
@@ -86,13 +86,13 @@ async fn what_a_revoked_peer_has_in_flight_is_booked_as_refused_for_its_certific
         let mut body = first_chunk(&side, &mut sender, &[]).await;
         everybody(&side);
         within(body.data()).await.expect("not ended").expect_err("closed");
-        let line = "mtls=\"true\",code_class=\"2xx\",reason=\"tls_certificate\"} 1";
+        let line = "tls=\"mtls\",code_class=\"2xx\",reason=\"tls_certificate\",version=\"2\"} 1";
         eventually(line, || side.telemetry.render().contains(line)).await;
 
         let side = Side::start(echo().await, Protocol::Tcp, open()).await;
         let (_tunnel, _sender) = side.tunnel("orders").await.expect("let in");
         everybody(&side);
-        let line = "mtls=\"true\",reason=\"tls_certificate\"} 1";
+        let line = "tls=\"mtls\",reason=\"tls_certificate\"} 1";
         eventually(line, || side.telemetry.render().contains(line)).await;
     })
     .await;
@@ -168,7 +168,7 @@ async fn a_changed_request_authentication_ends_what_it_would_not_let_in() {
             }
         }
         let text = side.telemetry.render();
-        assert!(text.contains("code_class=\"2xx\",reason=\"token_invalid\"} 4"), "{text}");
+        assert!(text.contains("code_class=\"2xx\",reason=\"token_invalid\",version=\"2\"} 4"), "{text}");
     })
     .await;
 }

@@ -23,8 +23,8 @@ fn abort(abort: Abort) -> RouteRule {
 }
 
 fn counted(class: &str, reason: &str) -> String {
-    let labels = "direction=\"outbound\",target=\"shop/web:80\",mtls=\"false\"";
-    format!("weft_http_requests_total{{{labels},code_class=\"{class}\",reason=\"{reason}\"}} 1")
+    let labels = "direction=\"outbound\",service=\"shop/web\",port=\"80\",tls=\"none\"";
+    format!("weft_http_requests_total{{{labels},code_class=\"{class}\",reason=\"{reason}\"")
 }
 
 fn says(answer: &Answer, what: &str) {
@@ -49,7 +49,7 @@ async fn an_abort_answers_in_the_callers_protocol() {
                 }
                 says(&answer, "fault_abort: by FaultInjection shop/chaos");
                 assert_eq!(app.count(), 0);
-                net.metric(&counted("4xx", "fault_abort")).await;
+                net.counts(&counted("4xx", "fault_abort"), 1).await;
             }
         }
     })
@@ -70,7 +70,7 @@ async fn a_reset_gives_no_answer() {
                 assert!(reset.is_some_and(|reset| reset.is_reset() && reset.is_remote()), "{error:?}");
             }
             assert_eq!(app.count(), 0);
-            net.metric(&counted("other", "fault_abort")).await;
+            net.counts(&counted("other", "fault_abort"), 1).await;
         }
     })
     .await;
@@ -89,7 +89,7 @@ async fn a_delay_is_a_wait_before_the_request_is_sent() {
             assert!(begun.elapsed() >= wait);
             assert_eq!((answer.status, answer.body.as_ref()), (200, &b"web"[..]), "{spoken:?}");
             says(&answer, "fault_delay: by FaultInjection shop/chaos");
-            net.metric(&counted("2xx", "fault_delay")).await;
+            net.counts(&counted("2xx", "fault_delay"), 1).await;
         }
     })
     .await;
@@ -107,7 +107,7 @@ async fn a_delay_ends_with_the_timeout_of_the_request() {
         assert!(begun.elapsed() < Duration::from_secs(3600));
         assert_eq!((answer.status, app.count()), (504, 0));
         says(&answer, "fault_delay: delayed for longer than its timeout by FaultInjection shop/chaos");
-        net.metric(&counted("5xx", "fault_delay")).await;
+        net.counts(&counted("5xx", "fault_delay"), 1).await;
     })
     .await;
 }

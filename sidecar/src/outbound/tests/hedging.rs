@@ -25,7 +25,7 @@ pub async fn silence() -> std::net::SocketAddr {
     address
 }
 
-const REQUESTS: &str = "weft_http_requests_total{direction=\"outbound\",target=\"shop/web:80\",mtls=\"false\",";
+const REQUESTS: &str = "weft_http_requests_total{direction=\"outbound\",service=\"shop/web\",port=\"80\",tls=\"none\",";
 
 #[tokio::test]
 async fn an_endpoint_that_hangs_is_overtaken_and_in_the_end_left_out() {
@@ -37,14 +37,14 @@ async fn an_endpoint_that_hangs_is_overtaken_and_in_the_end_left_out() {
         let apps = [("web", app.address), ("web", silence().await)];
         let net = Net::under(policy, Spoken::Http1, &apps, hedged()).await;
         let mut sent = 0;
-        while !net.shows("weft_upstream_ejected_endpoints{target=\"shop/web:80\"} 1") {
+        while !net.shows("weft_upstream_ejected_endpoints{service=\"shop/web\",port=\"80\"} 1") {
             let answer = timeout(Duration::from_secs(5), net.get("/api", &[])).await;
             assert_eq!(answer.unwrap_or_else(|_| panic!("no answer to {sent}: {}", net.text())).status, 200);
             sent += 1;
             assert!(sent < 1000, "{}", net.text());
         }
         // What was given up is in nobody's books: one request of the caller is one request.
-        net.metric(&format!("{REQUESTS}code_class=\"2xx\",reason=\"\"}} {sent}")).await;
+        net.metric(&format!("{REQUESTS}code_class=\"2xx\",version=\"1.1\"}} {sent}")).await;
         assert!(!net.text().lines().any(|line| line.starts_with(REQUESTS) && !line.contains("2xx")), "{}", net.text());
     })
     .await;

@@ -277,6 +277,13 @@ impl Net {
         self.text().lines().any(|candidate| candidate == line)
     }
 
+    /// Waits until a series that begins so has this value.
+    pub async fn counts(&self, start: &str, value: u64) {
+        let end = format!(" {value}");
+        let shows = || self.text().lines().any(|line| line.starts_with(start) && line.ends_with(&end));
+        eventually(&format!("{start}{end}\nin\n{}", self.text()), shows).await;
+    }
+
     /// Waits until the metrics have this line.
     pub async fn metric(&self, line: &str) {
         eventually(&format!("{line}\nin\n{}", self.text()), || self.shows(line)).await;
@@ -338,7 +345,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
-        spans: export::queue(&telemetry, &whose, log).0,
+        spans: export::queue(&telemetry, &whose, log, None).0,
         limiters: Arc::default(),
         seen: Arc::default(),
         propagation: Arc::default(),

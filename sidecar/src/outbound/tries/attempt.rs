@@ -11,14 +11,14 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
-use weft_policy::{circuit::Outcome, deadline, session::of_target, trace::SpanId};
+use weft_policy::{circuit::Outcome, deadline, fields::Fields, session::of_target, trace::SpanId};
 
 use super::Tries;
 use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, Leg, LoadGuard},
+        body::{Body, Finish, Leg, LoadGuard, grpc_status},
         forward::{Received, mark_caller_version},
     },
     outbound::{
@@ -107,9 +107,11 @@ impl Tries<'_> {
                 bound.answer(worker, session, (of_target(&cluster.target), &endpoint), response.headers_mut());
             }
             let finish = Finish {
-                metrics: Some(cluster.shared.http[usize::from(mtls)].clone()),
+                metrics: Some(self.plan.metrics(mtls).clone()),
                 started: self.started,
                 status: response.status().as_u16(),
+                version: received.version,
+                grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
                 reason: None,
                 leg: Leg::Endpoint(load),
                 lease: Some(lease),
@@ -170,7 +172,7 @@ impl Tries<'_> {
             if let Some(tag) = &self.plan.rule.tag {
                 leg.headers_mut().insert(RULE, tag.clone());
             }
-        } else {
+        } else if Fields::of(leg.headers()).has(Fields::OWN) {
             // Of an earlier try through the mesh.
             leg.headers_mut().remove(CALLER_VERSION);
             leg.headers_mut().remove(RULE);
@@ -226,9 +228,4 @@ fn outcome_of(response: &Response<Incoming>, grpc: bool) -> Outcome {
         Some(code) => Outcome::grpc(code),
         None => Outcome::http(response.status()),
     }
-}
-
-/// The status of a gRPC answer without messages (trailers-only).
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

@@ -44,6 +44,17 @@ fn a_token_is_valid_with_its_own_secret_until_it_ends() {
 }
 
 #[test]
+fn a_list_of_tokens_that_others_may_change_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    drop(Tokens::open(directory.path(), now()).expect("opened"));
+    let path = directory.path().join("tokens.json");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("set");
+    let error = format!("{:#}", Tokens::open(directory.path(), now()).err().expect("refused"));
+    assert!(error.contains("tokens.json") && error.contains("chmod 600"), "{error}");
+}
+
+#[test]
 fn the_first_start_makes_an_administrators_token_in_a_private_file() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("a directory");

@@ -15,6 +15,7 @@ use redb::{
 };
 
 use super::JoinToken;
+use crate::ca::open_private;
 
 const NAME: &str = "identity.redb";
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -81,7 +82,7 @@ pub fn open(data_dir: &Path) -> Result<Database> {
     let path = data_dir.join(NAME);
     let result = catch_unwind(AssertUnwindSafe(|| {
         create(data_dir, &path)?;
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let file = open_private(&path, true)?;
         let database = builder().create_with_backend(FileBackend::new(file)?)?;
         check(&database)?;
         anyhow::Ok(database)
@@ -89,7 +90,7 @@ pub fn open(data_dir: &Path) -> Result<Database> {
     // redb may panic on a file that was damaged from outside.
     let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("its structure is broken")));
     result.with_context(|| {
-        format!("{}: restore it from a backup, or remove it: that ends all join tokens", path.display())
+        format!("{}: put that right, restore it from a backup, or remove it: that ends all join tokens", path.display())
     })
 }
 
@@ -108,11 +109,13 @@ fn builder() -> Builder {
 
 /// Makes the file where it is missing, under another name first: one that was half made is never opened.
 fn create(data_dir: &Path, path: &Path) -> Result<()> {
-    if path.exists() {
+    // A link that leads nowhere is there too, and is refused when it is opened.
+    if path.symlink_metadata().is_ok() {
         return Ok(());
     }
     let new = data_dir.join(format!("{NAME}.new"));
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let _ = std::fs::remove_file(&new);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new)?;
     let database = builder().create_with_backend(FileBackend::new(file.try_clone()?)?)?;
     initialise(&database)?;
     database.close()?;

@@ -176,6 +176,28 @@ fn a_file_that_is_cut_off_of_another_version_or_in_use_is_refused_with_what_to_d
 }
 
 #[test]
+fn a_file_that_others_may_change_or_that_is_elsewhere_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("identity.redb");
+    drop(Joins::open(directory.path()).expect("opened"));
+    let refused = |words: &[&str]| {
+        let error = format!("{:#}", Joins::open(directory.path()).err().expect("refused"));
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+    };
+    for mode in [0o660, 0o604] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+        refused(&["identity.redb", &format!("{mode:04o}"), "chmod 600"]);
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
+    std::fs::rename(&path, directory.path().join("elsewhere")).expect("moved");
+    std::os::unix::fs::symlink("elsewhere", &path).expect("linked");
+    refused(&["identity.redb", "a link"]);
+    std::fs::remove_file(directory.path().join("elsewhere")).expect("removed");
+    refused(&["identity.redb", "a link"]);
+    assert!(!directory.path().join("elsewhere").exists(), "and nothing is made where it leads");
+}
+
+#[test]
 fn neither_the_list_nor_the_file_has_a_secret() {
     let directory = tempfile::tempdir().expect("a directory");
     let joins = Joins::open(directory.path()).expect("opened");

@@ -104,7 +104,7 @@ async fn a_power_loss_after_any_operation_loses_nothing_acknowledged() {
         for _ in 0..3 {
             let directory = TempDir::new().unwrap();
             let left = image(&recording.base, &recording.done[..lost_at], &mut dice);
-            std::fs::write(directory.path().join(file::NAME), left).unwrap();
+            crate::ca::write_private(&directory.path().join(file::NAME), &left).unwrap();
             check(directory.path(), &recording, lost_at).await;
         }
     }
