@@ -1,7 +1,7 @@
 //! The composition root of the sidecar: binds, builds, starts, and stops in order.
 
-mod orphan;
 mod restored;
+mod supervised;
 pub mod worker;
 
 use std::{
@@ -62,7 +62,7 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
         .try_init();
     harden::process();
     if let Some(parent) = args.parent {
-        orphan::dies_with(parent)?;
+        supervised::dies_with(parent)?;
     }
     args.labels = args.pod.labels(&args.labels)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -71,8 +71,6 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
-    let ports: Vec<u16> = args.ports.iter().map(|port| port.port).collect();
-    let questions = args.probe.questions(&ports).map_err(anyhow::Error::msg)?;
     let (listeners, reserved) = bind(&args)?;
     let admin =
         TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
@@ -162,10 +160,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
     tell_of_traffic(&context, &registration);
-    if args.announce {
-        tokio::spawn(probe::announce(registration.subscribe()));
-    }
-    tokio::spawn(probe::run(questions, args.probe.clone(), registration.clone()));
+    probe::start(&args, &registration)?;
 
     stop(&args, &drain, &registration).await?;
     // The control plane hears that this sidecar leaves before the process does.
@@ -283,7 +278,7 @@ async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Re
     tracing::info!("draining");
     registration.send_modify(|registration| registration.draining = true);
     // Nobody calls an app without ports, and one whose supervisor is gone is gone too.
-    let orphan = args.parent.is_some_and(orphan::is_one);
+    let orphan = args.parent.is_some_and(supervised::is_orphan);
     let mut lame_duck = if args.ports.is_empty() { Duration::ZERO } else { args.lame_duck };
     if orphan {
         drain.advance(Phase::Stopped);
@@ -292,7 +287,7 @@ async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Re
     if let Some(asked) = asked {
         // The app has the signal already; ours comes when it has ended.
         tokio::select! {
-            () = drain.quiesce(lame_duck, || drained(args.announce)) => {}
+            () = drain.quiesce(lame_duck, || supervised::drained(args.announce)) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
@@ -304,14 +299,6 @@ async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Re
         _ = interrupt.recv() => drain.advance(Phase::Stopped),
     }
     Ok(())
-}
-
-/// The last caller has gone: the app may be stopped.
-fn drained(announce: bool) {
-    tracing::info!("no callers are left");
-    if announce {
-        say(&serde_json::json!({ "event": "drained" }));
-    }
 }
 
 /// Tells this start from those before, of which it is the newest, in milliseconds.

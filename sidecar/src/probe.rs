@@ -12,7 +12,10 @@ use std::{
 use tokio::{net::TcpStream, process::Command, sync::watch};
 use weft_proto::v1::Registration;
 
-use crate::health::{What, ask};
+use crate::{
+    config::{self, SidecarArgs},
+    health::{What, ask},
+};
 
 /// How often an app that is not well is asked, at least: callers wait for it.
 const SOON: Duration = Duration::from_millis(250);
@@ -43,7 +46,7 @@ impl FromStr for Kind {
             ("grpc", service) => Ok(Self::Grpc(service.unwrap_or_default().into())),
             ("http", Some(rest)) => {
                 let (port, path) = rest.split_once('/').ok_or_else(expected)?;
-                let port = if port.is_empty() { None } else { Some(super::config::port(port)?) };
+                let port = if port.is_empty() { None } else { Some(config::port(port)?) };
                 Ok(Self::Http(port, format!("/{path}")))
             }
             ("exec", Some(command)) if !command.trim().is_empty() => Ok(Self::Exec(command.into())),
@@ -82,7 +85,7 @@ impl ProbeArgs {
     ///
     /// # Errors
     /// When the probe needs a port and there is none.
-    pub fn questions(&self, ports: &[u16]) -> Result<Vec<Question>, String> {
+    fn questions(&self, ports: &[u16]) -> Result<Vec<Question>, String> {
         let first =
             || ports.first().copied().ok_or_else(|| "--probe: there is no --port that could be asked".to_owned());
         Ok(match &self.probe {
@@ -126,8 +129,22 @@ impl Question {
     }
 }
 
+/// Starts asking.
+///
+/// # Errors
+/// When the probe needs a port and there is none.
+pub fn start(args: &SidecarArgs, registration: &watch::Sender<Registration>) -> anyhow::Result<()> {
+    let ports: Vec<u16> = args.ports.iter().map(|port| port.port).collect();
+    let questions = args.probe.questions(&ports).map_err(anyhow::Error::msg)?;
+    if args.announce {
+        tokio::spawn(announce(registration.subscribe()));
+    }
+    tokio::spawn(run(questions, args.probe.clone(), registration.clone()));
+    Ok(())
+}
+
 /// Asks for ever and keeps `healthy` of the registration.
-pub async fn run(questions: Vec<Question>, args: ProbeArgs, registration: watch::Sender<Registration>) {
+async fn run(questions: Vec<Question>, args: ProbeArgs, registration: watch::Sender<Registration>) {
     let mut failures: u32 = 0;
     loop {
         let asked = async {
@@ -155,7 +172,7 @@ pub async fn run(questions: Vec<Question>, args: ProbeArgs, registration: watch:
 }
 
 /// Prints, for `--announce`, how the app is whenever that changes.
-pub async fn announce(mut registration: watch::Receiver<Registration>) {
+async fn announce(mut registration: watch::Receiver<Registration>) {
     let mut told = None;
     loop {
         let healthy = registration.borrow_and_update().healthy;

@@ -1,8 +1,6 @@
 //! Children that others have left behind: they come to us as process 1 of a container, and as the nearest supervisor
 //! above the app, and would stay as zombies.
 
-#![cfg(target_os = "linux")]
-
 use std::{collections::BTreeSet, time::Duration};
 
 use rustix::process::{Pid, WaitOptions, waitpid};

@@ -77,7 +77,7 @@ fn flags(text: &str, line: &[OsString]) -> anyhow::Result<(Vec<OsString>, Option
             continue;
         }
         let names = || run.get_arguments().filter_map(|arg| arg.get_long()).filter(|name| *name != "config");
-        let Some(arg) = run.get_arguments().find(|arg| arg.get_long() == Some(key) && key != "config") else {
+        let Some(arg) = run.get_arguments().find(|arg| arg.get_long() == Some(key.as_str()) && key != "config") else {
             let hint = did_you_mean(key, names().chain(["command"]));
             bail!(
                 "{}: there is no such flag of `weft run`{}",

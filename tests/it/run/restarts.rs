@@ -71,8 +71,6 @@ impl Instance {
     }
 
     fn begin(mesh: &TestMesh, log: &str, service: &str, flags: &[String], app: &[String]) -> Process {
-        let strs = |words: &[String]| words.iter().map(String::as_str).map(str::to_owned).collect::<Vec<_>>();
-        let (flags, app) = (strs(flags), strs(app));
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
         let app: Vec<_> = app.iter().map(String::as_str).collect();
         Process::start(&mut super::command(mesh, service, &flags, &app), &mesh.dir.join(format!("{log}.log")))

@@ -1,4 +1,5 @@
-//! A sidecar that somebody supervises ends with its supervisor, also when that is killed and can say nothing.
+//! A sidecar that somebody supervises: it says when the app may be stopped, and ends with its supervisor, also when that
+//! is killed and can say nothing.
 
 use anyhow::{Result, ensure};
 
@@ -9,11 +10,19 @@ pub fn dies_with(parent: i32) -> Result<()> {
         tracing::warn!(%error, "if what has started this sidecar is killed, the sidecar will go on");
     }
     // It may have gone before that.
-    ensure!(!is_one(parent), "--parent {parent}: that process, which was to watch over this sidecar, is gone");
+    ensure!(!is_orphan(parent), "--parent {parent}: that process, which was to watch over this sidecar, is gone");
     Ok(())
 }
 
 /// Whether `parent` is not the parent any more.
-pub fn is_one(parent: i32) -> bool {
+pub fn is_orphan(parent: i32) -> bool {
     rustix::process::getppid().is_none_or(|now| now.as_raw_nonzero().get() != parent)
+}
+
+/// The last caller has gone: the app may be stopped.
+pub fn drained(announce: bool) {
+    tracing::info!("no callers are left");
+    if announce {
+        super::say(&serde_json::json!({ "event": "drained" }));
+    }
 }
