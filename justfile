@@ -20,3 +20,7 @@ deny:
 
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
+
+# Weft beside HAProxy, nginx and Envoy (tests/bench/PEERS.md).
+bench-peers *ARGS:
+    python3 tests/bench/peers {{ARGS}}

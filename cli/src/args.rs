@@ -20,6 +20,9 @@ use crate::{
     get::GetArgs,
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
+    install::InstallArgs,
+    redirect::{ExcludeArgs, RedirectArgs},
+    run::AppArgs,
     stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
     tap::TapArgs,
@@ -83,6 +86,8 @@ pub enum Command {
     Drain(DrainArgs),
     /// Put a sidecar into the pods of manifests, and print them
     Inject(InjectArgs),
+    /// Print what a Kubernetes cluster needs to have a mesh
+    Install(InstallArgs),
     /// Take out of manifests what inject put in, and print them
     Uninject(UninjectArgs),
     /// Tokens of operators, and those with which workloads get their first certificate
@@ -97,6 +102,8 @@ pub enum Command {
     Top(TopArgs),
     /// List the newest traces, or draw one
     Trace(TraceArgs),
+    /// Redirect traffic of this machine to a sidecar (Linux, root)
+    Redirect(RedirectArgs),
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -108,6 +115,9 @@ pub enum Command {
     /// Becomes the app of `weft run`
     #[command(hide = true)]
     App(AppArgs),
+    /// Becomes a program inside a cgroup; a step of `weft run --transparent`
+    #[command(hide = true)]
+    EnterCgroup(EnterArgs),
 }
 
 /// Flags of `weft demo`.
@@ -223,17 +233,23 @@ pub struct RunArgs {
     /// Seconds after which the app is told to stop though it still serves somebody
     #[arg(long, value_name = "SECONDS", default_value = "25")]
     pub drain_timeout: u64,
+    /// Redirect all of the app's traffic: it calls services by name or address, and its ports are called through the
+    /// sidecar (Linux, root, nftables and cgroup v2)
+    #[arg(long)]
+    pub transparent: bool,
+    /// With --transparent, what is left alone
+    #[command(flatten)]
+    pub exclude: ExcludeArgs,
     /// The app and its arguments
     #[arg(last = true, required_unless_present = "config")]
     pub command: Vec<OsString>,
 }
 
-/// Arguments of the hidden `weft app`.
+/// Arguments of the hidden `weft enter-cgroup`.
 #[derive(Args, Clone, Debug)]
-pub struct AppArgs {
-    /// Process without which the app is not to be
-    #[arg(long)]
-    pub parent: i32,
+pub struct EnterArgs {
+    /// Directory of the cgroup
+    pub cgroup: PathBuf,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,

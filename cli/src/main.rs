@@ -24,12 +24,14 @@ mod explain;
 mod get;
 mod history;
 mod inject;
+mod install;
 mod kinds;
 mod listing;
 mod merge;
 mod numbers;
 mod objects;
 mod problems;
+mod redirect;
 mod run;
 mod server;
 mod services;
@@ -71,7 +73,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Analyze(args) => analyze::run(&args),
         Command::App(args) => Ok(run::become_app(&args)),
+        Command::EnterCgroup(args) => run::enter_cgroup(&args),
         Command::Inject(args) => inject::inject(&args),
+        Command::Install(args) => install::run(&args),
+        Command::Redirect(args) => redirect::run(args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -111,7 +116,10 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Analyze(_)
         | Command::App(_)
         | Command::Completions { .. }
+        | Command::EnterCgroup(_)
         | Command::Inject(_)
+        | Command::Install(_)
+        | Command::Redirect(_)
         | Command::Sidecar(_)
         | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
     }

@@ -13,13 +13,18 @@ use rand::Rng as _;
 use rustix::process::Signal;
 use tokio::{process::Child, sync::watch, task::JoinHandle};
 
-pub use self::{app::become_app, signals::Signals};
+pub use self::{
+    app::{AppArgs, become_app},
+    signals::Signals,
+    transparent::enter as enter_cgroup,
+};
 use self::{
     instance::Instance,
     keeper::Keeper,
     notify::Notify,
     sidecar::{Listening, Said},
     signals::forward,
+    transparent::{Prepared, Redirected},
 };
 use crate::{args::RunArgs, client};
 
@@ -34,6 +39,7 @@ pub mod ports;
 mod settings;
 mod sidecar;
 mod signals;
+mod transparent;
 
 /// Runs the pair.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -48,7 +54,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     tokio::spawn(orphans::bury());
     let notify = Notify::from_environment();
     let said = watch::Sender::<Said>::default();
-    let flags = sidecar_flags(&args, &name, kept.as_ref().and_then(Instance::free));
+    let prepared = args.transparent.then(|| Prepared::new(&args, &name)).transpose()?;
+    let with = |listening: Option<&Listening>| {
+        let mut flags = sidecar_flags(&args, &name, listening);
+        let fixed = listening.and_then(|listening| listening.redirect.as_ref());
+        flags.extend(prepared.iter().flat_map(|prepared| prepared.flags(fixed)));
+        flags
+    };
+    let flags = with(kept.as_ref().and_then(Instance::free));
     let limit = Some(args.ready_timeout).filter(|limit| !limit.is_zero());
     let started = tokio::select! {
         started = sidecar::start(&flags, limit, &said) => started?,
@@ -56,14 +69,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let sidecar::Started { child, listening } = started;
     // A sidecar that is started again must be where the app expects it.
-    let keeper = Keeper::start(child, sidecar_flags(&args, &name, Some(&listening)), said.clone());
+    let keeper = Keeper::start(child, with(Some(&listening)), said.clone());
     if let Some(dir) = &args.state_dir {
-        instance::save(dir, &Instance { name, listening: listening.clone() });
+        instance::save(dir, &Instance { name: name.clone(), listening: listening.clone() });
     }
-    // What we say is not to be mistaken.
-    let environment = variables.into_iter().chain(app::environment(&args, &listening)).collect();
-    let app = match app::start(&args.command, environment) {
-        Ok(app) => app,
+    let started = redirected(prepared, &listening).and_then(|redirected| {
+        let inside = redirected.as_ref().map(|redirected| redirected.command(&args.command)).transpose()?;
+        // What we say is not to be mistaken.
+        let environment = variables.into_iter().chain(app::environment(&args, &listening)).collect();
+        Ok((app::start(inside.as_ref().unwrap_or(&args.command), environment)?, redirected))
+    });
+    let (app, redirected) = match started {
+        Ok(started) => started,
         Err(error) => {
             keeper.end().await;
             return Err(error);
@@ -73,8 +90,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let running = Running { args: &args, admin: &listening.admin, said, notify, keeper: &keeper };
     let status = running.until_the_end(app, &mut signals).await;
     telling.abort();
+    // Nothing is left of the app, and nobody is to find its ports redirected while the sidecar ends.
+    drop(redirected);
     keeper.end().await;
     Ok(ExitCode::from(app::code(status?)))
+}
+
+fn redirected(prepared: Option<Prepared>, listening: &Listening) -> anyhow::Result<Option<Redirected>> {
+    let Some(prepared) = prepared else { return Ok(None) };
+    let ports = listening.redirect.as_ref().context("the sidecar does not say where it takes redirected traffic")?;
+    prepared.redirect(ports).map(Some)
 }
 
 /// An app and its sidecar, both of which run.
@@ -249,7 +274,8 @@ mod tests {
     }
 
     fn listening() -> Listening {
-        Listening { admin: "127.0.0.1:1".into(), outbound: "127.0.0.1:2".into(), mesh: "127.0.0.1:3".into() }
+        let address = |port| format!("127.0.0.1:{port}");
+        Listening { admin: address(1), outbound: address(2), mesh: address(3), redirect: None }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
         upkeep::MAINTENANCE,
     },
     config::ControlPlaneArgs,
-    jwks,
+    jwks, kubernetes,
     metrics::{self, Metrics},
     observe::server::Observing,
     push::{
@@ -64,8 +64,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     // First: it lets no second process at the directory.
     let store = Store::open(&data_dir)?;
     let metrics = measured(&store);
-    let ca = Arc::new(authority(&args, &data_dir)?);
-    tokio::spawn(maintain(Arc::clone(&ca)));
+    let ca = founded(&args, &data_dir).await?;
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
     let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
@@ -167,6 +166,14 @@ fn measured(store: &Store) -> Metrics {
     let told = metrics.clone();
     store.observe(move |took, result| told.written(took, result));
     metrics
+}
+
+/// The authority, looked after, and what it does in a cluster.
+async fn founded(args: &ControlPlaneArgs, data_dir: &Path) -> Result<Arc<Ca>> {
+    let ca = Arc::new(authority(args, data_dir)?);
+    tokio::spawn(maintain(Arc::clone(&ca)));
+    kubernetes::start(args, &ca).await?;
+    Ok(ca)
 }
 
 /// The authority, embedded or from files.

@@ -23,7 +23,7 @@ use weft_proto::{ResourceType, v1};
 use crate::{
     jwks::KeySets,
     sessions::Secret,
-    source::{Problem, Resources},
+    source::{Problem, Resources, policies::mesh::OutboundTraffic},
 };
 
 use self::{
@@ -132,6 +132,15 @@ fn put(output: &mut Output, kind: ResourceType, name: String, message: &impl Mes
     output.insert((kind, name), Compiled { aliases, ..message.encode_to_vec().into() });
 }
 
+/// What MeshConfig says of calls that leave the mesh.
+fn outbound_traffic(resources: &Resources) -> v1::OutboundTraffic {
+    let mesh = resources.mesh_configs.get("default").and_then(|config| config.value.spec.outbound_traffic);
+    match mesh {
+        None | Some(OutboundTraffic::AllowAny) => v1::OutboundTraffic::AllowAny,
+        Some(OutboundTraffic::RegistryOnly) => v1::OutboundTraffic::RegistryOnly,
+    }
+}
+
 /// The inbound side: each port of the app, and the ports of its services that lead to it. A policy that has no place is a
 /// problem once, at whichever port it is.
 fn workload_config(
@@ -173,6 +182,7 @@ fn workload_config(
         id: instance.id.clone(),
         ports: ports.into_values().collect(),
         telemetry: Some(policies::telemetry::settings(resources, instance, &services)),
+        outbound_traffic: outbound_traffic(resources).into(),
     }
 }
 

@@ -1,6 +1,10 @@
 //! Flags of the control plane.
 
+pub mod webhook;
+
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+
+pub use webhook::WebhookArgs;
 
 use crate::ca::LIFETIMES;
 
@@ -85,6 +89,8 @@ pub struct ControlPlaneArgs {
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
 }
 
 impl ControlPlaneArgs {

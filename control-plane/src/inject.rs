@@ -3,6 +3,7 @@
 
 mod annotations;
 mod emit;
+pub mod patch;
 mod probes;
 mod sidecar;
 pub mod text;
@@ -17,7 +18,7 @@ pub use self::{
     annotations::{ANNOTATIONS, PREFIX},
     undo::undo,
 };
-use crate::source::Problem;
+use crate::source::{Problem, Reason};
 
 /// Annotation of an injected pod: what has to be put back by [`undo`], as JSON.
 pub const INJECTED: &str = "weft.dev/injected";
@@ -31,10 +32,16 @@ pub const VOLUME: &str = "weft";
 pub const ROOTS: &str = "weft-roots";
 /// Where other sidecars call.
 pub const MESH_PORT: u16 = 15008;
-/// Where redirected connections to the app arrive.
-pub const INBOUND_PORT: u16 = 15006;
 /// Where redirected connections of the app arrive.
 pub const OUTBOUND_PORT: u16 = 15001;
+/// Where the app may call services by Host.
+pub const PROXY_PORT: u16 = 15002;
+/// Where redirected DNS of the app arrives.
+pub const DNS_PORT: u16 = 15053;
+/// Where redirected connections to the first port of the app arrive; those to the second arrive at the next port.
+pub const INBOUND_PORT: u16 = 15100;
+/// Ports of one app.
+const MAX_PORTS: u16 = 256;
 /// Admin server, on loopback.
 pub const ADMIN_PORT: u16 = 15020;
 /// Health of the sidecar, and the app's probes.
@@ -93,16 +100,18 @@ pub fn pod(pod: &mut Value, options: &Options) -> Result<Done, Problem> {
     if !settings.inject {
         return Ok(Done::OptedOut);
     }
-    check(pod, &settings)?;
-    let mut record = Record::default();
-    let probes = if settings.redirect { probes::rewrite(pod, &settings, &mut record)? } else { Vec::new() };
+    check(pod)?;
     let ports = app_ports(pod, &settings)?;
+    let redirected = redirected(&ports, &settings)?;
+    let mut record = Record::default();
+    let probes = probes::rewrite(pod, &settings, &redirected, &mut record)?;
     let grace = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
-    let sidecar = sidecar::container(&settings, &ports, &probes, grace);
+    let flags: Vec<&str> = ports.iter().map(|port| port.flag.as_str()).collect();
+    let sidecar = sidecar::container(&settings, &flags, &redirected, &probes, grace);
     let first = list(pod, "/spec", "initContainers", &mut record)?;
     first.insert(0, sidecar);
     if settings.redirect {
-        first.insert(0, sidecar::redirect(&settings));
+        first.insert(0, sidecar::redirect(&settings, &redirected));
     }
     list(pod, "/spec", "volumes", &mut record)?.push(sidecar::volume());
     record.write(pod)?;
@@ -110,18 +119,18 @@ pub fn pod(pod: &mut Value, options: &Options) -> Result<Done, Problem> {
 }
 
 /// What the pod has to be for a sidecar.
-fn check(pod: &Value, settings: &Settings) -> Result<(), Problem> {
+fn check(pod: &Value) -> Result<(), Problem> {
     if pod.pointer("/spec/containers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Err(problem("spec.containers", "a pod needs containers", "is this a pod template?"));
     }
     let opt_out = "give it the annotation weft.dev/inject: disabled, or its own network";
     if pod.pointer("/spec/hostNetwork").and_then(Value::as_bool) == Some(true) {
         let text = "the pod uses the network of its node: a sidecar would take the traffic of the whole node";
-        return Err(problem("spec.hostNetwork", text, opt_out));
+        return Err(unsupported("spec.hostNetwork", text, opt_out));
     }
     if pod.pointer("/spec/os/name").and_then(Value::as_str) == Some("windows") {
         let hint = "give it the annotation weft.dev/inject: disabled";
-        return Err(problem("spec.os.name", "the sidecar runs on Linux only", hint));
+        return Err(unsupported("spec.os.name", "the sidecar runs on Linux only", hint));
     }
     for (path, container) in containers(pod) {
         let at = |field: &str| format!("{path}.{field}");
@@ -130,7 +139,7 @@ fn check(pod: &Value, settings: &Settings) -> Result<(), Problem> {
         };
         if OTHERS.contains(&name) {
             let text = format!("{name:?} is the sidecar of another mesh");
-            return Err(problem(&at("name"), text, "a pod can be in one mesh: take it out of the other one first"));
+            return Err(unsupported(&at("name"), text, "a pod can be in one mesh: take it out of the other one first"));
         }
         if [SIDECAR, REDIRECT].contains(&name) {
             let text = format!("the name {name:?} is taken for the mesh's own container");
@@ -139,7 +148,7 @@ fn check(pod: &Value, settings: &Settings) -> Result<(), Problem> {
         for (index, port) in array(container, "ports").iter().enumerate() {
             let at = format!("{path}.ports[{index}].containerPort");
             let number = port_number(port.get("containerPort"), &at)?;
-            if settings.taken().contains(&number) {
+            if is_taken(number) {
                 let text = format!("port {number} is the sidecar's");
                 return Err(problem(&at, text, "let the app listen on another one"));
             }
@@ -151,13 +160,19 @@ fn check(pod: &Value, settings: &Settings) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A port of the app as the sidecar's flag has it.
-fn app_ports(pod: &Value, settings: &Settings) -> Result<Vec<String>, Problem> {
+/// A port of the app.
+struct AppPort {
+    number: u16,
+    /// As the sidecar's flag has it: `[NAME:]PORT[/PROTOCOL]`.
+    flag: String,
+}
+
+/// The ports of the annotation, or of the containers.
+fn app_ports(pod: &Value, settings: &Settings) -> Result<Vec<AppPort>, Problem> {
     if let Some(ports) = &settings.ports {
-        return Ok(ports.clone());
+        return Ok(ports.iter().map(|(number, flag)| AppPort { number: *number, flag: flag.clone() }).collect());
     }
-    let mut flags = Vec::new();
-    let mut numbers = std::collections::BTreeSet::new();
+    let mut ports: Vec<AppPort> = Vec::new();
     for (path, container) in containers(pod) {
         // What ends before the app starts takes no calls.
         if path.starts_with("spec.initContainers") && container["restartPolicy"] != "Always" {
@@ -168,13 +183,30 @@ fn app_ports(pod: &Value, settings: &Settings) -> Result<Vec<String>, Problem> {
                 continue;
             }
             let number = port_number(port.get("containerPort"), &format!("{path}.ports[{index}].containerPort"))?;
-            if numbers.insert(number) {
+            if ports.iter().all(|known| known.number != number) {
                 let name = port.get("name").and_then(Value::as_str);
-                flags.push(name.map_or_else(|| number.to_string(), |name| format!("{name}:{number}")));
+                ports.push(AppPort {
+                    number,
+                    flag: name.map_or_else(|| number.to_string(), |name| format!("{name}:{number}")),
+                });
             }
         }
     }
-    Ok(flags)
+    Ok(ports)
+}
+
+/// The ports of the app that others reach through the sidecar, and where that takes them.
+fn redirected(ports: &[AppPort], settings: &Settings) -> Result<Vec<(u16, u16)>, Problem> {
+    if !settings.redirect {
+        return Ok(Vec::new());
+    }
+    let numbers = ports.iter().map(|port| port.number).filter(|port| !settings.exclude_inbound_ports.contains(port));
+    let pairs: Vec<(u16, u16)> = numbers.zip(INBOUND_PORT..INBOUND_PORT + MAX_PORTS).collect();
+    if ports.len() > usize::from(MAX_PORTS) {
+        let text = format!("{} ports are too many: a sidecar takes {MAX_PORTS}", ports.len());
+        return Err(problem("spec.containers", text, "name those that count in the annotation weft.dev/ports"));
+    }
+    Ok(pairs)
 }
 
 /// All containers with their paths, those of the app first.
@@ -183,6 +215,12 @@ fn containers(pod: &Value) -> impl Iterator<Item = (String, &Value)> {
         let all = pod.get("spec").map(|spec| array(spec, field)).unwrap_or_default();
         all.iter().enumerate().map(move |(index, container)| (format!("spec.{field}[{index}]"), container))
     })
+}
+
+/// Whether the port is one of the sidecar's.
+fn is_taken(port: u16) -> bool {
+    [MESH_PORT, HEALTH_PORT, ADMIN_PORT, OUTBOUND_PORT, PROXY_PORT, DNS_PORT].contains(&port)
+        || (INBOUND_PORT..INBOUND_PORT + MAX_PORTS).contains(&port)
 }
 
 /// The list in this field; empty when there is none.
@@ -215,6 +253,11 @@ fn port_number(value: Option<&Value>, path: &str) -> Result<u16, Problem> {
         let shown = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
         problem(path, format!("{shown} is no port"), "a number from 1 to 65535, without quotation marks")
     })
+}
+
+/// A problem of a pod that is right in itself and cannot have a sidecar.
+fn unsupported(path: &str, message: impl Into<String>, hint: &str) -> Problem {
+    problem(path, message, hint).because(Reason::UnsupportedValue)
 }
 
 /// A problem of a pod; whoever knows file and line adds them.

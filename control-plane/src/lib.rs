@@ -10,6 +10,7 @@ pub mod explain;
 mod hexadecimal;
 pub mod inject;
 pub mod jwks;
+pub mod kubernetes;
 pub mod metrics;
 pub mod observe;
 pub mod push;

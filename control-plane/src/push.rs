@@ -1,6 +1,7 @@
 //! The delta xDS server: what every sidecar is to hold, and the stream that gets it there. The protocol is a pure
 //! state machine in `stream`; here is the gRPC around it.
 
+mod address;
 pub mod admission;
 pub mod debounce;
 mod limits;
@@ -28,6 +29,7 @@ pub struct View {
     /// The event of the store that it was made at; later ones may have changed nothing in it, see [`Reflected`].
     pub store_revision: u64,
     kinds: BTreeMap<ResourceType, Kind>,
+    addresses: address::Index,
 }
 
 /// How far the store's log has come in what is pushed, or in what a sidecar holds.
@@ -109,7 +111,7 @@ impl View {
             }
             next.changed.extend(changed);
         }
-        Self { revision: self.revision + 1, store_revision, kinds }
+        Self { revision: self.revision + 1, store_revision, kinds, addresses: address::Index::default() }
     }
 
     /// Every resource of a type, as clients of a namespace get it.
@@ -126,9 +128,12 @@ impl View {
         views.flat_map(|(namespace, views)| views.values().map(move |resource| (namespace.as_str(), resource)))
     }
 
-    /// The resources that a subscribed name, canonical or alias, leads to, as clients of a namespace get them.
+    /// The resources that a subscribed name, canonical, alias or address, leads to, as clients of a namespace get them.
     #[must_use]
     pub fn named(&self, kind: ResourceType, name: &str, namespace: &str) -> &[Arc<Resource>] {
+        if let (ResourceType::EndpointSlice, Some(address)) = (kind, address::of_name(name)) {
+            return self.addresses.at(self, address);
+        }
         let Some(kind) = self.kinds.get(&kind) else { return &[] };
         let canonical = kind.in_view(namespace, name).or_else(|| kind.resources.get(name)).map(std::slice::from_ref);
         canonical.or_else(|| kind.aliases.get(name).map(Vec::as_slice)).unwrap_or_default()

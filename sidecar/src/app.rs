@@ -1,5 +1,6 @@
 //! The composition root of the sidecar: binds, builds, starts, and stops in order.
 
+mod listeners;
 mod restored;
 mod supervised;
 pub mod worker;
@@ -13,25 +14,26 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use socket2::Socket;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
 
 use self::{
+    listeners::Bound,
     restored::Restored,
-    worker::{Clock, Listeners, WorkerContext},
+    worker::{Clock, WorkerContext},
 };
 use crate::{
     admin::Admin,
     config::{PodArgs, SidecarArgs, SidecarConfig},
     discovery::{self, Backoff, Builder, Discovery, LEAVE},
+    dns::Dns,
     drain::{Drain, Phase},
-    harden,
+    egress, harden,
     health::Health,
     identity::{Enrolment, life::WallClock, renewal::Renewal},
-    inbound, listener,
+    inbound,
     observe::{self, taps::Taps},
     probe,
     readiness::{self, Readiness, Status},
@@ -44,6 +46,7 @@ use crate::{
         gauges, propagation,
     },
     token::PendingKey,
+    virtual_ips::VirtualIps,
 };
 
 /// Between two looks for series that nobody uses.
@@ -64,6 +67,9 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
     if let Some(parent) = args.parent {
         supervised::dies_with(parent)?;
     }
+    if let Some(mark) = args.mark {
+        egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
+    }
     args.labels = args.pod.labels(&args.labels)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
@@ -71,24 +77,18 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
-    let (listeners, reserved) = bind(&args)?;
+    let bound = listeners::bind(&args)?;
     let admin =
         TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    let seen_at = announce(&args, &listeners, admin.local_addr()?);
+    let seen_at = listeners::announce(&args, &bound, admin.local_addr()?);
+    let Bound { listeners, dns, reserved } = bound;
 
     let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (demand, demands) = discovery::demand();
+    let virtual_ips = Arc::<VirtualIps>::default();
     let (identity, svid) = (watch::Sender::new(None), watch::Sender::new(None));
     let snapshot = watch::Sender::new(Arc::new(Snapshot::default()));
-    let enrolment = Enrolment {
-        xds: args.xds_address().into(),
-        namespace: args.namespace.clone(),
-        account: args.account().into(),
-        token: args.token.clone(),
-        roots: args.roots.clone(),
-        pending: PendingKey::default(),
-        trust: TrustStore::default(),
-    };
+    let enrolment = enrolment(&args);
     let trust = enrolment.trust.clone();
     let Restored { store, stored, state, from_disk } = restored::restore(&args, &listeners, &enrolment, &telemetry)?;
     let registration = watch::Sender::new(registration(&args, listeners.mesh, seen_at, epoch(store.as_deref())));
@@ -98,7 +98,8 @@ async fn control(args: SidecarArgs) -> Result<()> {
     let context = WorkerContext {
         config: Arc::new(SidecarConfig { namespace: args.namespace.clone() }),
         snapshot: snapshot.subscribe(),
-        demand,
+        demand: demand.clone(),
+        virtual_ips: Arc::clone(&virtual_ips),
         identity: identity.subscribe(),
         telemetry: telemetry.clone(),
         drain: drain.clone(),
@@ -121,6 +122,10 @@ async fn control(args: SidecarArgs) -> Result<()> {
         snapshot: snapshot.subscribe(),
     };
     show(seen, admin, &args.pod).await?;
+    let namespace = &args.namespace;
+    drop(
+        dns.map(|on| tokio::spawn(Dns::new(namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry).run(on))),
+    );
     let (saver, keeper) = store.clone().map(|store| keep::saver(store, args.state_max_age, telemetry.clone())).unzip();
     let wishes = watch::Sender::default();
     let renewal = Renewal {
@@ -149,7 +154,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         saver,
         telemetry: telemetry.clone(),
         state,
-        builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()),
+        builder: Builder::new(telemetry.clone(), args.locality(), Clock::start()).by_address(args.transparent),
         drain: drain.clone(),
         backoff: Backoff::default(),
         channels,
@@ -175,6 +180,18 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+fn enrolment(args: &SidecarArgs) -> Enrolment {
+    Enrolment {
+        xds: args.xds_address().into(),
+        namespace: args.namespace.clone(),
+        account: args.account().into(),
+        token: args.token.clone(),
+        roots: args.roots.clone(),
+        pending: PendingKey::default(),
+        trust: TrustStore::default(),
+    }
 }
 
 /// The metrics of this sidecar.
@@ -236,33 +253,6 @@ fn record(
     };
     let (sink, exporting) = export::queue(telemetry, &whose, Some(log), Some(taps));
     Ok((sink, Recording { exporting: tokio::spawn(exporting.run(snapshot)), logging }))
-}
-
-/// Finds the addresses on which the workers will listen. They are kept by sockets that go once the workers have theirs.
-fn bind(args: &SidecarArgs) -> Result<(Listeners, Vec<Socket>)> {
-    let mut reserved = Vec::new();
-    let mut reserve = |what: &str, address: SocketAddr| -> Result<SocketAddr> {
-        let (socket, address) = listener::reserve(address).with_context(|| format!("{what} {address}"))?;
-        reserved.push(socket);
-        Ok(address)
-    };
-    let mut upstreams = Vec::new();
-    for flag in &args.upstreams {
-        let upstream = flag.resolve(&args.namespace).map_err(anyhow::Error::msg)?;
-        let local = SocketAddr::from(([127, 0, 0, 1], flag.local));
-        upstreams.push((upstream, reserve("--upstream port", local)?));
-    }
-    let mut inbound = Vec::new();
-    for (address, port) in &args.inbound_listen {
-        inbound.push((reserve("--inbound-listen", *address)?, *port));
-    }
-    let listeners = Listeners {
-        outbound: reserve("--outbound-listen", args.outbound_listen)?,
-        mesh: reserve("--mesh-listen", args.mesh_listen)?,
-        upstreams,
-        inbound,
-    };
-    Ok((listeners, reserved))
 }
 
 /// Waits for a signal, then drains; a second signal means now. A drain that was asked for waits for the signal.
@@ -350,23 +340,6 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_m
         trace_propagation: None,
         admin_address: admin.to_string(),
     }
-}
-
-/// Says where it listens; gives back where its metrics are.
-fn announce(args: &SidecarArgs, listeners: &Listeners, admin: SocketAddr) -> SocketAddr {
-    tracing::info!(outbound = %listeners.outbound, mesh = %listeners.mesh, %admin, "listening");
-    if args.announce {
-        let upstreams: serde_json::Map<_, _> = listeners
-            .upstreams
-            .iter()
-            .map(|(upstream, address)| (upstream.service.name().to_owned(), address.to_string().into()))
-            .collect();
-        say(&serde_json::json!({
-            "event": "listening", "admin": admin.to_string(), "outbound": listeners.outbound.to_string(),
-            "mesh": listeners.mesh.to_string(), "upstreams": upstreams,
-        }));
-    }
-    admin
 }
 
 async fn announce_ready(announce: bool, mut status: watch::Receiver<Status>, telemetry: Telemetry) {

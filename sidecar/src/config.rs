@@ -1,6 +1,7 @@
 //! Static configuration of a sidecar: flags, their parsers, and what the workers see of them.
 
 pub mod pod;
+mod redirect;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,6 +11,7 @@ use std::{
 };
 
 pub use pod::PodArgs;
+pub use redirect::RedirectPorts;
 use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
 
@@ -48,6 +50,16 @@ pub struct SidecarArgs {
     /// Plaintext front of an app port: ADDR=PORT
     #[arg(long = "inbound-listen", value_name = "ADDR=PORT", value_parser = inbound)]
     pub inbound_listen: Vec<(SocketAddr, u16)>,
+    /// Take what is redirected here: the app's calls and its DNS, and calls to its ports from outside (Linux; see `weft
+    /// redirect`)
+    #[arg(long)]
+    pub transparent: bool,
+    /// Where to take it: outbound=PORT,dns=PORT,APPPORT=PORT [default: free ports]
+    #[arg(long, value_name = "PORTS", requires = "transparent")]
+    pub redirect_ports: Option<RedirectPorts>,
+    /// Mark of every socket that this sidecar opens, so that rules of redirection leave it alone (needs CAP_NET_ADMIN)
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub mark: Option<u32>,
     /// Address at which peers reach this workload [default: that of --mesh-listen]
     #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,

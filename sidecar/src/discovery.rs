@@ -3,6 +3,7 @@
 
 mod backoff;
 mod builder;
+mod demand;
 pub mod state;
 
 use std::{
@@ -18,7 +19,6 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Streaming, transport::Channel};
-use weft_policy::model::ObjectName;
 use weft_proto::{
     ResourceType,
     core::Node,
@@ -52,24 +52,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// The control plane has this long to hear that the sidecar leaves.
 pub const LEAVE: Duration = Duration::from_secs(1);
 
-/// Asks for a service that nobody declared.
-#[derive(Clone)]
-pub struct Demand(mpsc::Sender<ObjectName>);
-
-impl Demand {
-    /// Wants a service; the snapshot will have it, or say that there is none.
-    pub fn want(&self, name: &ObjectName) {
-        // A full queue loses nothing: the caller waits for the snapshot and the app will ask again.
-        let _ = self.0.try_send(name.clone());
-    }
-}
-
-/// A demand and the end that discovery reads.
-#[must_use]
-pub fn demand() -> (Demand, mpsc::Receiver<ObjectName>) {
-    let (sender, receiver) = mpsc::channel(256);
-    (Demand(sender), receiver)
-}
+pub use demand::{Demand, Demands, Wanted, demand};
 
 /// The parts of discovery.
 pub struct Discovery {
@@ -84,7 +67,7 @@ pub struct Discovery {
     /// What to say of the workload.
     pub registration: watch::Receiver<Registration>,
     /// Services that the app dials.
-    pub demand: mpsc::Receiver<ObjectName>,
+    pub demand: Demands,
     /// Where snapshots go.
     pub publish: SnapshotSender,
     /// Told what is missing, and whether the control plane is there.
@@ -192,6 +175,7 @@ impl Discovery {
             Err(status) => return Ended::Failed(anyhow::anyhow!("{}", status.message())),
         };
         self.readiness.reached();
+        let _reached = self.demand.reached();
         if self.from_disk.is_none() {
             self.telemetry.config_age().current();
         }
@@ -221,9 +205,7 @@ impl Discovery {
                     None => return Ended::Closed,
                 },
                 1.. = self.demand.recv_many(&mut wanted, OUTBOX), if outbox.len() < OUTBOX => {
-                    let room = ON_DEMAND.saturating_sub(self.state.subscribed());
-                    outbox.extend(self.state.want(wanted.drain(..).take(room)));
-                    self.changed();
+                    outbox.extend(self.wanted(wanted.drain(..)));
                 }
                 () = &mut settled, if self.from_disk.is_some() => self.confirmed(),
                 () = save_due(self.saver.as_ref()), if self.from_disk.is_none() => {
@@ -247,6 +229,28 @@ impl Discovery {
             first.node = Some(Node { id, user_agent_name: "weft-sidecar".into(), ..Node::default() });
             first.registration = Some(self.registration.borrow_and_update().clone());
         }
+        requests
+    }
+
+    /// Subscribes to what the app dials. When that is as much as there may be, what is not there makes room: it is asked
+    /// for again when the app dials it again.
+    fn wanted(&mut self, wanted: impl Iterator<Item = Wanted>) -> Vec<DeltaDiscoveryRequest> {
+        let (mut names, mut addresses) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            match wanted {
+                Wanted::Service(name) => names.push(name),
+                Wanted::Address(address) => addresses.push(address),
+            }
+        }
+        let mut requests = Vec::new();
+        if self.state.subscribed() + names.len() > ON_DEMAND || self.state.addresses() + addresses.len() > ON_DEMAND {
+            requests.extend(self.state.forget_absent());
+        }
+        let room = ON_DEMAND.saturating_sub(self.state.subscribed());
+        requests.extend(self.state.want(names.into_iter().take(room)));
+        let room = ON_DEMAND.saturating_sub(self.state.addresses());
+        requests.extend(self.state.want_addresses(addresses.into_iter().take(room)));
+        self.changed();
         requests
     }
 

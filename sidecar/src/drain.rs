@@ -178,7 +178,8 @@ mod tests {
         let (guard, outbound) = (drain.inbound_guard(), drain.guard());
         let (gone, when) = tokio::sync::oneshot::channel();
         let (start, quiet) = (Instant::now(), drain.clone());
-        let quiesce = tokio::spawn(async move { quiet.quiesce(LAME, || drop(gone.send(Instant::now()))).await });
+        let quiesce =
+            tokio::spawn(async move { quiet.quiesce(LAME, || gone.send(Instant::now()).expect("waited for")).await });
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(drain.phase(), Phase::Draining);
         drop(guard);

@@ -67,6 +67,8 @@ pub enum Reason {
     PlaintextDenied,
     /// Refused by an AuthorizationPolicy, or by there being some of which none allows it.
     RbacDenied,
+    /// Outside the mesh, and calls may not leave it.
+    OutboundDenied,
     /// No token, and a RequestAuthentication requires one.
     TokenMissing,
     /// A token that is not valid.
@@ -134,7 +136,7 @@ const fn row(
 
 impl Reason {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::BadRequest,
         Self::BadRequestBody,
         Self::ClientTimeout,
@@ -165,6 +167,7 @@ impl Reason {
         Self::TlsPlaintext,
         Self::PlaintextDenied,
         Self::RbacDenied,
+        Self::OutboundDenied,
         Self::TokenMissing,
         Self::TokenInvalid,
         Self::UpgradeRefused,
@@ -211,6 +214,7 @@ impl Reason {
             Self::TlsPlaintext => row("tls_plaintext", "DPE", 400, 14, "tls_protocol_error", Downstream),
             Self::PlaintextDenied => row("plaintext_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
             Self::RbacDenied => row("rbac_denied", "UAEX", 403, 7, "http_request_denied", Downstream),
+            Self::OutboundDenied => row("outbound_denied", "UH", 502, 14, "destination_ip_prohibited", Internal),
             Self::TokenMissing => row("token_missing", "UAEX", 401, 16, "http_request_denied", Downstream),
             Self::TokenInvalid => row("token_invalid", "UAEX", 401, 16, "http_request_denied", Downstream),
             Self::UpgradeRefused => row("upgrade_refused", "UPE", 502, 14, "http_upgrade_failed", Upstream),

@@ -41,10 +41,11 @@ use crate::{
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
+    first::{First, Speaks, first},
     http::serve,
     identity, listener,
     live::Session,
-    opaque,
+    opaque::{self, Primed},
     telemetry::{Direction, trace::OpenSpan},
     upstream,
 };
@@ -153,6 +154,18 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     if app.protocol.is_opaque() {
         return Box::pin(opaque_plaintext(&worker, &connection, io)).await;
     }
+    let mut opened = None;
+    // Where requests alone could be let in, there is nothing to open ahead.
+    if app.protocol == Protocol::Undeclared && app.lets_bytes_in(&connection) {
+        let first = Box::pin(first(&io, open(&worker, &connection)));
+        opened = tokio::select! {
+            first = first => match first {
+                First::Called(opened) => return opened.copy(&worker, &connection, io).await,
+                First::Caller(opened) => opened,
+            },
+            reason = connection.ended() => return refuse(reason),
+        };
+    }
     let detected = tokio::select! {
         detected = detect::detect(&mut io, DETECT) => detected,
         reason = connection.ended() => return refuse(reason),
@@ -164,7 +177,13 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     // a request with an identity or a framing of the caller's own making.
     let http = matches!(detected.protocol, detect::Protocol::Http1 | detect::Protocol::Http2);
     if !http && app.protocol == Protocol::Undeclared {
-        return Box::pin(opaque_plaintext(&worker, &connection, io)).await;
+        return match opened {
+            Some(opened) => Box::pin(opened.copy(&worker, &connection, io)).await,
+            None => Box::pin(opaque_plaintext(&worker, &connection, io)).await,
+        };
+    }
+    if let Some(opened) = opened {
+        opened.forget();
     }
     let http2 = detected.protocol == detect::Protocol::Http2;
     let (drain, end, ended) = (worker.context.drain.clone(), Phase::Draining, Rc::clone(&connection));
@@ -193,27 +212,60 @@ fn handles(worker: &Worker, connection: &Connection) -> Rc<InboundMetrics> {
     app.map_or_else(|_| worker.inbound(connection.front(), None, None), |app| Rc::clone(&app.metrics))
 }
 
-/// Opaque bytes, on a port that is declared so or that nobody declared. What policies say is asked before the dial.
-async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
-    let mut span = OpenSpan::default();
+/// The app's end of an opaque connection, and leave to use it.
+struct Opened {
+    permit: Permit,
+    app: Primed<TcpStream>,
+    span: OpenSpan,
+}
+
+impl Speaks for Opened {
+    async fn speaks(&mut self) {
+        self.app.speaks().await;
+    }
+}
+
+impl Opened {
+    async fn copy(mut self, worker: &Worker, connection: &Connection, io: impl opaque::Stream) {
+        let metrics = handles(worker, connection).tcp.clone();
+        let open = metrics.opened();
+        open.closed(self.permit.copy(io, self.app, &metrics, &mut self.span).await);
+    }
+
+    /// It was opened ahead, and not for this.
+    fn forget(mut self) {
+        self.span.forget();
+    }
+}
+
+/// Asks what policies say of bytes, then dials.
+async fn open(worker: &Worker, connection: &Rc<Connection>) -> Result<Opened, ProxyError> {
+    let app = connection.app(worker)?;
+    let mut span = connection.span_of_bytes(worker, &app, &HeaderMap::new());
     let opened = async {
-        let app = connection.app(worker)?;
-        span = connection.span_of_bytes(worker, &app, &HeaderMap::new());
         let permit = Permit::bytes(worker, connection, &app)?;
-        let stream = permit.dial().await?;
-        Ok::<_, ProxyError>((permit, stream))
+        let app = Primed::new(permit.dial().await?);
+        Ok((permit, app))
     };
-    let metrics = handles(worker, connection).tcp.clone();
-    let (permit, app) = match opened.await {
-        Ok(opened) => opened,
+    match opened.await {
+        Ok((permit, app)) => Ok(Opened { permit, app, span }),
+        Err(error) => {
+            let error: ProxyError = error;
+            span.refused(error.reason);
+            Err(error)
+        }
+    }
+}
+
+/// Opaque bytes, on a port that is declared so or that nobody declared.
+async fn opaque_plaintext(worker: &Worker, connection: &Rc<Connection>, io: impl opaque::Stream) {
+    match open(worker, connection).await {
+        Ok(opened) => opened.copy(worker, connection, io).await,
         Err(error) => {
             tracing::debug!(%error, "plaintext connection refused");
-            span.refused(error.reason);
-            return metrics.refused(error.reason);
+            handles(worker, connection).tcp.refused(error.reason);
         }
-    };
-    let open = metrics.opened();
-    open.closed(permit.copy(io, app, &metrics, &mut span).await);
+    }
 }
 
 /// Judges what is open again whenever another inbound configuration has come, for as long as the worker lives.

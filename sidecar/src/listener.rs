@@ -1,6 +1,10 @@
 //! Listening sockets and the accept loop, which nothing that a peer does can end. Used by every worker.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -8,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::drain::{Drain, Phase};
 
 const BACKLOG: i32 = 1024;
+/// Ports that are tried until one is free in both families.
+const BOTH: u32 = 10;
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -34,11 +40,38 @@ pub fn reserve(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
     Ok((socket, address))
 }
 
+/// The same port on all addresses of this machine, or on loopback only, for both families; without IPv6 for one. With
+/// port 0 a port that is free in both.
+///
+/// # Errors
+/// When there is no such port.
+pub fn reserve_both(loopback: bool, port: u16) -> io::Result<Vec<(Socket, SocketAddr)>> {
+    let (v4, v6) = match loopback {
+        true => (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+        false => (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+    };
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..BOTH {
+        let (socket, address) = reserve((v4, port).into())?;
+        match reserve((v6, address.port()).into()) {
+            Ok(other) => return Ok(vec![(socket, address), other]),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            // No IPv6 on this machine.
+            Err(_) => return Ok(vec![(socket, address)]),
+        }
+    }
+    Err(last)
+}
+
 fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if reuse_port {
         socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // The other family has a socket of its own, so that nobody's IPv4 address is written as an IPv6 one.
+        socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

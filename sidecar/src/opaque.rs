@@ -1,10 +1,12 @@
 //! Copying opaque bytes both ways: buffers that grow with the flow, half-close each way, an end for connections on
 //! which nothing moves.
 
+mod primed;
 mod side;
 
 use std::{cell::Cell, fmt, io, time::Duration};
 
+pub use primed::Primed;
 pub use side::{Side, Sink, Source, Stream};
 use tokio::time::Instant;
 

@@ -8,6 +8,7 @@ mod filters;
 mod mirror;
 mod opaque;
 mod plan;
+mod redirected;
 mod session;
 mod source;
 #[cfg(test)]
@@ -17,7 +18,7 @@ mod tries;
 use std::{
     cell::RefCell,
     convert::Infallible,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -26,6 +27,9 @@ use std::{
 use http::{Request, Response};
 use hyper::body::Incoming;
 pub use mirror::Mirrors;
+use opaque::Opened;
+pub use plan::named;
+pub use redirected::serve as redirected;
 pub use session::Sealers;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};
@@ -36,9 +40,10 @@ use crate::{
     detect::{self, Rewind},
     drain::Phase,
     error::{ProxyError, Reason},
+    first::{self, First},
     http::{body::Body, serve},
     listener,
-    snapshot::Snapshot,
+    snapshot::{Cluster, Snapshot},
     telemetry::Direction,
 };
 
@@ -54,8 +59,10 @@ const MAX_AGE: Duration = Duration::from_secs(365 * 86_400);
 /// How the service of a request is found.
 #[derive(Clone)]
 pub(crate) enum Destination {
-    /// The local port says it, whatever the Host.
+    /// The local port, or a virtual address, says it, whatever the Host.
     Upstream(Rc<Upstream>),
+    /// The app dialled this endpoint, and that one gets the request.
+    Endpoint(SocketAddr),
     /// The Host says it.
     Host,
 }
@@ -70,20 +77,35 @@ pub(crate) struct Caller {
 
 /// A connection on the outbound listener.
 pub async fn by_host(worker: Rc<Worker>, io: TcpStream) {
-    serve_http(worker, io, Destination::Host).await;
+    serve_http(worker, io, Destination::Host, None).await;
 }
 
 /// A connection on the local port of a declared upstream.
 pub async fn by_port(worker: Rc<Worker>, upstream: Rc<Upstream>, io: TcpStream) {
-    let found = find(&worker, &upstream.service).await.and_then(|(_, service)| upstream_target(&service, &upstream));
-    match found {
-        // Boxed, as what follows: a connection is one of the two, and is as large as the larger.
-        Ok((protocol, target)) if protocol.is_opaque() => {
-            let source = peer(&io);
-            Box::pin(opaque::serve(&worker, &target, source, io)).await;
+    let found = find(&worker, &upstream.service).await;
+    let found = found.and_then(|(snapshot, service)| Ok(cluster(&snapshot, &upstream_target(&service, &upstream)?)));
+    let cluster = found.ok().flatten();
+    // An unknown service is answered per request: it may appear while the app keeps its connection.
+    by_protocol(worker, Destination::Upstream(upstream), cluster, io).await;
+}
+
+/// A connection to what is called, `None` when that is not known: its protocol says what becomes of it.
+async fn by_protocol(worker: Rc<Worker>, destination: Destination, cluster: Option<Arc<Cluster>>, io: TcpStream) {
+    let source = peer(&io);
+    match cluster {
+        // Boxed, as what follows: a connection is one of them, and is as large as the largest.
+        Some(cluster) if cluster.protocol.is_opaque() => {
+            Box::pin(opaque::serve(&worker, &cluster, source, None, io)).await;
         }
-        // An unknown service is answered per request: it may appear while the app keeps its connection.
-        _ => serve_http(worker, io, Destination::Upstream(upstream)).await,
+        Some(cluster) if cluster.protocol == Protocol::Undeclared => {
+            match Box::pin(first::first(&io, opaque::open(&worker, &cluster, source))).await {
+                First::Called(opened) => {
+                    Box::pin(opaque::serve(&worker, &cluster, source, Some(opened), io)).await;
+                }
+                First::Caller(opened) => serve_http(worker, io, destination, opened).await,
+            }
+        }
+        _ => serve_http(worker, io, destination, None).await,
     }
 }
 
@@ -92,7 +114,8 @@ fn peer(io: &TcpStream) -> IpAddr {
     io.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
-async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destination) {
+/// Requests, or what turns out to be none and goes to what was `opened` ahead.
+async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destination, opened: Option<Opened>) {
     if let Err(error) = listener::tune(&io) {
         tracing::debug!(%error, "could not set socket options");
     }
@@ -102,14 +125,20 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
         Err(error) => return tracing::debug!(%error, "the app closed before its first byte"),
     };
     worker.count_detected(Direction::Outbound, io.local_addr().map_or(0, |own| own.port()), detected.protocol);
-    let drain = worker.context.drain.clone();
     let http2 = detected.protocol == detect::Protocol::Http2;
     let http = http2 || detected.protocol == detect::Protocol::Http1;
     let io = Rewind::new(io, detected.prefix);
-    // Bytes that are no HTTP have no Host: only a local port says where they go.
-    if let (false, Destination::Upstream(upstream)) = (http, &destination) {
-        return Box::pin(opaque_upstream(&worker, upstream, source, io)).await;
+    // Bytes that are no HTTP have no Host: only a local port or an address says where they go.
+    if !http && !matches!(destination, Destination::Host) {
+        return Box::pin(undeclared(&worker, &destination, source, opened, io)).await;
     }
+    drop(opened);
+    requests(worker, io, http2, destination, source).await;
+}
+
+/// Requests on a connection.
+async fn requests(worker: Rc<Worker>, io: Rewind<TcpStream>, http2: bool, destination: Destination, source: IpAddr) {
+    let drain = worker.context.drain.clone();
     let snapshot = RefCell::new(worker.snapshot());
     let caller = Rc::new(Caller { destination, source });
     let handle = move |request: Request<Incoming>| {
@@ -130,15 +159,37 @@ async fn serve_http(worker: Rc<Worker>, mut io: TcpStream, destination: Destinat
 }
 
 /// An undeclared port that turned out to be opaque.
-async fn opaque_upstream(worker: &Worker, upstream: &Upstream, source: IpAddr, io: Rewind<TcpStream>) {
-    let found = find(worker, &upstream.service).await;
-    match found.and_then(|(_, service)| upstream_target(&service, upstream)) {
-        Ok((Protocol::Undeclared, target)) => opaque::serve(worker, &target, source, io).await,
-        Ok((protocol, _)) => tracing::info!(
-            service = %upstream.service, protocol = protocol.as_str(),
+async fn undeclared(
+    worker: &Worker,
+    destination: &Destination,
+    source: IpAddr,
+    opened: Option<Opened>,
+    io: Rewind<TcpStream>,
+) {
+    let (found, what) = match destination {
+        Destination::Upstream(upstream) => {
+            let found = find(worker, &upstream.service).await;
+            let found = found
+                .and_then(|(snapshot, service)| Ok(cluster(&snapshot, &upstream_target(&service, upstream)?)))
+                .map_err(|error| error.to_string());
+            (found, upstream.service.to_string())
+        }
+        Destination::Endpoint(address) => {
+            (Ok(worker.snapshot().load().endpoints.get(address).cloned()), address.to_string())
+        }
+        Destination::Host => return,
+    };
+    match found {
+        Ok(Some(cluster)) if cluster.protocol == Protocol::Undeclared => {
+            opaque::serve(worker, &cluster, source, opened, io).await;
+        }
+        Ok(Some(cluster)) => tracing::info!(
+            service = what,
+            protocol = cluster.protocol.as_str(),
             "connection closed: its first bytes are not the declared protocol"
         ),
-        Err(error) => tracing::info!(service = %upstream.service, %error, "connection closed"),
+        Ok(None) => tracing::info!(service = what, "connection closed: there is no such service port any more"),
+        Err(error) => tracing::info!(service = what, error, "connection closed"),
     }
 }
 
@@ -182,7 +233,11 @@ fn upstream_port<'a>(service: &'a Service, upstream: &Upstream) -> Result<&'a Se
     })
 }
 
-fn upstream_target(service: &Service, upstream: &Upstream) -> Result<(Protocol, Target), ProxyError> {
+fn upstream_target(service: &Service, upstream: &Upstream) -> Result<Target, ProxyError> {
     let port = upstream_port(service, upstream)?;
-    Ok((port.protocol, Target { service: service.id.clone(), port: port.port }))
+    Ok(Target { service: service.id.clone(), port: port.port })
+}
+
+fn cluster(snapshot: &Snapshot, target: &Target) -> Option<Arc<Cluster>> {
+    snapshot.clusters.get(target).cloned()
 }

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, process::Command, sync::watch};
+use tokio::{process::Command, sync::watch};
 use weft_proto::v1::Registration;
 
 use crate::{
     config::{self, SidecarArgs},
+    egress,
     health::{What, ask},
 };
 
@@ -113,7 +114,7 @@ impl Question {
         match self {
             Self::Tcp(port) => {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-                TcpStream::connect(address).await.map(drop).map_err(|error| format!("port {port}: {error}"))
+                egress::connect(address).await.map(drop).map_err(|error| format!("port {port}: {error}"))
             }
             Self::Ask(what) => ask(what, "127.0.0.1").await,
             Self::Exec(command) => {

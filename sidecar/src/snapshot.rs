@@ -29,6 +29,14 @@ pub struct Snapshot {
     pub services: HashMap<ObjectName, Arc<Service>>,
     /// Every port of every service above, with its endpoints.
     pub clusters: HashMap<Target, Arc<Cluster>>,
+    /// In transparent mode, the service that has a virtual IP address.
+    pub virtual_ips: HashMap<IpAddr, ObjectName>,
+    /// In transparent mode, each endpoint alone, under its own address: for who dials it and not its service.
+    pub endpoints: HashMap<SocketAddr, Arc<Cluster>>,
+    /// In transparent mode, addresses of services and endpoints, whatever the port.
+    pub inside: HashSet<IpAddr>,
+    /// In transparent mode, addresses that nothing in the mesh has.
+    pub outside: HashSet<IpAddr>,
     /// Asked for and answered as not existing.
     pub absent: HashSet<ObjectName>,
     /// The inbound side; `None` until the control plane has sent it.
@@ -41,6 +49,12 @@ impl Snapshot {
     pub fn by_host(&self, host: &str) -> Option<&ObjectName> {
         let by_ip = || self.hosts.get(host.parse::<IpAddr>().ok()?.to_string().as_str());
         self.hosts.get(host).or_else(by_ip)
+    }
+
+    /// Whether it is known what has an address, or that nothing has.
+    #[must_use]
+    pub fn knows(&self, address: IpAddr) -> bool {
+        self.inside.contains(&address) || self.outside.contains(&address)
     }
 
     /// The mesh listeners of all endpoints.
@@ -70,6 +84,7 @@ pub struct Cluster {
 }
 
 /// Metrics of the requests that a rule sends to a target.
+#[derive(Clone)]
 pub struct RouteMetrics {
     /// Name of the rule; empty for a port without routes.
     pub rule: Box<str>,

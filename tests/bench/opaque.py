@@ -16,30 +16,32 @@ import subprocess
 import sys
 import tempfile
 
-import hop
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers"))
+
+import common
 
 MIB = 1024 * 1024
 
 
 def start_all(processes, directory, weft):
     """The two sidecars and the local port that leads to Redis."""
-    redis, local, xds, api, server_admin, client_admin = (hop.free_port() for _ in range(6))
+    redis, local, xds, api, server_admin, client_admin = (common.free_port() for _ in range(6))
     at = "127.0.0.1:{}".format
     processes.start("redis-server", "--port", str(redis), "--save", "", "--dir", directory)
     processes.start(
         weft, "control-plane", "--dev", "--xds-listen", at(xds), "--api-listen", at(api),
         "--data-dir", os.path.join(directory, "data"),
     )
-    hop.wait_for(f"http://{at(api)}/healthz")
-    common = ("--workers", "1", "--xds", at(xds), "--admin-listen")
+    common.wait_for(f"http://{at(api)}/healthz")
+    shared = ("--workers", "1", "--xds", at(xds), "--admin-listen")
     server = processes.start(
-        weft, "sidecar", "--name", "redis-1", "--label", "app=redis", *common, at(server_admin), "--port", f"tcp:{redis}/tcp"
+        weft, "sidecar", "--name", "redis-1", "--label", "app=redis", *shared, at(server_admin), "--port", f"tcp:{redis}/tcp"
     )
     client = processes.start(
-        weft, "sidecar", "--name", "client", *common, at(client_admin), "--upstream", f"redis={local}"
+        weft, "sidecar", "--name", "client", *shared, at(client_admin), "--upstream", f"redis={local}"
     )
     for admin in (server_admin, client_admin):
-        hop.wait_for(f"http://{at(admin)}/ready")
+        common.wait_for(f"http://{at(admin)}/ready")
     return server, client, local
 
 
@@ -54,7 +56,7 @@ def main():
     parser.add_argument("--weft", default="target/release/weft")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    processes, directory = hop.Processes(), tempfile.mkdtemp(prefix="weft-opaque-")
+    processes, directory = common.Processes(), tempfile.mkdtemp(prefix="weft-opaque-")
     # Name, operations, unit, what one operation is in that unit, arguments.
     loads = [
         ("new connection", 10_000, "us", 1e6 / 10_000, ("-c", "16", "-t", "ping_mbulk", "-k", "0")),
@@ -71,13 +73,13 @@ def main():
             sys.exit("no answer through the mesh")
         for _ in range(arguments.rounds):
             for name, count, _, scale, load in loads:
-                before = hop.cpu_seconds(server.pid) + hop.cpu_seconds(client.pid)
+                before = common.cpu_seconds(server.pid) + common.cpu_seconds(client.pid)
                 worked, error = benchmark(local, count, *load)
                 if not worked:
                     sys.exit(f"{name}: {error}")
-                used = hop.cpu_seconds(server.pid) + hop.cpu_seconds(client.pid) - before
+                used = common.cpu_seconds(server.pid) + common.cpu_seconds(client.pid) - before
                 figures[name].append(used * scale)
-        memory = hop.resident_mib(server.pid), hop.resident_mib(client.pid)
+        memory = common.resident_mib(server.pid), common.resident_mib(client.pid)
     finally:
         processes.stop()
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,8 +1,19 @@
-//! `weft inject` and `weft uninject` as programs: what they print and how they end.
+//! Pods: `weft inject`, `weft uninject` and `weft install` as programs, what they print by the judgement of others, and
+//! what a sidecar in a pod does when the pod ends.
 
 use std::{
     io::Write as _,
+    path::Path,
     process::{Command, Output, Stdio},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    mesh::{TestMesh, Workload},
+    needs,
+    net::{eventually, get, ok},
+    process::signal,
 };
 
 const POD: &str = "# A pod.\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  containers:\n  - name: c\n    \
@@ -65,4 +76,79 @@ fn a_directory_is_printed_as_one_stream() {
     let stream = text(&printed.stdout);
     assert_eq!(stream.matches("\n---\n").count(), 1, "{stream}");
     assert_eq!(text(&printed.stderr), "pod/p injected\npod/p injected\n");
+}
+
+/// Versions of Kubernetes: the first whose published schemas are taken, the one that we are built for, a newer one.
+const VERSIONS: [&str; 3] = ["1.29", "1.33", "1.36"];
+
+/// Has the schemas of Kubernetes judge manifests; how many objects they let through.
+fn judged(manifests: &str) -> usize {
+    let script = format!("{}/../tests/it/programs/kubernetes_schemas.py", env!("CARGO_MANIFEST_DIR"));
+    let mut child = Command::new("python3")
+        .arg(script)
+        .args(VERSIONS)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    child.stdin.take().expect("piped").write_all(manifests.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    let said = text(&output.stdout);
+    let valid = said.trim().strip_prefix("ok ").filter(|_| output.status.success());
+    valid.unwrap_or_else(|| panic!("{said}")).parse().expect("a number")
+}
+
+#[test]
+fn the_schemas_of_kubernetes_accept_what_install_and_inject_print() {
+    let test = "the_schemas_of_kubernetes_accept_what_install_and_inject_print";
+    if needs::python(test, "kubernetes_validate") {
+        return;
+    }
+    let installed = weft(&["install"], "");
+    assert!(installed.status.success());
+    assert_eq!(judged(&text(&installed.stdout)), 11 * VERSIONS.len());
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane/tests/inject");
+    for (name, objects) in [("kinds.yaml", 7), ("annotations.yaml", 5), ("deployment.yaml", 2), ("probes.yaml", 1)] {
+        let injected = weft(&["inject", "-q", "-f", &corpus.join(name).to_string_lossy()], "");
+        assert_eq!(judged(&text(&injected.stdout)), objects * VERSIONS.len(), "{name}");
+    }
+    let misspelt = text(&installed.stdout).replace("failurePolicy", "failurePolicies");
+    assert!(std::panic::catch_unwind(|| judged(&misspelt)).is_err(), "they look at every field");
+}
+
+#[test]
+fn kubectl_reads_what_install_prints() {
+    let test = "kubectl_reads_what_install_prints";
+    if needs::program(test, "kubectl", &["version", "--client"]) {
+        return;
+    }
+    let installed = text(&weft(&["install"], "").stdout);
+    // kubectl asks a server which kinds there are, and this one has not all of them: patching locally needs none.
+    let mut child = Command::new("kubectl")
+        .args(["label", "--local", "-o", "name", "-f", "-", "read=yes"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    child.stdin.take().expect("piped").write_all(installed.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    let names = text(&output.stdout);
+    assert!(output.status.success() && names.lines().count() == 11, "{names}");
+}
+
+#[test]
+fn a_sidecar_that_drains_still_carries_what_its_app_calls_until_its_signal() {
+    let mesh = TestMesh::builder("pod-drain").workload(Workload::demo("catalog", "http")).calls("catalog").start();
+    let admin = mesh.client_admin();
+    mesh.weft(&["drain", "--admin", &admin.to_string()]).ok();
+    eventually("draining", || match get(admin, "localhost", "/ready")? {
+        (503, text) if text.contains("draining") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    ok(get(mesh.local("catalog"), "catalog", "/items")).expect("the app may still call");
+    signal(mesh.client_pid(), Signal::TERM);
+    eventually("the end", || match get(admin, "localhost", "/live") {
+        Ok(answer) => Err(format!("{answer:?}")),
+        Err(_) => Ok(()),
+    });
 }

@@ -1,5 +1,5 @@
 //! Whole-mesh tests with the real command: a control plane, workloads behind `weft run`, real programs, and the
-//! sidecars' own metrics as witnesses. Nothing here needs root or the network. A test whose program is not installed
+//! sidecars' own metrics as witnesses. Nothing here needs the network; only `transparent` needs root. A test whose program is not installed
 //! is left out and says so ([`needs`]).
 
 mod apps;
@@ -31,5 +31,6 @@ mod routes;
 mod run;
 mod servers;
 mod spans;
+mod transparent;
 mod truncation;
 mod tunnels;

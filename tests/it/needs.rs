@@ -23,6 +23,11 @@ pub fn proc(test: &str) -> bool {
     !Path::new("/proc/self/status").exists() && left_out(test, "there is no /proc here")
 }
 
+/// Whether `test` is left out for want of root.
+pub fn root(test: &str) -> bool {
+    !rustix::process::geteuid().is_root() && left_out(test, "it makes network namespaces, and this is not root")
+}
+
 fn tail(text: &[u8]) -> String {
     String::from_utf8_lossy(text).trim().lines().last().unwrap_or_default().to_owned()
 }

@@ -45,6 +45,11 @@ impl Process {
         self.child.try_wait().expect("a child")
     }
 
+    /// The process ids below this one.
+    pub fn below(&self) -> Vec<u32> {
+        descendants(self.child.id())
+    }
+
     /// The process ids below this one whose arguments begin with these.
     pub fn below_with(&self, arguments: &[&str]) -> Vec<u32> {
         let has = |pid: &u32| {

@@ -12,10 +12,21 @@ use anyhow::{Context as _, bail};
 use tokio::process::{Child, Command};
 
 use super::sidecar::Listening;
-use crate::args::{AppArgs, RunArgs, Upstream};
+use crate::args::{RunArgs, Upstream};
 
 /// What systemd tells the process that it started, and nobody else.
 const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// Arguments of the hidden `weft app`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct AppArgs {
+    /// Process without which the app is not to be
+    #[arg(long)]
+    pub parent: i32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
 
 /// Starts the app, by way of this program, which becomes it ([`become_app`]). It stays in our process group, so that a
 /// shell's job control and the terminal's keys mean both.
@@ -120,7 +131,12 @@ mod tests {
         let crate::args::Command::Run(args) = crate::args::Cli::try_parse_from(line.split(' ')).unwrap().command else {
             panic!("not run")
         };
-        let listening = Listening { admin: "127.0.0.1:1".into(), outbound: "127.0.0.1:2".into(), mesh: String::new() };
+        let listening = Listening {
+            admin: "127.0.0.1:1".into(),
+            outbound: "127.0.0.1:2".into(),
+            mesh: String::new(),
+            redirect: None,
+        };
         let environment = environment(&args, &listening);
         let expected = [
             ("WEFT_ADMIN", "127.0.0.1:1"),

@@ -23,9 +23,13 @@ pub struct Instance {
 impl Instance {
     /// Its addresses, if nobody else has them.
     pub fn free(&self) -> Option<&Listening> {
-        let Listening { admin, outbound, mesh } = &self.listening;
-        let taken = [admin, outbound, mesh].into_iter().find(|address| TcpListener::bind(address.as_str()).is_err());
-        match taken {
+        let Listening { admin, outbound, mesh, redirect } = &self.listening;
+        let local = redirect.iter().flat_map(|ports| {
+            [ports.outbound, ports.dns].into_iter().chain(ports.inbound.iter().map(|(_, front)| *front))
+        });
+        let local = local.map(|port| format!("127.0.0.1:{port}"));
+        let all = [admin, outbound, mesh].into_iter().cloned().chain(local);
+        match all.into_iter().find(|address| TcpListener::bind(address.as_str()).is_err()) {
             None => Some(&self.listening),
             Some(address) => {
                 eprintln!("weft run: {address}, where this instance was before, is taken; it gets other addresses");
@@ -83,7 +87,7 @@ mod tests {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = |port: u16| format!("127.0.0.1:{port}");
         let busy = held.local_addr().unwrap().port();
-        let listening = Listening { admin: address(0), outbound: address(0), mesh: address(busy) };
+        let listening = Listening { admin: address(0), outbound: address(0), mesh: address(busy), redirect: None };
         let instance = Instance { name: "web-bcdfg".into(), listening };
         save(dir.path(), &instance);
         save(dir.path(), &instance);

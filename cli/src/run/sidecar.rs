@@ -25,6 +25,20 @@ pub struct Listening {
     pub outbound: String,
     /// Other sidecars.
     pub mesh: String,
+    /// In transparent mode, where it takes what is redirected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+}
+
+/// Ports of a transparent sidecar.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Redirect {
+    /// Calls of the app.
+    pub outbound: u16,
+    /// DNS of the app.
+    pub dns: u16,
+    /// Ports of the app, and where calls to them come.
+    pub inbound: Vec<(u16, u16)>,
 }
 
 /// A line of `--announce`.
@@ -133,6 +147,10 @@ mod tests {
         let line = r#"{"event":"listening","admin":"127.0.0.1:41","outbound":"127.0.0.1:42","mesh":"127.0.0.1:43","upstreams":{"catalog":"127.0.0.1:9001"}}"#;
         let Event::Listening(listening) = serde_json::from_str(line).unwrap() else { panic!("not listening") };
         assert_eq!(listening.mesh, "127.0.0.1:43");
+        assert_eq!(listening.redirect, None);
+        let line = r#"{"event":"listening","admin":"","outbound":"","mesh":"","redirect":{"outbound":1,"dns":2,"inbound":[[80,3]]}}"#;
+        let Event::Listening(listening) = serde_json::from_str(line).unwrap() else { panic!("not listening") };
+        assert_eq!(listening.redirect, Some(Redirect { outbound: 1, dns: 2, inbound: vec![(80, 3)] }));
         assert_eq!(serde_json::from_str::<Event>(r#"{"event":"ready"}"#).unwrap(), Event::Ready);
         let health = serde_json::from_str::<Event>(r#"{"event":"health","healthy":true}"#).unwrap();
         assert_eq!(health, Event::Health { healthy: true });

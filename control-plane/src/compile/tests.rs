@@ -295,3 +295,20 @@ fn a_route_without_rules_answers_500_everywhere() {
     let routing = service.ports[0].routing.as_ref().unwrap();
     assert_eq!((routing.matches.len(), routing.rules.len(), routing.rules[0].backends.len()), (1, 1, 0));
 }
+
+#[test]
+fn whether_calls_may_leave_the_mesh_is_said_to_every_workload() {
+    let mesh = |spec: &str| {
+        format!("apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {{{spec}}}\n")
+    };
+    for (spec, expected) in [
+        ("", v1::OutboundTraffic::AllowAny),
+        ("outboundTraffic: AllowAny", v1::OutboundTraffic::AllowAny),
+        ("outboundTraffic: RegistryOnly", v1::OutboundTraffic::RegistryOnly),
+    ] {
+        let (output, problems) = compile(&load(&mesh(spec)), &[registered("client", &[], &[])]);
+        assert_eq!(problems, []);
+        let config: v1::WorkloadConfig = get(&output, ResourceType::WorkloadConfig, "default/client");
+        assert_eq!(config.outbound_traffic(), expected, "{spec}");
+    }
+}

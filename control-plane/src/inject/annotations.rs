@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{ADMIN_PORT, HEALTH_PORT, INBOUND_PORT, INJECTED, MESH_PORT, OUTBOUND_PORT, Options, problem};
+use super::{INJECTED, Options, problem};
 use crate::source::{Problem, did_you_mean};
 
 /// What all of our annotations begin with.
@@ -16,8 +16,8 @@ pub const ANNOTATIONS: [(&str, &str); 16] = [
     ("rewrite-probes", "enabled or disabled: whether the sidecar carries the kubelet's probes"),
     ("ports", "ports of the app, [NAME:]PORT[/PROTOCOL], comma-separated; in place of the containerPorts"),
     ("upstreams", "services at local ports, SVC[.NS][:PORT]=LOCALPORT, comma-separated"),
-    ("exclude-inbound-ports", "ports at which the app is reached directly, comma-separated, A-B for a range"),
-    ("exclude-outbound-ports", "ports that the app reaches directly, comma-separated, A-B for a range"),
+    ("exclude-inbound-ports", "ports at which the app is reached directly, comma-separated"),
+    ("exclude-outbound-ports", "ports that the app reaches directly, comma-separated"),
     ("exclude-outbound-cidrs", "networks that the app reaches directly, comma-separated"),
     ("cpu-request", "of the sidecar, such as 10m"),
     ("cpu-limit", "of the sidecar; none by default"),
@@ -39,10 +39,10 @@ pub struct Settings {
     pub redirect: bool,
     pub rewrite_probes: bool,
     /// `None`: the containers' own.
-    pub ports: Option<Vec<String>>,
+    pub ports: Option<Vec<(u16, String)>>,
     pub upstreams: Vec<String>,
-    pub exclude_inbound_ports: Vec<(u16, u16)>,
-    pub exclude_outbound_ports: Vec<(u16, u16)>,
+    pub exclude_inbound_ports: Vec<u16>,
+    pub exclude_outbound_ports: Vec<u16>,
     pub exclude_outbound_cidrs: Vec<String>,
     pub cpu_request: String,
     pub cpu_limit: Option<String>,
@@ -112,8 +112,8 @@ impl Settings {
             "rewrite-probes" => self.rewrite_probes = switch(value)?,
             "ports" => self.ports = Some(items(value).map(app_port).collect::<Result<_, _>>()?),
             "upstreams" => self.upstreams = items(value).map(upstream).collect::<Result<_, _>>()?,
-            "exclude-inbound-ports" => self.exclude_inbound_ports = ranges(value)?,
-            "exclude-outbound-ports" => self.exclude_outbound_ports = ranges(value)?,
+            "exclude-inbound-ports" => self.exclude_inbound_ports = numbers(value)?,
+            "exclude-outbound-ports" => self.exclude_outbound_ports = numbers(value)?,
             "exclude-outbound-cidrs" => {
                 self.exclude_outbound_cidrs = items(value).map(cidr).collect::<Result<_, _>>()?
             }
@@ -133,20 +133,6 @@ impl Settings {
             _ => return Err(Wrong::Name),
         }
         Ok(())
-    }
-
-    /// Ports that the app must not have.
-    pub fn taken(&self) -> &'static [u16] {
-        if self.redirect {
-            &[MESH_PORT, HEALTH_PORT, ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT]
-        } else {
-            &[MESH_PORT, HEALTH_PORT, ADMIN_PORT, OUTBOUND_PORT]
-        }
-    }
-
-    /// Whether the app is reached directly at this port.
-    pub fn is_direct(&self, port: u16) -> bool {
-        self.exclude_inbound_ports.iter().any(|&(first, last)| (first..=last).contains(&port))
     }
 }
 
@@ -183,17 +169,14 @@ fn plain(value: &str) -> Result<String, Wrong> {
 }
 
 /// `[NAME:]PORT[/PROTOCOL]`.
-fn app_port(item: &str) -> Result<String, Wrong> {
+fn app_port(item: &str) -> Result<(u16, String), Wrong> {
     let (rest, protocol) = item.split_once('/').map_or((item, None), |(rest, protocol)| (rest, Some(protocol)));
     let (name, port) = rest.split_once(':').map_or((None, rest), |(name, port)| (Some(name), port));
     let named = name.is_none_or(crate::source::is_dns_label);
-    if number(port).is_none() || !named || protocol.is_some_and(|protocol| !PROTOCOLS.contains(&protocol)) {
-        return Err(expected(
-            item,
-            &format!("[NAME:]PORT[/PROTOCOL], where PROTOCOL is one of {}", PROTOCOLS.join(" ")),
-        ));
-    }
-    Ok(item.to_owned())
+    let good = named && protocol.is_none_or(|protocol| PROTOCOLS.contains(&protocol));
+    let what = || format!("[NAME:]PORT[/PROTOCOL], where PROTOCOL is one of {}", PROTOCOLS.join(" "));
+    let port = number(port).filter(|_| good).ok_or_else(|| expected(item, &what()))?;
+    Ok((port, item.to_owned()))
 }
 
 /// `SVC[.NS][:PORT]=LOCALPORT`.
@@ -208,16 +191,10 @@ fn upstream(item: &str) -> Result<String, Wrong> {
     Ok(item.to_owned())
 }
 
-/// `80,8000-8010`.
-fn ranges(value: &str) -> Result<Vec<(u16, u16)>, Wrong> {
+/// `80,443`.
+fn numbers(value: &str) -> Result<Vec<u16>, Wrong> {
     items(value)
-        .map(|item| {
-            let (first, last) = item.split_once('-').unwrap_or((item, item));
-            match (number(first.trim()), number(last.trim())) {
-                (Some(first), Some(last)) if first <= last => Ok((first, last)),
-                _ => Err(expected(item, "a port from 1 to 65535, or two with - between them")),
-            }
-        })
+        .map(|item| number(item).ok_or_else(|| expected(item, "ports from 1 to 65535, comma-separated")))
         .collect()
 }
 

@@ -129,19 +129,21 @@ fn member(value: &Value, like: Option<&Node>, trailing: Option<&str>, indent: us
                 matches!(like.map(|like| &like.kind), Some(Kind::Sequence { indented: true, flow: false, .. }));
             sequence(items, like, if indented { indent + 2 } else { indent }, out);
         }
-        value => line(value, like, indent, out),
+        value => line(value, like, trailing, indent, out),
     }
 }
 
-/// A value on one line, or as a block below it.
-fn line(value: &Value, like: Option<&Node>, indent: usize, out: &mut String) {
+/// A value on one line with the comment behind it, or as a block below it.
+fn line(value: &Value, like: Option<&Node>, behind: Option<&str>, indent: usize, out: &mut String) {
     let text = scalar(value, like, indent);
     if !text.is_empty() {
         let _ = write!(out, " {text}");
     }
-    if let Some(Kind::Scalar(Scalar { trailing: Some(comment), .. })) = like.map(|like| &like.kind)
-        && !text.contains('\n')
-    {
+    let own = match like.map(|like| &like.kind) {
+        Some(Kind::Scalar(scalar)) => scalar.trailing.as_deref(),
+        _ => None,
+    };
+    if let Some(comment) = own.or(behind).filter(|_| !text.contains('\n')) {
         let _ = write!(out, " {comment}");
     }
     out.push('\n');
@@ -166,7 +168,7 @@ fn sequence(items: &[Value], like: Option<&Node>, indent: usize, out: &mut Strin
             }
             item => {
                 let _ = write!(out, "{:indent$}-", "");
-                line(item, like, indent, out);
+                line(item, like, None, indent, out);
             }
         }
     }

@@ -13,8 +13,13 @@ const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "livez"), ("readinessProbe", "readyz"), ("startupProbe", "startupz")];
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
 
-/// Rewrites what can be; the result are values of the sidecar's flag `--app-probe`.
-pub fn rewrite(pod: &mut Value, settings: &Settings, record: &mut Record) -> Result<Vec<String>, Problem> {
+/// Rewrites what goes to ports that are redirected; the result are values of the sidecar's flag `--app-probe`.
+pub fn rewrite(
+    pod: &mut Value,
+    settings: &Settings,
+    redirected: &[(u16, u16)],
+    record: &mut Record,
+) -> Result<Vec<String>, Problem> {
     let mut flags = Vec::new();
     if !settings.rewrite_probes {
         return Ok(flags);
@@ -26,7 +31,7 @@ pub fn rewrite(pod: &mut Value, settings: &Settings, record: &mut Record) -> Res
             let ports = array(container, "ports").to_vec();
             let Some(name) = container.get("name").and_then(Value::as_str).map(str::to_owned) else { continue };
             let Some(container) = container.as_object_mut() else { continue };
-            let mut one = One { name: &name, ports: &ports, settings, flags: &mut flags };
+            let mut one = One { name: &name, ports: &ports, redirected, flags: &mut flags };
             for (field, kind) in PROBES {
                 let before = container.get(field).cloned();
                 if let Some(probe) = container.get_mut(field).and_then(Value::as_object_mut)
@@ -55,7 +60,7 @@ pub fn rewrite(pod: &mut Value, settings: &Settings, record: &mut Record) -> Res
 struct One<'a> {
     name: &'a str,
     ports: &'a [Value],
-    settings: &'a Settings,
+    redirected: &'a [(u16, u16)],
     flags: &'a mut Vec<String>,
 }
 
@@ -75,7 +80,7 @@ impl One<'_> {
             return Ok(false);
         }
         let port = self.port(what.get("port"), &format!("{path}.port"))?;
-        if self.settings.is_direct(port) {
+        if self.redirected.iter().all(|(redirected, _)| *redirected != port) {
             return Ok(false);
         }
         what.insert("port".into(), port.into());

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    ADMIN_PORT, HEALTH_PORT, INBOUND_PORT, MESH_PORT, OUTBOUND_PORT, REDIRECT, ROOTS, SIDECAR, USER, VOLUME,
+    ADMIN_PORT, DNS_PORT, HEALTH_PORT, MESH_PORT, OUTBOUND_PORT, PROXY_PORT, REDIRECT, ROOTS, SIDECAR, USER, VOLUME,
     annotations::Settings,
 };
 
@@ -17,7 +17,13 @@ const GRACE: u64 = 30;
 const RESERVE: u64 = 5;
 
 /// The sidecar: a native one, which starts before the app, ends after it, and does not hold a Job.
-pub fn container(settings: &Settings, ports: &[String], probes: &[String], grace: Option<u64>) -> Value {
+pub fn container(
+    settings: &Settings,
+    ports: &[&str],
+    redirected: &[(u16, u16)],
+    probes: &[String],
+    grace: Option<u64>,
+) -> Value {
     let drain = grace.unwrap_or(GRACE).saturating_sub(RESERVE).max(1);
     let mut args = vec![
         "sidecar".to_owned(),
@@ -26,7 +32,7 @@ pub fn container(settings: &Settings, ports: &[String], probes: &[String], grace
         "--service-account=$(WEFT_SERVICE_ACCOUNT)".into(),
         "--advertise=$(WEFT_POD_IP)".into(),
         format!("--mesh-listen=0.0.0.0:{MESH_PORT}"),
-        format!("--outbound-listen=127.0.0.1:{OUTBOUND_PORT}"),
+        format!("--outbound-listen=127.0.0.1:{PROXY_PORT}"),
         format!("--admin-listen=127.0.0.1:{ADMIN_PORT}"),
         format!("--health-listen=0.0.0.0:{HEALTH_PORT}"),
         format!("--label-file={MOUNT}/labels"),
@@ -37,6 +43,11 @@ pub fn container(settings: &Settings, ports: &[String], probes: &[String], grace
         format!("--drain-timeout={drain}"),
         format!("--log={}", settings.log),
     ];
+    if settings.redirect {
+        let inbound: String = redirected.iter().map(|(app, front)| format!(",{app}={front}")).collect();
+        args.push("--transparent".into());
+        args.push(format!("--redirect-ports=outbound={OUTBOUND_PORT},dns={DNS_PORT}{inbound}"));
+    }
     args.extend(ports.iter().map(|port| format!("--port={port}")));
     args.extend(settings.upstreams.iter().map(|upstream| format!("--upstream={upstream}")));
     args.extend(probes.iter().map(|probe| format!("--app-probe={}", escaped(probe))));
@@ -90,26 +101,18 @@ pub fn container(settings: &Settings, ports: &[String], probes: &[String], grace
 }
 
 /// The init container: root with one capability, because a capability that is added reaches no other user.
-pub fn redirect(settings: &Settings) -> Value {
+pub fn redirect(settings: &Settings, redirected: &[(u16, u16)]) -> Value {
     let mut args = vec![
         "redirect".to_owned(),
         "install".into(),
-        format!("--outbound={OUTBOUND_PORT}"),
-        format!("--inbound={INBOUND_PORT}"),
+        format!("--outbound-port={OUTBOUND_PORT}"),
+        format!("--dns-port={DNS_PORT}"),
+        // The sidecar may not mark its traffic; it is known by its user.
+        format!("--mark={USER}"),
         format!("--exclude-user={USER}"),
     ];
-    let range = |(first, last): &(u16, u16)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    };
-    let own = [MESH_PORT, HEALTH_PORT].map(|port| (port, port));
-    args.extend(
-        own.iter()
-            .chain(&settings.exclude_inbound_ports)
-            .map(|ports| format!("--exclude-inbound-port={}", range(ports))),
-    );
-    args.extend(
-        settings.exclude_outbound_ports.iter().map(|ports| format!("--exclude-outbound-port={}", range(ports))),
-    );
+    args.extend(redirected.iter().map(|(app, front)| format!("--inbound-port={app}={front}")));
+    args.extend(settings.exclude_outbound_ports.iter().map(|port| format!("--exclude-outbound-port={port}")));
     args.extend(settings.exclude_outbound_cidrs.iter().map(|network| format!("--exclude-outbound-cidr={network}")));
     json!({
         "name": REDIRECT,

@@ -216,7 +216,7 @@ fn annotations_are_checked() {
         "inject: maybe",
         "ports: web:http",
         "ports: 80/htp",
-        "exclude-inbound-ports: 9-1",
+        "exclude-inbound-ports: 9-10",
         "exclude-outbound-ports: x",
         "exclude-outbound-cidrs: 10.0.0.0/33",
         "cpu-request: lots",
@@ -262,7 +262,9 @@ fn aliases_do_not_grow_without_end() {
 
 #[test]
 fn a_probe_keeps_what_is_not_about_where_it_goes() {
-    let text = format!("{POD}    livenessProbe: {{tcpSocket: {{port: 80}}, periodSeconds: 7}}\n");
+    let text = format!(
+        "{POD}    ports: [{{containerPort: 80}}]\n    livenessProbe: {{tcpSocket: {{port: 80}}, periodSeconds: 7}}\n"
+    );
     let pod = &values(&injected(&text))[0];
     let expected = json!({"httpGet": {"path": "/probe/c/livez", "port": 15021}, "periodSeconds": 7});
     assert_eq!(pod["spec"]["containers"][0]["livenessProbe"], expected);

@@ -196,6 +196,7 @@ impl<'a> Builder<'a> {
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(mut done) => {
+                    self.behind_flow(&done.node, span);
                     merge(&mut done.node)?;
                     self.add(done.node, done.anchor)
                 }
@@ -235,6 +236,18 @@ impl<'a> Builder<'a> {
         let rest = rest.trim_start_matches(':');
         let comment = rest.trim();
         (comment.starts_with('#') && rest.starts_with([' ', '\t'])).then(|| comment.to_owned())
+    }
+
+    /// The comment behind a list or mapping in flow style is its key's, on whose line it begins.
+    fn behind_flow(&mut self, node: &Node, span: &Span) {
+        let flow = matches!(node.kind, Kind::Sequence { flow: true, .. } | Kind::Mapping { flow: true, .. });
+        if !flow || node.line != span.end.line() {
+            return;
+        }
+        let comment = self.trailing(span, ScalarStyle::Plain);
+        if let Some(Open { key: Some(key), .. }) = self.open.last_mut() {
+            key.trailing = key.trailing.take().or(comment);
+        }
     }
 
     fn leaf(scalar: Scalar) -> Node {

@@ -30,8 +30,8 @@ pub use self::{
 use crate::{
     SpiffeId,
     model::{
-        Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, PathMatch,
-        Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch, WeightedBackend,
+        Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, OutboundTraffic,
+        PathMatch, Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch, WeightedBackend,
         WorkloadConfig,
     },
     pattern::Pattern,
@@ -350,7 +350,12 @@ pub fn workload_config(wire: v1::WorkloadConfig) -> Result<WorkloadConfig, Inval
             request_authentications: authentications.collect::<Result<_, _>>()?,
         });
     }
-    Ok(WorkloadConfig { id, ports, telemetry: telemetry::telemetry(wire.telemetry)? })
+    let outbound = match v1::OutboundTraffic::try_from(wire.outbound_traffic) {
+        Ok(v1::OutboundTraffic::AllowAny) => OutboundTraffic::AllowAny,
+        Ok(v1::OutboundTraffic::RegistryOnly) => OutboundTraffic::RegistryOnly,
+        Err(_) => return invalid("outbound_traffic", wire.outbound_traffic, "is not known here"),
+    };
+    Ok(WorkloadConfig { id, ports, telemetry: telemetry::telemetry(wire.telemetry)?, outbound })
 }
 
 #[cfg(test)]

@@ -252,6 +252,18 @@ pub struct WorkloadConfig {
     pub ports: Vec<InboundPort>,
     /// What is recorded of its traffic.
     pub telemetry: Telemetry,
+    /// What becomes of calls that leave the mesh.
+    pub outbound: OutboundTraffic,
+}
+
+/// What becomes of the app's calls to addresses that nothing in the mesh has, in transparent mode.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OutboundTraffic {
+    /// They go there.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
 }
 
 /// One port of the app.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use anyhow::Result;
 
-use super::Listeners;
+use super::worker::Listeners;
 use crate::{
     config::SidecarArgs,
     discovery::state::State,

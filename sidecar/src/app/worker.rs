@@ -33,12 +33,13 @@ use crate::{
     outbound::{self, Mirrors, Sealers},
     snapshot::{Snapshot, SnapshotReader},
     telemetry::{
-        Direction, Hop, HttpMetrics, Telemetry, UNKNOWN,
+        Direction, Hop, HttpMetrics, TcpMetrics, Telemetry, UNKNOWN,
         export::SpanSink,
         gauges,
         propagation::{Contexts, Propagation},
     },
     upstream::Pools,
+    virtual_ips::VirtualIps,
 };
 
 /// Downstream connections of one worker.
@@ -53,6 +54,8 @@ pub struct WorkerContext {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Asks discovery for services that nobody declared.
     pub demand: Demand,
+    /// Which address stands for which service.
+    pub virtual_ips: Arc<VirtualIps>,
     /// The current certificate.
     pub identity: IdentityReceiver,
     /// Metrics.
@@ -86,6 +89,8 @@ pub struct Listeners {
     pub upstreams: Vec<(Upstream, SocketAddr)>,
     /// Plaintext fronts of app ports.
     pub inbound: Vec<(SocketAddr, u16)>,
+    /// Calls of the app that were redirected, in each family; empty unless transparent.
+    pub redirected: Vec<SocketAddr>,
 }
 
 /// Monotonic time since the process began, equal on all threads. It takes no room: it is in every body.
@@ -178,6 +183,14 @@ impl Worker {
         SnapshotReader::new(self.context.snapshot.clone())
     }
 
+    /// Handles for connections of the app to what is not in the mesh.
+    #[must_use]
+    pub fn passed(&self) -> TcpMetrics {
+        let peer = self.context.telemetry.own();
+        let hop = Hop { direction: Direction::Outbound, service: "passthrough", port: 0, peer, route: "" };
+        self.context.telemetry.tcp(&hop, false)
+    }
+
     /// Handles for requests that were answered before it was clear whom they were for.
     #[must_use]
     pub const fn unrouted(&self, direction: Direction) -> &HttpMetrics {
@@ -213,6 +226,7 @@ struct Sockets {
     mesh: std::net::TcpListener,
     upstreams: Vec<(Upstream, std::net::TcpListener)>,
     inbound: Vec<(u16, std::net::TcpListener)>,
+    redirected: Vec<std::net::TcpListener>,
 }
 
 impl Sockets {
@@ -230,6 +244,11 @@ impl Sockets {
             mesh: listener::bind(listeners.mesh, true)?,
             upstreams,
             inbound,
+            redirected: listeners
+                .redirected
+                .iter()
+                .map(|address| listener::bind(*address, true))
+                .collect::<io::Result<_>>()?,
         })
     }
 }
@@ -285,6 +304,9 @@ fn serve(worker: &Rc<Worker>, sockets: Sockets) -> io::Result<()> {
         open(socket, Phase::Draining)?.run(move |worker, io| inbound::plaintext(worker, port, io));
     }
     open(sockets.outbound, Phase::Stopped)?.run(outbound::by_host);
+    for socket in sockets.redirected {
+        open(socket, Phase::Stopped)?.run(outbound::redirected);
+    }
     for (upstream, socket) in sockets.upstreams {
         let upstream = Rc::new(upstream);
         open(socket, Phase::Stopped)?.run(move |worker, io| outbound::by_port(worker, Rc::clone(&upstream), io));

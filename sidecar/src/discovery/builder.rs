@@ -1,6 +1,8 @@
 //! From what is held to the snapshot that the workers read. Keeps what outlives a snapshot: loads, health, limits, budgets
 //! and breakers are of an endpoint or a service, not of one version of them.
 
+mod alone;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
@@ -34,6 +36,8 @@ pub struct Builder {
     clusters: HashMap<Target, Arc<Cluster>>,
     shared: HashMap<Target, Arc<ClusterShared>>,
     endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
+    /// Each endpoint is wanted alone too; by its address, as in the last snapshot.
+    alone: Option<HashMap<SocketAddr, Arc<Cluster>>>,
     /// Names of the rules that lead to a target, for metrics.
     rules: HashMap<Target, BTreeSet<Box<str>>>,
 }
@@ -43,7 +47,13 @@ impl Builder {
     #[must_use]
     pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
         let (clusters, shared, endpoints, rules) = Default::default();
-        Self { telemetry, own, clock, clusters, shared, endpoints, rules }
+        Self { telemetry, own, clock, clusters, shared, endpoints, rules, alone: None }
+    }
+
+    /// Whether the app's calls are found by address: services by their virtual ones, and each endpoint alone.
+    #[must_use]
+    pub fn by_address(self, wanted: bool) -> Self {
+        Self { alone: wanted.then(HashMap::new), ..self }
     }
 
     /// The snapshot of what is held and may be used.
@@ -67,9 +77,20 @@ impl Builder {
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
                 let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
+                self.alone(&mut snapshot, &cluster, state.endpoints(&service.id));
                 snapshot.clusters.insert(target, cluster);
             }
+            if self.alone.is_some() {
+                for ip in &service.virtual_ips {
+                    snapshot.virtual_ips.insert(*ip, service.id.clone());
+                    snapshot.inside.insert(*ip);
+                }
+            }
             snapshot.services.insert(service.id.clone(), service);
+        }
+        if let Some(alone) = &mut self.alone {
+            alone.clone_from(&snapshot.endpoints);
+            snapshot.outside = state.absent_addresses();
         }
         self.endpoints = kept;
         self.clusters.clone_from(&snapshot.clusters);

@@ -1,5 +1,6 @@
 //! What the sidecar holds of each type, as a state machine without I/O: responses in, ACKs and NACKs out.
 
+mod addresses;
 mod stored;
 
 use std::{
@@ -19,7 +20,7 @@ use weft_proto::{
 };
 use weft_svid::TrustStore;
 
-use self::stored::Originals;
+use self::{addresses::Addresses, stored::Originals};
 
 /// What is held, wanted and in use.
 pub struct State {
@@ -36,6 +37,7 @@ pub struct State {
     absent: HashSet<ObjectName>,
     bundle_seen: bool,
     originals: Originals,
+    addresses: Addresses,
 }
 
 impl State {
@@ -57,6 +59,7 @@ impl State {
             absent: HashSet::new(),
             bundle_seen: false,
             originals: Originals::default(),
+            addresses: Addresses::default(),
         }
     }
 
@@ -117,7 +120,7 @@ impl State {
         [
             (ResourceType::WorkloadConfig, vec![self.id.clone()]),
             (ResourceType::TrustBundle, vec!["*".to_owned()]),
-            (ResourceType::EndpointSlice, names.clone()),
+            (ResourceType::EndpointSlice, names.iter().cloned().chain(self.addresses.names()).collect()),
             (ResourceType::Service, names),
         ]
         .into_iter()
@@ -144,7 +147,9 @@ impl State {
     pub fn follow_references(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let targets =
             self.services.values().flat_map(|service| service.referenced().map(|target| target.service.clone()));
-        let new: BTreeSet<_> = targets.filter(|name| !self.wanted.contains(name)).collect();
+        // What an address led to came as endpoints only.
+        let by_address = self.slices.keys().cloned();
+        let new: BTreeSet<_> = targets.chain(by_address).filter(|name| !self.wanted.contains(name)).collect();
         self.want(new)
     }
 
@@ -288,6 +293,7 @@ impl State {
                     self.absent.insert(name);
                 }
             }
+            ResourceType::EndpointSlice if self.addresses.removed(name) => {}
             ResourceType::EndpointSlice => {
                 let Some((service, index)) = name.rsplit_once('/') else { return };
                 let (Some(service), Ok(index)) = (ObjectName::parse(service), index.parse::<u32>()) else { return };

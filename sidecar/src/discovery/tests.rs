@@ -8,7 +8,7 @@ use prost::Message as _;
 use tokio::io::DuplexStream;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
-use weft_policy::model::Locality;
+use weft_policy::model::{Locality, ObjectName};
 use weft_proto::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };

@@ -12,6 +12,7 @@ use weft_policy::SpiffeId;
 use weft_svid::{Svid, TrustStore};
 
 use super::{Failure, FailureReason};
+use crate::egress;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -63,7 +64,7 @@ async fn dial(
     config: Arc<rustls::ClientConfig>,
     expected: &SpiffeId,
 ) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let io = TcpStream::connect(address).await?;
+    let io = egress::connect_name(address).await?;
     io.set_nodelay(true)?;
     let name = ServerName::try_from("control-plane.weft-system.weft").map_err(std::io::Error::other)?;
     let stream = TlsConnector::from(config).connect(name, io).await?;

@@ -308,6 +308,11 @@ impl App {
         &self.workload.telemetry
     }
 
+    /// Whether opaque bytes of this caller are let in now; nothing is noted of the question.
+    pub fn lets_bytes_in(&self, connection: &Connection) -> bool {
+        self.config().is_some_and(|port| permit::judge(port, &connection.caller(), None).refused.is_none())
+    }
+
     /// Its configuration.
     pub fn config(&self) -> Option<&InboundPort> {
         declared(&self.workload, self.port)

@@ -188,7 +188,7 @@ impl Permit {
     pub async fn copy(
         &self,
         caller: impl Side,
-        app: TcpStream,
+        app: impl Side,
         metrics: &TcpMetrics,
         span: &mut OpenSpan,
     ) -> Option<Reason> {

@@ -50,6 +50,7 @@ fn an_app_port_is_found_by_service_port_only() {
             access: Access { tls_mode: TlsMode::Permissive, authorization: Authorization::default() },
         }],
         telemetry: Default::default(),
+        outbound: Default::default(),
     };
     assert_eq!(app_port(&workload, &target("shop/ledger", 5432)).map(|port| port.port), Some(9000));
     assert_eq!(app_port(&workload, &target("shop/ledger", 9000)), None);

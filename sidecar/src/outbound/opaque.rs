@@ -7,14 +7,15 @@ use std::{cell::Cell, net::IpAddr, sync::Arc, time::Instant};
 use http::HeaderMap;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use weft_policy::{balance::hash, circuit::Outcome, model::Target, trace::SpanId};
+use weft_policy::{balance::hash, circuit::Outcome, limits::Permit, trace::SpanId};
 
 use super::admission::{Admission, Asked, is_available, outcome_of_error};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
+    first::Speaks,
     http::body::LoadGuard,
-    opaque,
+    opaque::{self, Primed},
     snapshot::{Cluster, EndpointState},
     telemetry::{
         span::Kind,
@@ -29,32 +30,84 @@ const TRIES: u32 = 3;
 
 /// The far end of an opaque connection.
 enum Remote {
-    Plain(TcpStream),
-    Mesh(Tunnel, StreamGuard),
+    Plain(Primed<TcpStream>),
+    Mesh(Primed<Tunnel>, StreamGuard),
 }
 
-/// Serves one opaque connection to `target` from the app at `source`.
-pub async fn serve<IO: opaque::Stream>(worker: &Worker, target: &Target, source: IpAddr, io: IO) {
-    let started = Instant::now();
-    let mut snapshot = worker.snapshot();
-    let snapshot = snapshot.load();
-    let Some(cluster) = snapshot.clusters.get(target).cloned() else {
-        return tracing::debug!(service = %target.service, port = target.port, "no such service port");
-    };
-    let telemetry = snapshot.workload.as_ref().map(|workload| &workload.telemetry);
-    let traced = telemetry.map(|told| Traced::of(told, &HeaderMap::new(), false, || worker.random()));
-    let Some(_permit) = cluster.shared.limits.connections.try_acquire() else {
-        open_span(worker, traced.as_ref(), &cluster).1.refused(Reason::ConnectionLimit);
-        cluster.shared.tcp[0].refused(Reason::ConnectionLimit);
-        return;
-    };
-    match dial_any(worker, &cluster, source, (traced.as_ref(), started)).await {
-        Ok((remote, load, span)) => copy(&cluster, io, remote, load, span).await,
-        Err(error) => {
-            tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
-            cluster.shared.tcp[0].refused(error.reason);
+/// A far end that was dialled, with its places among the connections and at its endpoint, and its span.
+pub struct Opened {
+    remote: Remote,
+    span: Ahead,
+    _load: LoadGuard,
+    _permit: Permit,
+}
+
+/// The span of what may not be used after all: then there is none.
+struct Ahead(Option<OpenSpan>);
+
+impl Ahead {
+    fn used(mut self) -> OpenSpan {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        if let Some(span) = &mut self.0 {
+            span.forget();
         }
     }
+}
+
+impl Speaks for Opened {
+    async fn speaks(&mut self) {
+        match &mut self.remote {
+            Remote::Plain(remote) => remote.speaks().await,
+            Remote::Mesh(remote, _) => remote.speaks().await,
+        }
+    }
+}
+
+/// Serves one opaque connection from the app at `source` to what `opened` leads to, or is opened now.
+pub async fn serve<IO: opaque::Stream>(
+    worker: &Worker,
+    cluster: &Cluster,
+    source: IpAddr,
+    opened: Option<Opened>,
+    io: IO,
+) {
+    let opened = match opened {
+        Some(opened) => Ok(opened),
+        None => open(worker, cluster, source).await,
+    };
+    match opened {
+        Ok(opened) => copy(cluster, io, opened).await,
+        Err(error) => {
+            let target = &cluster.target;
+            tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
+            cluster.shared.tcp[0].refused(error.reason);
+            // An end would be taken for that of the data.
+            io.abort();
+        }
+    }
+}
+
+/// Dials an endpoint.
+///
+/// # Errors
+/// When there are as many connections as may be, or none of the endpoints takes one.
+pub async fn open(worker: &Worker, cluster: &Cluster, source: IpAddr) -> Result<Opened, ProxyError> {
+    let started = Instant::now();
+    let mut snapshot = worker.snapshot();
+    let telemetry = snapshot.load().workload.as_ref().map(|workload| &workload.telemetry);
+    let traced = telemetry.map(|told| Traced::of(told, &HeaderMap::new(), false, || worker.random()));
+    let Some(permit) = cluster.shared.limits.connections.try_acquire() else {
+        open_span(worker, traced.as_ref(), cluster).1.refused(Reason::ConnectionLimit);
+        let detail = format!("service {} has as many connections as its limit allows", cluster.target.service);
+        return Err(ProxyError::unsent(Reason::ConnectionLimit, detail));
+    };
+    let (remote, load, span) = dial_any(worker, cluster, source, (traced.as_ref(), started)).await?;
+    Ok(Opened { remote, span: Ahead(Some(span)), _load: load, _permit: permit })
 }
 
 /// The span of a try of a connection, where somebody wants it, and its id.
@@ -64,8 +117,9 @@ fn open_span(worker: &Worker, traced: Option<&Traced>, cluster: &Cluster) -> (Sp
     (id, span.unwrap_or_default())
 }
 
-async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _load: LoadGuard, mut span: OpenSpan) {
-    let mtls = matches!(remote, Remote::Mesh(..));
+async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, opened: Opened) {
+    let mut span = opened.span.used();
+    let mtls = matches!(opened.remote, Remote::Mesh(..));
     let metrics = &cluster.shared.tcp[usize::from(mtls)];
     let open = metrics.opened();
     let moved = (Cell::new(0), Cell::new(0));
@@ -77,7 +131,7 @@ async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, remote: Remote, _lo
         moved.1.set(moved.1.get() + bytes);
         metrics.received(bytes);
     };
-    let result = match remote {
+    let result = match opened.remote {
         Remote::Plain(remote) => opaque::copy(io, remote, sent, received).await,
         Remote::Mesh(tunnel, _guard) => opaque::copy(io, tunnel, sent, received).await,
     };
@@ -144,14 +198,14 @@ async fn dial(
 ) -> Result<Remote, ProxyError> {
     let connect = cluster.policy.connect_timeout;
     match &endpoint.endpoint.mesh {
-        None => Ok(Remote::Plain(connect_tcp(endpoint.address, connect).await?)),
+        None => Ok(Remote::Plain(Primed::new(connect_tcp(endpoint.address, connect).await?))),
         Some(mesh) => {
             let mut context = HeaderMap::new();
             if let Some((traced, span)) = traced {
                 traced.tell(&mut context, span);
             }
             let (tunnel, guard) = worker.pools.tunnel(mesh, &cluster.target, context, connect).await?;
-            Ok(Remote::Mesh(tunnel, guard))
+            Ok(Remote::Mesh(Primed::new(tunnel), guard))
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,6 +61,7 @@ pub fn service_name(
 ) -> Result<ObjectName, ProxyError> {
     match destination {
         Destination::Upstream(upstream) => Ok(upstream.service.clone()),
+        Destination::Endpoint(address) => Ok(alone(snapshot, *address)?.target.service.clone()),
         Destination::Host => by_host(worker, snapshot, &received.authority.host),
     }
 }
@@ -73,8 +75,12 @@ pub fn plan(
     received: &mut Received,
     request: &mut Request<Body>,
 ) -> Result<Plan, ProxyError> {
-    let port = port(service, destination, received)?;
-    let (found, rule) = route(service, port, received, request.headers())?;
+    let port = port(snapshot, service, destination, received)?;
+    let (found, rule) = match destination {
+        // Routes are of the service: who dials an endpoint gets that one.
+        Destination::Endpoint(_) => (None, &port.direct),
+        _ => route(service, port, received, request.headers())?,
+    };
     let told = received.grpc || received.fields.has(Fields::OWN);
     let theirs = if told { deadline::of(request.headers(), received.grpc) } else { None };
     let matched = found.map_or(&PathMatch::Any, |found| &found.path);
@@ -84,10 +90,13 @@ pub fn plan(
     let session = session.map(|session| Bound::of_request(worker, session, request.headers(), matched));
     let bound = session.as_ref().and_then(|session| session.backend(rule));
     let (target, filters) = filters::to_backend(worker, snapshot, route, bound, received, request)?;
-    let cluster = snapshot.clusters.get(&target).cloned().ok_or_else(|| {
-        let detail = format!("backend {} port {} is not known", target.service, target.port);
-        ProxyError::unsent(Reason::InvalidBackend, detail)
-    })?;
+    let cluster = match destination {
+        Destination::Endpoint(address) => Arc::clone(alone(snapshot, *address)?),
+        _ => snapshot.clusters.get(&target).cloned().ok_or_else(|| {
+            let detail = format!("backend {} port {} is not known", target.service, target.port);
+            ProxyError::unsent(Reason::InvalidBackend, detail)
+        })?,
+    };
     let timeout = match (rule.requests.timeout, theirs) {
         (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
         (ours, theirs) => ours.or(theirs),
@@ -128,13 +137,22 @@ impl Plan {
     }
 }
 
+/// An endpoint that the app has dialled. It may leave while the app keeps its connection.
+fn alone(snapshot: &Snapshot, address: SocketAddr) -> Result<&Arc<Cluster>, ProxyError> {
+    snapshot.endpoints.get(&address).ok_or_else(|| {
+        ProxyError::unsent(Reason::NoEndpoints, format!("{address} is no endpoint of a service any more"))
+    })
+}
+
 fn port<'a>(
+    snapshot: &Snapshot,
     service: &'a Service,
     destination: &Destination,
     received: &Received,
 ) -> Result<&'a ServicePort, ProxyError> {
     let named = match destination {
         Destination::Upstream(upstream) => return upstream_port(service, upstream),
+        Destination::Endpoint(address) => Some(alone(snapshot, *address)?.target.port),
         Destination::Host => received.authority.port,
     };
     let port = service.port(named.unwrap_or(80)).or_else(|| named.is_none().then(|| service.ports.first())?);
@@ -165,9 +183,14 @@ fn by_host(worker: &Worker, snapshot: &Snapshot, host: &str) -> Result<ObjectNam
     if let Some(name) = snapshot.by_host(host) {
         return Ok(name.clone());
     }
-    let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);
-    let (name, namespace) = stem.split_once('.').unwrap_or((stem, &worker.context.config.namespace));
-    ObjectName::parse(&format!("{namespace}/{name}")).ok_or_else(|| {
+    named(host, &worker.context.config.namespace).ok_or_else(|| {
         ProxyError::unsent(Reason::UnknownService, format!("host {host:?} names no service of the mesh"))
     })
+}
+
+/// The service that a host would be, by one of the four forms of a service's name.
+pub fn named(host: &str, own: &str) -> Option<ObjectName> {
+    let stem = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".mesh")).unwrap_or(host);
+    let (name, namespace) = stem.split_once('.').unwrap_or((stem, own));
+    ObjectName::parse(&format!("{namespace}/{name}"))
 }

@@ -351,6 +351,11 @@ impl OpenSpan {
             (running.log, running.retried) = (Log::Never, true);
         }
     }
+
+    /// What it is about was not used: nobody is told.
+    pub fn forget(&mut self) {
+        self.0 = None;
+    }
 }
 
 impl Drop for OpenSpan {

@@ -20,6 +20,7 @@ use weft_svid::{PeerIdentity, Role};
 
 use super::{Key, chain, tunnel::Carrier, watched::Watched};
 use crate::{
+    egress,
     error::{ProxyError, Reason},
     http::{body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
@@ -91,7 +92,7 @@ pub async fn http2(
 
 /// A TCP connection within `limit`, with the options of every upstream socket.
 pub async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, ProxyError> {
-    let io = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+    let io = match tokio::time::timeout(limit, egress::connect(address)).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => {
             let reason = match error.kind() {

@@ -9,6 +9,7 @@ use std::{
 use weft_proto::{ResourceType, discovery::Resource};
 
 use super::{Peer, TypeState, View};
+use crate::push::address;
 
 /// Bytes of resources in one response, about: the rest follows after its ACK, so that a slow consumer holds up no more
 /// than this (rule 9). A single resource may be larger.
@@ -69,6 +70,10 @@ impl TypeState {
     }
 
     fn since(&self, kind: ResourceType, view: &View, namespace: &str, changed: &[Arc<Resource>]) -> Since {
+        // Which slices an address leads to is not known of the slices before they are looked at.
+        if kind == ResourceType::EndpointSlice && address::is_in(&self.names) {
+            return Since::Unknown;
+        }
         let (mut other, mut bytes) = (Vec::new(), 0);
         for resource in changed {
             let named =
@@ -109,7 +114,7 @@ impl TypeState {
             kind != ResourceType::WorkloadConfig || peer.workload.as_ref() == Some(&resource.name)
         };
         let mut wanted: BTreeMap<&str, (&Arc<Resource>, bool)> = BTreeMap::new();
-        let (mut missing, mut gone_names) = (Vec::new(), Vec::new());
+        let (mut missing, mut gone_names, mut there) = (Vec::new(), Vec::new(), Vec::new());
         if self.wildcard {
             wanted.extend(view.all(kind, &peer.namespace).filter(allowed).map(|r| (r.name.as_str(), (r, false))));
         }
@@ -121,11 +126,16 @@ impl TypeState {
             } else if found.peek().is_none() && (answer || !self.missing.contains(name)) {
                 missing.push(name.clone());
             }
+            if found.peek().is_some() {
+                // Resources have their names and aliases with them, and not the addresses that lead to them.
+                there.push(name.clone());
+            }
             for resource in found {
                 let entry = wanted.entry(&resource.name).or_insert((resource, false));
                 entry.1 |= answer;
             }
         }
+        there.iter().for_each(|name| _ = self.missing.remove(name));
         self.forget_refused(|name| wanted.contains_key(name));
         let again = |name: &str, answer: bool| answer || self.rest.contains(name);
         let due = wanted.values().filter(|(resource, answer)| {

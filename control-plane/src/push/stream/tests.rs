@@ -1,5 +1,6 @@
 //! The rules of DESIGN section 4 that are the server's, by number.
 
+mod address;
 mod settled;
 
 use proptest::prelude::*;

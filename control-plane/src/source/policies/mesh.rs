@@ -17,12 +17,21 @@ use crate::source::check::Check;
 pub struct MeshConfigSpec {
     /// Whether callers must be in the mesh. Default Permissive.
     pub peer_mode: Option<PeerMode>,
+    /// What becomes of an app's calls to addresses outside the mesh, in transparent mode. Default AllowAny.
+    pub outbound_traffic: Option<OutboundTraffic>,
     /// Calls. Its targetRefs stay empty.
     pub traffic: Option<TrafficPolicySpec>,
     /// Spans.
     pub tracing: Option<Tracing>,
     /// Access log.
     pub access_log: Option<AccessLog>,
+}
+
+/// Whether apps may call what is not in the mesh.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq)]
+pub enum OutboundTraffic {
+    AllowAny,
+    RegistryOnly,
 }
 
 impl Spec for MeshConfigSpec {

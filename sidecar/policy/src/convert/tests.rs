@@ -210,6 +210,14 @@ fn a_workload_port_is_unique() {
 }
 
 #[test]
+fn what_becomes_of_calls_that_leave_the_mesh_is_known_or_refused() {
+    let wire = |outbound_traffic| v1::WorkloadConfig { id: "a/b".into(), outbound_traffic, ..Default::default() };
+    assert_eq!(workload_config(wire(0)).expect("valid").outbound, OutboundTraffic::AllowAny);
+    assert_eq!(workload_config(wire(1)).expect("valid").outbound, OutboundTraffic::RegistryOnly);
+    assert_eq!(workload_config(wire(2)).expect_err("not known").field, "outbound_traffic");
+}
+
+#[test]
 fn a_session_that_cannot_be_meant_is_refused_and_its_key_is_not_shown() {
     use v1::session_persistence::Carrier as Wire;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });

@@ -152,7 +152,14 @@ impl Side {
             identity: identity.subscribe(),
             telemetry: telemetry.clone(),
             drain: Drain::default(),
-            listeners: Listeners { outbound: addresses.0, mesh: addresses.0, upstreams: vec![], inbound: vec![] },
+            virtual_ips: Default::default(),
+            listeners: Listeners {
+                outbound: addresses.0,
+                mesh: addresses.0,
+                upstreams: vec![],
+                inbound: vec![],
+                redirected: vec![],
+            },
         };
         let worker = Rc::new(Worker::new(context));
         spawn_local(inbound::keep(Rc::clone(&worker)));
@@ -183,7 +190,12 @@ impl Side {
     /// A configuration with these ports, or none at all.
     pub fn publish(&self, ports: Option<Vec<InboundPort>>) {
         let workload = ports.map(|ports| {
-            Arc::new(WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports, telemetry: Default::default() })
+            Arc::new(WorkloadConfig {
+                id: ObjectName::new("shop", "web-1"),
+                ports,
+                telemetry: Default::default(),
+                outbound: Default::default(),
+            })
         });
         self.snapshot.send_replace(Arc::new(Snapshot { workload, ..Snapshot::default() }));
     }

@@ -166,7 +166,12 @@ impl Net {
         let telemetry = Telemetry::default();
         let log = tempfile::NamedTempFile::new().expect("a file");
         let recorded = weft_policy::model::Telemetry { access_log: AccessLogMode::All, ..Default::default() };
-        let workload = WorkloadConfig { id: ObjectName::new("shop", "client-1"), ports: vec![], telemetry: recorded };
+        let workload = WorkloadConfig {
+            id: ObjectName::new("shop", "client-1"),
+            ports: vec![],
+            telemetry: recorded,
+            outbound: Default::default(),
+        };
         let mut snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let mut builder = Builder::new(telemetry.clone(), Locality::default(), Clock::start());
         let mut services: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
@@ -208,8 +213,12 @@ impl Net {
             access,
             request_authentications: vec![],
         };
-        let workload =
-            WorkloadConfig { id: ObjectName::new("shop", "web-1"), ports: vec![port], telemetry: Default::default() };
+        let workload = WorkloadConfig {
+            id: ObjectName::new("shop", "web-1"),
+            ports: vec![port],
+            telemetry: Default::default(),
+            outbound: Default::default(),
+        };
         let snapshot = Snapshot { workload: Some(Arc::new(workload)), ..Snapshot::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -354,7 +363,14 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
         identity: watch::Sender::new(None).subscribe(),
         telemetry,
         drain: Drain::default(),
-        listeners: Listeners { outbound: address, mesh: address, upstreams: vec![], inbound: vec![] },
+        virtual_ips: Default::default(),
+        listeners: Listeners {
+            outbound: address,
+            mesh: address,
+            upstreams: vec![],
+            inbound: vec![],
+            redirected: vec![],
+        },
     };
     Rc::new(Worker::new(context))
 }
