@@ -39,9 +39,10 @@ impl Signals {
     /// The next one.
     pub async fn next(&mut self) -> Signal {
         poll_fn(|context| {
-            let mut came =
-                self.0.iter_mut().filter(|(_, taken)| matches!(taken.poll_recv(context), Poll::Ready(Some(()))));
-            came.next().map_or(Poll::Pending, |(signal, _)| Poll::Ready(*signal))
+            let came = self.0.iter_mut().find_map(|(signal, taken)| {
+                matches!(taken.poll_recv(context), Poll::Ready(Some(()))).then_some(*signal)
+            });
+            came.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
