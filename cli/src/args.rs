@@ -152,6 +152,7 @@ pub struct RunArgs {
     /// Name of the app; the instance registers as NAME-<5 random characters> with the label app=NAME
     #[arg(
         long,
+        required = false,
         required_unless_present = "config",
         default_value_if("config", clap::builder::ArgPredicate::IsPresent, "")
     )]

@@ -89,7 +89,7 @@ mod tests {
             ("A B=c", "name \"A B\""),
             ("A='b", "does not end with it"),
             ("A=\"", "does not end with it"),
-            (r#"A="b\"""#, "a backslash in double quotes"),
+            (r#"A="b\c""#, "a backslash in double quotes"),
             (r#"A="b"c""#, "a quote inside quotes"),
         ] {
             let error = format!("{:#}", variable(line).expect_err(line));

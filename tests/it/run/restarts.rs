@@ -90,7 +90,14 @@ impl Instance {
 #[test]
 fn no_request_fails_while_every_instance_of_a_mesh_is_restarted_again_and_again() {
     let rounds: usize = std::env::var("WEFT_RESTARTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2);
-    let mut mesh = TestMesh::builder("run-rolling").start();
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: {name}}}\n  ports:\n  - \
+             {{name: main, port: 80, targetPort: main, appProtocol: http}}\n---\n"
+        )
+    };
+    let services = service("catalog") + &service("storefront");
+    let mut mesh = TestMesh::builder("run-rolling").resource("services.yaml", services).start();
     let (orders, _) = recorder(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
     let mut instances: Vec<_> = (0..2).map(|number| Instance::new(&mesh, "catalog", number, &[])).collect();
     instances.extend(
