@@ -154,8 +154,7 @@ mod tests {
     #[test]
     fn the_sidecar_understands_the_arguments_that_it_is_given_in_a_pod() {
         let sidecar = containers().into_iter().find(|container| container["name"] == "weft-sidecar").unwrap();
-        let mut words = command_line(&sidecar["args"]);
-        words.retain(|word| word != "--transparent" && !word.starts_with("--redirect-ports="));
+        let words = command_line(&sidecar["args"]);
         let Command::Sidecar(args) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not a sidecar");
         };
@@ -169,6 +168,17 @@ mod tests {
         let hook = &sidecar["lifecycle"]["preStop"]["exec"]["command"];
         let words = command_line(hook);
         assert!(matches!(Cli::try_parse_from(&words[1..]).unwrap().command, Command::Drain(_)), "{words:?}");
+    }
+
+    #[test]
+    fn the_init_container_redirects_to_where_the_sidecar_listens() {
+        let redirect = containers().into_iter().find(|container| container["name"] == "weft-redirect").unwrap();
+        let words = command_line(&redirect["args"]);
+        assert!(matches!(Cli::try_parse_from(&words).unwrap().command, Command::Redirect(_)), "{words:?}");
+        for word in ["--outbound-port=15001", "--dns-port=15053", "--inbound-port=8080=15100", "--inbound-port=9=15101"]
+        {
+            assert!(words.iter().any(|known| known == word), "{words:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub mod worker;
 
 use std::{
     io::{self, IsTerminal as _, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -121,7 +121,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         drain: drain.clone(),
         snapshot: snapshot.subscribe(),
     };
-    show(seen, admin, &args.pod).await?;
+    show(seen, admin, &args.pod, args.advertised()).await?;
     let namespace = &args.namespace;
     drop(
         dns.map(|on| tokio::spawn(Dns::new(namespace, snapshot.subscribe(), demand, virtual_ips, &telemetry).run(on))),
@@ -211,10 +211,10 @@ async fn expire(telemetry: Telemetry) {
 }
 
 /// Starts what tells others how this sidecar is.
-async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs) -> Result<()> {
+async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs, advertised: IpAddr) -> Result<()> {
     if let Some(address) = pod.health_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("--health-listen {address}"))?;
-        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), &pod.app_probes);
+        let health = Health::new(seen.readiness.clone(), seen.drain.clone(), advertised, &pod.app_probes);
         tokio::spawn(health.run(listener));
     }
     tokio::spawn(seen.run(admin));

@@ -2,25 +2,41 @@
 //! makes for a kubelet that has no identity in the mesh. It shows nothing else, because the whole network reaches it.
 
 mod ask;
+mod connections;
 mod tls;
 
-use std::{collections::BTreeMap, convert::Infallible, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::IpAddr,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
-use tokio::{net::TcpListener, sync::Semaphore, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 pub use self::ask::ask;
+use self::connections::{Connection, Connections};
 use crate::{admin, drain::Drain, readiness::Status};
 
-/// Connections at once; one more is closed. A kubelet opens one for each probe.
-const CONNECTIONS: usize = 64;
-/// A request head that takes longer, and a probe without a time of its own, are given up.
-const LIMIT: Duration = Duration::from_secs(10);
+/// A request head that takes longer is given up.
+const HEAD: Duration = Duration::from_secs(2);
+/// A probe or hook without a time of its own that takes longer is given up: as long as a pod has for its end.
+const LIMIT: Duration = Duration::from_secs(30);
 /// No probe may take longer.
 const LONGEST: u64 = 3600;
 /// Path of the app's probes.
@@ -134,46 +150,63 @@ impl FromStr for AppProbe {
 pub struct Health {
     readiness: watch::Receiver<Status>,
     drain: Drain,
-    probes: Arc<BTreeMap<String, AppProbe>>,
+    probes: Arc<BTreeMap<String, Asked>>,
+    /// What the app is called by: nothing of a request comes to it.
+    host: IpAddr,
+    open: Connections,
 }
 
+/// A probe, and its run while there is one. Whoever asks meanwhile gets the answer of that run, so that nobody can have
+/// the app asked more than once at a time.
+struct Asked {
+    probe: AppProbe,
+    running: Mutex<Option<WeakShared<Run>>>,
+}
+
+/// Whether the app was well.
+type Run = BoxFuture<'static, bool>;
+
 impl Health {
-    /// With these probes.
+    /// With these probes, which call the app by `host`.
     #[must_use]
-    pub fn new(readiness: watch::Receiver<Status>, drain: Drain, probes: &[AppProbe]) -> Self {
-        let probes = probes.iter().map(|probe| (probe.name.clone(), probe.clone())).collect();
-        Self { readiness, drain, probes: Arc::new(probes) }
+    pub fn new(readiness: watch::Receiver<Status>, drain: Drain, host: IpAddr, probes: &[AppProbe]) -> Self {
+        let asked = |probe: &AppProbe| Asked { probe: probe.clone(), running: Mutex::default() };
+        let probes = probes.iter().map(|probe| (probe.name.clone(), asked(probe))).collect();
+        Self { readiness, drain, probes: Arc::new(probes), host, open: Connections::default() }
     }
 
     /// Serves for ever.
     pub async fn run(self, listener: TcpListener) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, from)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-            let health = self.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let health = health.clone();
-                    async move { Ok::<_, Infallible>(health.answer(&request).await) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(LIMIT)
-                    .max_headers(64)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "health connection ended");
-                }
-                drop(slot);
-            });
+            let Some(connection) = self.open.open(from.ip().to_canonical()) else { continue };
+            tokio::spawn(self.clone().serve(stream, connection));
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// One request, unless another connection needs the place before.
+    async fn serve(self, stream: TcpStream, connection: Connection) {
+        let (health, connection) = (&self, &connection);
+        let service =
+            service_fn(move |request| async move { Ok::<_, Infallible>(health.answer(&request, connection).await) });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .keep_alive(false)
+            .max_headers(64)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::debug!(%error, "health connection ended");
+            },
+            () = connection.closed() => {}
+        }
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return admin::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
         }
@@ -185,27 +218,46 @@ impl Health {
             "/readyz" if self.readiness.borrow().is_ready() => admin::text(StatusCode::OK, "ready\n".into()),
             "/readyz" => admin::text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
             path => match path.strip_prefix(PREFIX).and_then(|name| self.probes.get(name)) {
-                Some(probe) => probed(probe, request).await,
+                Some(asked) => {
+                    let _probing = connection.probing();
+                    asked.answer(self.host).await
+                }
                 None => admin::text(StatusCode::NOT_FOUND, "try /livez /readyz\n".into()),
             },
         }
     }
 }
 
-/// Asks the app, and answers what it said.
-async fn probed(probe: &AppProbe, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    // The app sees the name by which the kubelet called, with its own port, as if it had been called itself.
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("127.0.0.1");
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let asked = tokio::time::timeout(probe.limit, ask(&probe.what, host)).await;
-    let asked = asked.unwrap_or_else(|_| Err(format!("no answer in {} s", probe.limit.as_secs())));
-    match asked {
-        Ok(()) => admin::text(StatusCode::OK, "ok\n".into()),
-        Err(why) => {
-            tracing::debug!(probe = probe.name, why, "the app's probe failed");
-            admin::text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+impl Asked {
+    /// What the app says, in a word: why is for the log, whose readers are on this machine.
+    async fn answer(&self, host: IpAddr) -> Response<Full<Bytes>> {
+        if self.run(host).await {
+            admin::text(StatusCode::OK, "ok\n".into())
+        } else {
+            admin::text(StatusCode::SERVICE_UNAVAILABLE, "failed\n".into())
         }
     }
+
+    /// The run that there is, else another one. It ends when nobody waits for it any more.
+    fn run(&self, host: IpAddr) -> Shared<Run> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = running.as_ref().and_then(WeakShared::upgrade).filter(|run| run.peek().is_none());
+        found.unwrap_or_else(|| {
+            let run = is_well(self.probe.clone(), host).boxed().shared();
+            *running = run.downgrade();
+            run
+        })
+    }
+}
+
+/// Asks the app.
+async fn is_well(probe: AppProbe, host: IpAddr) -> bool {
+    let asked = tokio::time::timeout(probe.limit, ask(&probe.what, host)).await;
+    let asked = asked.unwrap_or_else(|_| Err(format!("no answer in {} s", probe.limit.as_secs())));
+    if let Err(why) = &asked {
+        tracing::debug!(probe = probe.name, why, "the app's probe failed");
+    }
+    asked.is_ok()
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl Question {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
                 egress::connect(address).await.map(drop).map_err(|error| format!("port {port}: {error}"))
             }
-            Self::Ask(what) => ask(what, "127.0.0.1").await,
+            Self::Ask(what) => ask(what, Ipv4Addr::LOCALHOST.into()).await,
             Self::Exec(command) => {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(command).kill_on_drop(true);

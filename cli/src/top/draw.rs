@@ -59,7 +59,7 @@ fn title(top: &Top) -> Line<'static> {
 }
 
 fn columns(pane: Pane) -> (Vec<&'static str>, Vec<Constraint>) {
-    let number = Constraint::Length(8);
+    let number = Constraint::Length(9);
     match pane {
         Pane::Services => (
             vec!["SERVICE", "RPS", "SUCCESS", "ACTUAL", "P50", "P95", "P99", "MTLS", "RETRIES", "TCP"],

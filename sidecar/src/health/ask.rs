@@ -1,9 +1,9 @@
 //! Asks the app as a kubelet would: HTTP with redirections on the same host, TCP, gRPC's health protocol.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     body::Incoming,
@@ -22,8 +22,8 @@ const REDIRECTIONS: usize = 10;
 const MAX_ANSWER: usize = 4096;
 const USER_AGENT: HeaderValue = HeaderValue::from_static("kube-probe/weft");
 
-/// Whether the app is well, or why not. `host` is what it is called by.
-pub async fn ask(what: &What, host: &str) -> Result<(), String> {
+/// Whether the app is well, or why not. `host` is what it is called by, an address and never text that somebody sent.
+pub async fn ask(what: &What, host: IpAddr) -> Result<(), String> {
     match what {
         What::Grpc(grpc) => grpc_health(grpc, host).await,
         What::Http(get) => http_get(get, host).await,
@@ -36,7 +36,7 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|error| format!("connect to port {port}: {error}"))
 }
 
-async fn http_get(get: &HttpGet, host: &str) -> Result<(), String> {
+async fn http_get(get: &HttpGet, host: IpAddr) -> Result<(), String> {
     let mut path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
     for _ in 0..=REDIRECTIONS {
         let stream = connect(get.port).await?;
@@ -60,9 +60,10 @@ fn location(answer: &Response<Incoming>) -> Option<String> {
     (location.starts_with('/') && !location.starts_with("//")).then(|| location.to_owned())
 }
 
-fn request(get: &HttpGet, path: &str, host: &str) -> Result<Request<Full<Bytes>>, String> {
+fn request(get: &HttpGet, path: &str, host: IpAddr) -> Result<Request<Full<Bytes>>, String> {
     let mut request = Request::get(path).body(Full::default()).map_err(|error| format!("path {path:?}: {error}"))?;
-    let host = HeaderValue::from_str(&format!("{host}:{}", get.port)).map_err(|error| error.to_string())?;
+    let host =
+        HeaderValue::from_str(&SocketAddr::new(host, get.port).to_string()).map_err(|error| error.to_string())?;
     let headers = request.headers_mut();
     headers.insert(header::HOST, host);
     headers.insert(header::USER_AGENT, USER_AGENT);
@@ -110,14 +111,20 @@ struct HealthCheckResponse {
 }
 
 /// `grpc.health.v1.Health/Check`.
-async fn grpc_health(grpc: &Grpc, host: &str) -> Result<(), String> {
+async fn grpc_health(grpc: &Grpc, host: IpAddr) -> Result<(), String> {
     const SERVING: i32 = 1;
     let message = HealthCheckRequest { service: grpc.service.clone() }.encode_to_vec();
     let mut body = BytesMut::with_capacity(message.len() + 5);
     body.put_u8(0);
     body.put_u32(u32::try_from(message.len()).map_err(|error| error.to_string())?);
     body.put_slice(&message);
-    let request = Request::post(format!("http://{host}:{}/grpc.health.v1.Health/Check", grpc.port))
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(SocketAddr::new(host, grpc.port).to_string())
+        .path_and_query("/grpc.health.v1.Health/Check")
+        .build()
+        .map_err(|error| error.to_string())?;
+    let request = Request::post(uri)
         .version(Version::HTTP_2)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")

@@ -1,8 +1,12 @@
 //! The health listener over sockets, with apps that answer as told.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use bytes::Bytes;
+use http::header;
 use http_body_util::{BodyExt as _, Empty};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
@@ -58,21 +62,26 @@ impl Sidecar {
         let probes: Vec<AppProbe> = probes.iter().map(|probe| probe.parse().expect("a probe")).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("free");
         let address = listener.local_addr().expect("bound");
-        tokio::spawn(Health::new(readiness.subscribe(), drain.clone(), &probes).run(listener));
+        tokio::spawn(Health::new(readiness.subscribe(), drain.clone(), [10, 1, 2, 3].into(), &probes).run(listener));
         Self { address, readiness, drain }
     }
 
-    /// Status and text, as the kubelet of a pod 10.1.2.3 gets them.
+    /// Status and text, as the kubelet of a pod 10.1.2.3 (its advertised address) gets them.
     async fn get(&self, path: &str) -> (u16, String) {
         let limit = Duration::from_secs(20);
         tokio::time::timeout(limit, self.ask(Method::GET, path)).await.expect("an answer in time")
     }
 
     async fn ask(&self, method: Method, path: &str) -> (u16, String) {
+        self.ask_as(method, path, "10.1.2.3:15021").await
+    }
+
+    /// The same with this `Host`.
+    async fn ask_as(&self, method: Method, path: &str, host: &str) -> (u16, String) {
         let stream = tokio::net::TcpStream::connect(self.address).await.expect("listening");
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "10.1.2.3:15021");
+        let request = Request::builder().method(method).uri(path).header(header::HOST, host);
         let answer = sender.send_request(request.body(Empty::<Bytes>::new()).expect("a request")).await;
         let answer = answer.expect("an answer");
         let status = answer.status().as_u16();
@@ -116,10 +125,10 @@ async fn an_http_probe_says_what_the_app_says() {
     let sidecar = Sidecar::start(&probes).await;
     let get = async |name: &str| sidecar.get(&format!("/probe/app/{name}")).await;
     assert_eq!(get("good").await, (200, "ok\n".into()));
-    assert_eq!(get("bad").await, (503, "status 500\n".into()));
-    assert_eq!(get("moved").await, (503, "status 500\n".into()), "as if the kubelet had followed");
+    assert_eq!(get("bad").await, (503, "failed\n".into()));
+    assert_eq!(get("moved").await, (503, "failed\n".into()), "as if the kubelet had followed");
     assert_eq!(get("away").await, (200, "ok\n".into()), "nobody is asked elsewhere");
-    assert_eq!(get("loop").await, (503, "more than 10 redirections\n".into()));
+    assert_eq!(get("loop").await, (503, "failed\n".into()));
     assert_eq!(get("host").await, (200, "ok\n".into()));
     assert_eq!(get("headers").await, (200, "ok\n".into()));
 }
@@ -149,7 +158,7 @@ async fn an_https_probe_takes_any_certificate() {
     let with = |path: &str| http(port, path).replace("\"port\"", "\"scheme\":\"HTTPS\",\"port\"");
     let sidecar = Sidecar::start(&[with("good"), with("bad")]).await;
     assert_eq!(sidecar.get("/probe/app/good").await, (200, "ok\n".into()));
-    assert_eq!(sidecar.get("/probe/app/bad").await, (503, "status 500\n".into()));
+    assert_eq!(sidecar.get("/probe/app/bad").await, (503, "failed\n".into()));
 }
 
 #[tokio::test]
@@ -162,8 +171,7 @@ async fn a_tcp_probe_is_a_connection() {
     let probe = |name: &str, port: u16| format!("{name}={{\"tcpSocket\":{{\"port\":{port}}},\"timeoutSeconds\":5}}");
     let sidecar = Sidecar::start(&[probe("a/livez", port), probe("b/livez", taken)]).await;
     assert_eq!(sidecar.get("/probe/a/livez").await, (200, "ok\n".into()));
-    let (status, text) = sidecar.get("/probe/b/livez").await;
-    assert!(status == 503 && text.starts_with(&format!("connect to port {taken}: ")), "{text}");
+    assert_eq!(sidecar.get("/probe/b/livez").await, (503, "failed\n".into()), "why is for the log");
 }
 
 /// gRPC's health service: `good` is serving, `bad` is not, of others nothing is known.
@@ -193,8 +201,23 @@ async fn a_grpc_probe_asks_the_health_service() {
         |name: &str| format!("{name}={{\"grpc\":{{\"port\":{port},\"service\":\"{name}\"}},\"timeoutSeconds\":5}}");
     let sidecar = Sidecar::start(&[probe("good"), probe("bad"), probe("none")]).await;
     assert_eq!(sidecar.get("/probe/good").await, (200, "ok\n".into()));
-    assert_eq!(sidecar.get("/probe/bad").await, (503, "not serving (status 2)\n".into()));
-    assert_eq!(sidecar.get("/probe/none").await, (503, "grpc-status 5\n".into()));
+    assert_eq!(sidecar.get("/probe/bad").await, (503, "failed\n".into()));
+    assert_eq!(sidecar.get("/probe/none").await, (503, "failed\n".into()));
+}
+
+/// What somebody may write into `Host` to have something else asked than the probe.
+const HOSTS: [&str; 6] = ["x/shop.Admin/Wipe#:1", "x/shop.Admin/Wipe?:1", "x?y:1", "x#y:1", "user@x:1", "[::1]/a:1"];
+
+#[tokio::test]
+async fn the_host_of_a_request_does_not_choose_what_the_app_is_asked() {
+    let (grpc, web) = (listen(grpc_app).await, listen(http_app).await);
+    let probe = format!("good={{\"grpc\":{{\"port\":{grpc},\"service\":\"good\"}},\"timeoutSeconds\":5}}");
+    let sidecar = Sidecar::start(&[probe, http(web, "host")]).await;
+    for host in HOSTS.into_iter().chain(["example.com", "10.9.9.9:1"]) {
+        for path in ["/probe/good", "/probe/app/host"] {
+            assert_eq!(sidecar.ask_as(Method::GET, path, host).await, (200, "ok\n".into()), "{path} with {host}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -205,21 +228,66 @@ async fn a_probe_is_given_up_after_its_time() {
     let port = port.await;
     let probe = format!("a/livez={{\"httpGet\":{{\"port\":{port}}},\"timeoutSeconds\":1}}");
     let sidecar = Sidecar::start(&[probe]).await;
-    assert_eq!(sidecar.get("/probe/a/livez").await, (503, "no answer in 1 s\n".into()));
+    assert_eq!(sidecar.get("/probe/a/livez").await, (503, "failed\n".into()));
 }
 
 #[tokio::test]
-async fn as_many_connections_are_open_as_the_limit_allows() {
+async fn connections_that_are_kept_do_not_keep_a_kubelet_out() {
     let sidecar = Sidecar::start(&[]).await;
-    let mut open = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let mut stream = tokio::net::TcpStream::connect(sidecar.address).await.expect("listening");
-        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
-        assert!(stream.read(&mut [0; 256]).await.expect("answered") > 0);
-        open.push(stream);
+    let mut kept = Vec::new();
+    for _ in 0..connections::CONNECTIONS {
+        kept.push(TcpStream::connect(sidecar.address).await.expect("accepted by the kernel"));
     }
-    let mut one_more = tokio::net::TcpStream::connect(sidecar.address).await.expect("accepted by the kernel");
-    assert_eq!(one_more.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+    assert_eq!(sidecar.get("/livez").await, (200, "live\n".into()));
+    let mut byte = [0; 1];
+    let closed = kept[0].read(&mut byte);
+    let closed = tokio::time::timeout(Duration::from_secs(20), closed).await.expect("the oldest is closed first");
+    assert_eq!(closed.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_answer() {
+    let sidecar = Sidecar::start(&[]).await;
+    let mut stream = TcpStream::connect(sidecar.address).await.expect("listening");
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("sent");
+    let mut text = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut text));
+    read.await.expect("the end").expect("text");
+    assert!(text.ends_with("live\n"), "{text}");
+}
+
+#[tokio::test]
+async fn who_asks_while_a_probe_runs_gets_its_answer() {
+    let (asked, may_answer) = (Arc::new(AtomicUsize::new(0)), watch::Sender::new(false));
+    let (counted, told) = (Arc::clone(&asked), may_answer.clone());
+    let port = listen(move |stream| {
+        let (mut told, counted) = (told.subscribe(), Arc::clone(&counted));
+        async move {
+            counted.fetch_add(1, Relaxed);
+            let _ = told.wait_for(|told| *told).await;
+            http_app(stream).await;
+        }
+    });
+    let sidecar = Sidecar::start(&[http(port.await, "good")]).await;
+    let get = || sidecar.get("/probe/app/good");
+    let answer = async {
+        // Both have been asked for when the app may answer: the second was sent before the first could end.
+        while asked.load(Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let second = get();
+        let tell = async {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            may_answer.send_replace(true);
+        };
+        tokio::join!(second, tell).0
+    };
+    let (first, second) = tokio::join!(get(), answer);
+    assert_eq!((first.0, second.0, asked.load(Relaxed)), (200, 200, 1));
+    assert_eq!(get().await.0, 200);
+    assert_eq!(asked.load(Relaxed), 2, "an answer is for those who wait for it");
 }
 
 #[test]

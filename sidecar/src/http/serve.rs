@@ -11,7 +11,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::caller::{Caller, Callers};
+use self::caller::{Caller, Callers, Seen};
 use super::{FIELDS, body::Body};
 use crate::drain::{Drain, Phase};
 
@@ -61,8 +61,8 @@ where
     }
 }
 
-/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`, or when no request
-/// came for `idle`, which is looked at once in that time. The first head has [`HEAD`]: until then a caller has shown nothing
+/// Serves HTTP/1.x until the connection ends; stops taking requests when the drain has reached `end`, or when nothing was
+/// answered for `idle`, which is looked at once in that time. The first head has [`HEAD`]: until then a caller has shown nothing
 /// for which it could be let wait.
 pub async fn http1<IO, S, F>(io: IO, drain: Drain, end: Phase, idle: Duration, handle: S) -> hyper::Result<()>
 where
@@ -70,10 +70,10 @@ where
     S: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let asked = Rc::new(Cell::new(0_u64));
-    let count = Rc::clone(&asked);
+    let asked = Rc::new(Cell::new(false));
+    let first = Rc::clone(&asked);
     let serve = move |request| {
-        count.set(count.get() + 1);
+        first.set(true);
         handle(request).map(or_reset)
     };
     let (io, caller) = Caller::new(io);
@@ -98,8 +98,7 @@ where
             connection.as_mut().graceful_shutdown();
             None
         }
-        // What is being answered is answered first.
-        () = no_other_request(&asked, idle) => {
+        () = no_other_request(&caller, idle) => {
             connection.as_mut().graceful_shutdown();
             None
         }
@@ -119,21 +118,21 @@ where
     result
 }
 
-/// Returns when no whole request head has come within [`HEAD`]; `asked` counts them.
-async fn first_head_late(asked: &Cell<u64>) {
+/// Returns when no whole request head has come within [`HEAD`]; `asked` tells that one has.
+async fn first_head_late(asked: &Cell<bool>) {
     tokio::time::sleep(HEAD).await;
-    if asked.get() > 0 {
+    if asked.get() {
         std::future::pending::<()>().await;
     }
     tracing::debug!("no request head within {HEAD:?}: connection closed");
 }
 
-/// Returns when a whole `idle` has gone by without another request; `asked` counts them.
-async fn no_other_request(asked: &Cell<u64>, idle: Duration) {
-    let mut seen = 0;
+/// Returns when a whole `idle` has gone by in which nothing was sent to the caller, and none of its requests is being
+/// answered.
+async fn no_other_request(caller: &Seen, idle: Duration) {
     loop {
         tokio::time::sleep(idle).await;
-        if std::mem::replace(&mut seen, asked.get()) == asked.get() {
+        if caller.is_idle() {
             return;
         }
     }

@@ -62,7 +62,7 @@ impl Admission {
             Entry::Refused(until) => return Err(refused(cluster, begun, until)),
         };
         if let Some(endpoint) = asked.bound.and_then(|bound| of_session(cluster, bound, asked.failed)) {
-            return Ok(Self { begun, endpoint, probe: None, breaker });
+            return Ok(Self { begun, endpoint: Arc::clone(endpoint), probe: None, breaker });
         }
         if asked.failed.is_empty() {
             let healths = cluster.endpoints.iter().map(|endpoint| &endpoint.health);
@@ -170,9 +170,14 @@ pub fn is_available(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]
 }
 
 /// The endpoint of a session, while it is there, in, and has not failed.
-fn of_session(cluster: &Cluster, bound: u64, failed: &[Arc<EndpointState>]) -> Option<Arc<EndpointState>> {
+#[must_use]
+pub fn of_session<'a>(
+    cluster: &'a Cluster,
+    bound: u64,
+    failed: &[Arc<EndpointState>],
+) -> Option<&'a Arc<EndpointState>> {
     let found = cluster.endpoints.iter().find(|endpoint| endpoint.session == bound)?;
-    is_available(found, failed).then(|| Arc::clone(found))
+    is_available(found, failed).then_some(found)
 }
 
 fn has_failed(endpoint: &Arc<EndpointState>, failed: &[Arc<EndpointState>]) -> bool {

@@ -19,7 +19,12 @@ use weft_policy::{
     retry::{self, Attempt, Decision, Failure, Stop},
 };
 
-use super::{admission::is_available, fault::Injected, plan::Plan, source::Source};
+use super::{
+    admission::{is_available, of_session},
+    fault::Injected,
+    plan::Plan,
+    source::Source,
+};
 use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
@@ -107,7 +112,7 @@ impl<'a> Tries<'a> {
         loop {
             number += 1;
             let tried = match retry.hedge_after {
-                Some(after) if number == 1 && self.repeatable => {
+                Some(after) if number == 1 && self.repeatable && !self.stays(&self.failed) => {
                     Box::pin(self.hedged(after, received, &mut source)).await
                 }
                 _ => self.attempt(&self.failed, received, &mut source.request, &self.plan.trying, None).await,
@@ -173,6 +178,12 @@ impl<'a> Tries<'a> {
         if number > 1 {
             self.plan.cluster.shared.circuit.retries_ended(well);
         }
+    }
+
+    /// The request is of a session whose endpoint is there and in, and not among these: another one would only move it.
+    fn stays(&self, failed: &[Arc<EndpointState>]) -> bool {
+        let bound = self.plan.session.as_ref().and_then(|session| session.endpoint());
+        bound.is_some_and(|bound| of_session(&self.plan.cluster, bound, failed).is_some())
     }
 
     fn decide(

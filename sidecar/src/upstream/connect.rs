@@ -22,7 +22,7 @@ use super::{Key, chain, tunnel::Carrier, watched::Watched};
 use crate::{
     egress,
     error::{ProxyError, Reason},
-    http::{body::Body, serve::LocalExecutor},
+    http::{FIELDS, body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
     listener,
     live::{Cut, Session, Sessions},
@@ -35,6 +35,7 @@ pub async fn http1(key: &Key, limit: Duration) -> Result<http1::SendRequest<Body
     };
     let io = tcp(*address, limit).await?;
     let (sender, connection) = http1::Builder::new()
+        .max_headers(FIELDS)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;

@@ -42,9 +42,9 @@ def http1(workload):
     return [
         Case(workload, "1 connection, 50 B", wrk(1, "/50")),
         Case(workload, "32 connections, 50 B", wrk(32, "/50")),
-        Case(workload, "128 connections, 50 B", wrk(128, "/50")),
-        Case(workload, "32 connections, 10 KiB", wrk(32, "/files/10k")),
-        Case(workload, "8 connections, 1 MiB", wrk(8, "/files/1m"), "ms/GiB", MIB),
+        Case(workload, "128 connections, 50 B", wrk(128, "/50"), share=0.6),
+        Case(workload, "32 connections, 10 KiB", wrk(32, "/files/10k"), share=0.6),
+        Case(workload, "8 connections, 1 MiB", wrk(8, "/files/1m"), "ms/GiB", MIB, share=0.6),
     ]
 
 

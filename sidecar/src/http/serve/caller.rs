@@ -73,6 +73,10 @@ pub struct Seen {
     side: AtomicU8,
     /// Something was sent since the last look.
     moved: AtomicBool,
+    /// What was done last is a read that waits: a request is to come. While it answers, hyper reads nothing.
+    awaited: AtomicBool,
+    /// Something was sent since [`Seen::is_idle`] looked.
+    answered: AtomicBool,
 }
 
 const OPEN: u8 = 0;
@@ -107,6 +111,17 @@ impl Seen {
         .await;
     }
 
+    /// Nothing is being answered, and nothing was sent since this looked last.
+    pub fn is_idle(&self) -> bool {
+        !self.answered.swap(false, Relaxed) && self.awaited.load(Relaxed)
+    }
+
+    fn sent(&self) {
+        self.moved.store(true, Relaxed);
+        self.answered.store(true, Relaxed);
+        self.awaited.store(false, Relaxed);
+    }
+
     /// HTTP is over: what follows an upgrade has ends of its own.
     pub fn ignore(&self) {
         self.side.store(IGNORED, Relaxed);
@@ -119,7 +134,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Caller<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        self.seen.awaited.store(read.is_pending(), Relaxed);
+        read
     }
 }
 
@@ -127,7 +144,7 @@ impl<IO: AsyncWrite + Callers + Unpin> AsyncWrite for Caller<IO> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         if written.is_ready() {
-            self.seen.moved.store(true, Relaxed);
+            self.seen.sent();
         }
         written
     }
@@ -139,7 +156,7 @@ impl<IO: AsyncWrite + Callers + Unpin> AsyncWrite for Caller<IO> {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
         if written.is_ready() {
-            self.seen.moved.store(true, Relaxed);
+            self.seen.sent();
         }
         written
     }

@@ -196,20 +196,54 @@ async fn a_connection_without_another_request_is_closed() {
     assert!(start.elapsed() >= IDLE && start.elapsed() <= IDLE * 2 + Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
+/// Reads until `count` answers with the body `ok` have come, or the end.
+async fn answers(caller: &mut tokio::io::DuplexStream, count: usize) -> String {
+    let (mut seen, mut bytes) = (String::new(), [0; 1024]);
+    while seen.matches("\r\n\r\nok").count() < count {
+        match caller.read(&mut bytes).await.expect("open") {
+            0 => break,
+            length => seen.push_str(&String::from_utf8_lossy(&bytes[..length])),
+        }
+    }
+    seen
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_takes_longer_than_a_connection_may_be_idle_comes() {
+async fn an_answer_may_take_longer_than_a_connection_may_be_idle() {
     let (mut caller, near) = tokio::io::duplex(4096);
     let late = |_| async {
         tokio::time::sleep(IDLE * 3).await;
         Ok(Response::new(Body::full("ok")))
     };
     let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, late);
-    let call = async {
-        caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
-        let mut bytes = Vec::new();
-        caller.read_to_end(&mut bytes).await.expect("open");
-        assert!(bytes.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&bytes));
+    let calls = async {
+        for _ in 0..2 {
+            caller.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("open");
+            let seen = answers(&mut caller, 1).await;
+            assert!(seen.starts_with("HTTP/1.1 200"), "{seen:?}");
+        }
     };
-    let (result, ()) = tokio::join!(serving, call);
-    result.expect("answered, then closed");
+    tokio::select! {
+        result = serving => panic!("the connection ended: {result:?}"),
+        () = calls => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_come_in_one_piece_are_all_answered() {
+    let (mut caller, near) = tokio::io::duplex(4096);
+    let answer = |_| async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(Response::new(Body::full("ok")))
+    };
+    let serving = http1(near, Drain::default(), Phase::Stopped, IDLE, answer);
+    let calls = async {
+        caller.write_all("GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(3).as_bytes()).await.expect("open");
+        let seen = answers(&mut caller, 3).await;
+        assert_eq!(seen.matches("HTTP/1.1 200").count(), 3, "{seen:?}");
+    };
+    tokio::select! {
+        result = serving => panic!("the connection ended: {result:?}"),
+        () = calls => {}
+    }
 }

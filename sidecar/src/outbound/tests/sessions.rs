@@ -1,14 +1,24 @@
 //! Sessions: requests that bring their token back go to the endpoint that began the session, while it is there.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::HeaderName;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::spawn_local,
+};
 use weft_policy::{
     model::{Carrier, RouteRule, Session, SessionKey, WeightedBackend},
     session::{self, Token},
 };
 
-use super::net::{ALL, Answer, App, Net, Spoken, local, rule, target, to};
+use super::{
+    hedging::hedged,
+    net::{ALL, Answer, App, Net, Spoken, local, rule, target, to},
+};
 use crate::outbound::Sealers;
 
 const NAME: &str = "sid";
@@ -133,6 +143,63 @@ async fn a_failing_endpoint_loses_the_session_to_the_one_that_answers() {
         assert!(cookie.is_some());
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_session_whose_endpoint_is_slow_is_not_hedged_away() {
+    local(async {
+        let (slow, two) = (slow().await, App::start("two", &[]).await);
+        let rule = RouteRule { requests: hedged().requests, ..sessions(cookie(), vec![to("web")]) };
+        let net = Net::start(Spoken::Http1, &[("web", slow), ("web", two.address)], rule).await;
+        let answer = net.get("/api", &[("cookie", &bound_to(slow))]).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"slow"[..]));
+        assert_eq!((cookie_of(&answer), two.count()), (None, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_failure_does_not_move_a_session_whose_endpoint_is_in() {
+    local(async {
+        let two = App::start("two", &[]).await;
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let refusing = socket.local_addr().expect("bound");
+        drop(socket);
+        let both = [("web", refusing), ("web", two.address)];
+        let net = Net::start(Spoken::Http1, &both, sessions(cookie(), vec![to("web")])).await;
+        let answer = net.get("/api", &[("cookie", &bound_to(refusing))]).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"two"[..]));
+        assert_eq!(cookie_of(&answer), None, "the session stays where it is");
+    })
+    .await;
+}
+
+/// The cookie of a session with this endpoint.
+fn bound_to(endpoint: SocketAddr) -> String {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    let began = u32::try_from(began).expect("this century");
+    let endpoint = session::of_endpoint(endpoint, None);
+    let token = Token { began, seen: began, backend: session::of_target(&target("web")), endpoint };
+    let sealed = Sealers::new(SessionKey([0; 32])).seal(&cookie(), token, &mut || 4).expect("sealed");
+    format!("{NAME}={sealed}")
+}
+
+/// An endpoint that takes ten times as long as a second try waits.
+async fn slow() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    spawn_local(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            spawn_local(async move {
+                let mut head = [0; 2048];
+                while io.read(&mut head).await.is_ok_and(|length| length > 0) {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").await;
+                }
+            });
+        }
+    });
+    address
 }
 
 #[tokio::test]

@@ -103,7 +103,10 @@ impl Tries<'_> {
         }
         let result = exchanged.map(|(mut response, lease)| {
             response.headers_mut().remove(UNSENT);
-            if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session) {
+            // One failure does not move a session: it moves when its endpoint is gone or ejected.
+            if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session)
+                && (bound.endpoint() == Some(endpoint.session) || !self.stays(&[]))
+            {
                 bound.answer(worker, session, (of_target(&cluster.target), &endpoint), response.headers_mut());
             }
             let finish = Finish {
