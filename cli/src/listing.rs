@@ -25,7 +25,7 @@ pub fn print(output: Output, value: &Value, names: &[String], table: &Table, emp
     match output {
         Output::Json => anstream::println!("{value:#}"),
         Output::Yaml => anstream::print!("{}", yaml::text(value)),
-        Output::Name => names.iter().for_each(|name| anstream::println!("{name}")),
+        Output::Name => names.iter().for_each(|name| anstream::println!("{}", shown(name))),
         Output::Table | Output::Wide if table.is_empty() => anstream::eprintln!("{empty}"),
         Output::Table | Output::Wide => table.print(),
     }
@@ -38,6 +38,16 @@ pub fn text(value: &Value, field: &str) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// A text of others for a terminal: what would move its cursor or turn its writing around is escaped.
+pub fn shown(text: &str) -> String {
+    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
 }
 
 /// The items of a list.
@@ -69,6 +79,11 @@ pub fn duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        assert_eq!(shown("a\u{9b}\u{202e}\u{2066}é"), "a\\u{9b}\\u{202e}\\u{2066}é");
+    }
 
     #[test]
     fn durations_have_their_two_largest_units() {

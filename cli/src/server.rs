@@ -23,7 +23,9 @@ mod lines;
 pub use lines::Lines;
 
 /// No single answer takes longer.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time that the server may measure before it answers.
+const SLOWEST: Duration = Duration::from_secs(300);
 /// After this, people are told what is being waited for.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -109,7 +111,7 @@ impl Server {
             None => direct(args)?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
-        config.read_timeout = Some(TIMEOUT);
+        config.read_timeout = Some(SLOWEST + TIMEOUT);
         config.default_retry = false;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).with_context(|| format!("--server: {url}: cannot be used"))?;
@@ -128,6 +130,11 @@ impl Server {
 
     /// The JSON that a call answers. Warnings are printed as they come, each once for each object.
     pub async fn call(&self, call: Call<'_>) -> Result<Value, CallError> {
+        self.call_within(call, TIMEOUT).await
+    }
+
+    /// The same for an answer that takes a while: at most `limit`.
+    pub async fn call_within(&self, call: Call<'_>, limit: Duration) -> Result<Value, CallError> {
         let (method, url) = (call.method.clone(), format!("{}{}", self.url, call.path));
         let about = call.about.clone();
         let unreachable = |why: String| CallError::Unreachable { method: method.clone(), url: url.clone(), why };
@@ -138,10 +145,10 @@ impl Server {
             let body = body.collect().await.map_err(|error| unreachable(causes(&error)))?;
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
-        let late = || unreachable(format!("no answer in {} s", TIMEOUT.as_secs()));
+        let late = || unreachable(format!("no answer in {} s", limit.as_secs()));
         let note = format!("waiting for {}", self.url);
         let waited = style::told(SILENCE, &note, exchange);
-        let response = tokio::time::timeout(TIMEOUT, waited).await.map_err(|_| late())??;
+        let response = tokio::time::timeout(limit, waited).await.map_err(|_| late())??;
         self.warn(&about, &response);
         self.look_at_clock(&response);
         let status = response.status();

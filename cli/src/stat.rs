@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
+use http::Method;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::{
     args,
     listing::{self, Output},
     numbers::{Answer, Item, bytes, colored, latency, rate},
-    server::{Server, ServerArgs, with_query},
+    server::{Call, Server, ServerArgs, TIMEOUT, with_query},
     style::{self, GOOD, WARNING},
     table::Table,
     yaml,
@@ -89,7 +90,9 @@ async fn list(args: &WhichArgs, of: Listing) -> anyhow::Result<ExitCode> {
     let server = Server::new(&args.server).await?;
     let path = with_query(of.path, &query(args).each_ref().map(|(name, value)| (*name, value.as_deref())));
     if !args.watch {
-        let value = server.get(&path).await?;
+        let value = server
+            .call_within(Call::new(Method::GET, &path), args.window.unwrap_or_default().saturating_add(TIMEOUT))
+            .await?;
         let answer = answer(&value, server.url())?;
         let names: Vec<String> = answer.items.iter().map(of.name).collect();
         let wide = args.output == Output::Wide;
@@ -146,7 +149,7 @@ fn again(output: Output, value: &Value, answer: &Answer, of: Listing) {
     match output {
         Output::Json => anstream::println!("{value}"),
         Output::Yaml => anstream::print!("---\n{}", yaml::text(value)),
-        Output::Name => answer.items.iter().for_each(|item| anstream::println!("{}", (of.name)(item))),
+        Output::Name => answer.items.iter().for_each(|item| anstream::println!("{}", listing::shown(&(of.name)(item)))),
         Output::Table | Output::Wide => {
             if std::io::stdout().is_terminal() {
                 // Clears the screen, and goes to its beginning.
@@ -168,7 +171,7 @@ fn services(answer: &Answer, wide: bool) -> Table {
     }
     let mut table = Table::new(&heading);
     for item in &answer.items {
-        let mut row = vec![item.called().to_owned(), colored(item.success_rate)];
+        let mut row = vec![listing::shown(item.called()), colored(item.success_rate)];
         row.push(if timed { rate(item.requests_per_second) } else { item.requests.to_string() });
         row.extend([item.latency_ms.p50, item.latency_ms.p95, item.latency_ms.p99].map(latency));
         row.extend([secured(item), item.retries.to_string(), crate::numbers::percent(item.actual_success_rate)]);
@@ -190,14 +193,19 @@ fn pairs(answer: &Answer, wide: bool) -> Table {
     }
     let mut table = Table::new(&heading);
     for item in &answer.items {
-        let mut row = vec![item.caller(), item.called().to_owned(), secured(item), colored(item.success_rate)];
+        let mut row = vec![
+            listing::shown(&item.caller()),
+            listing::shown(item.called()),
+            secured(item),
+            colored(item.success_rate),
+        ];
         row.push(if timed { rate(item.requests_per_second) } else { item.requests.to_string() });
         row.extend([latency(item.latency_ms.p99), item.connections()]);
         if wide {
             row.extend([item.latency_ms.p50, item.latency_ms.p95].map(latency));
             row.extend([item.requests, item.failed, item.retries].map(|count| count.to_string()));
             row.extend([item.tcp.sent_bytes, item.tcp.received_bytes].map(bytes));
-            row.push(if item.from.identity.is_empty() { "-".to_owned() } else { item.from.identity.clone() });
+            row.push(if item.from.identity.is_empty() { "-".to_owned() } else { listing::shown(&item.from.identity) });
         }
         table.row(row);
     }
@@ -249,6 +257,17 @@ mod tests {
         );
         let wide = plain(&services(&answer, true));
         assert!(wide.contains("200       1       1+2  2.0KiB  0B"), "{wide}");
+    }
+
+    #[test]
+    fn names_do_not_move_the_cursor_of_a_terminal() {
+        let mut value = example();
+        value["items"][0]["service"] = "shop/\u{9b}2J".into();
+        value["items"][0]["from"]["name"] = "\x1b[2J".into();
+        let answer = answer(&value, "").unwrap();
+        for text in [services(&answer, true).render(None), pairs(&answer, true).render(None)] {
+            assert!(text.contains("\\u{9b}2J") && !text.contains("\x1b[2J"), "{text:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     args,
-    listing::{Output, number, text},
+    listing::{Output, number, shown, text},
     numbers::latency,
     server::{Server, ServerArgs, with_query},
     stat::full_name,
@@ -134,7 +134,7 @@ fn print(output: Output, line: &Value) {
     match output {
         Output::Json => anstream::println!("{line}"),
         Output::Yaml => anstream::print!("---\n{}", yaml::text(line)),
-        Output::Name => anstream::println!("{}", text(line, "traceId")),
+        Output::Name => anstream::println!("{}", shown(&text(line, "traceId"))),
         Output::Table | Output::Wide => anstream::println!("{}", row(line, output == Output::Wide)),
     }
 }
@@ -169,8 +169,7 @@ fn row(line: &Value, wide: bool) -> String {
         }
     };
     let tls = if line["mtls"] == true { "mTLS" } else { "plaintext" };
-    let took =
-        latency(line["durationUs"].as_u64().and_then(|us| u32::try_from(us).ok()).map(|us| f64::from(us) / 1000.0));
+    let took = latency(line["durationUs"].as_f64().map(|us| us / 1000.0));
     let mut row = format!(
         "{time:<12} {way} {} -> {} {tls} {} {} {status} {took}",
         shown(&from),
@@ -195,10 +194,6 @@ fn row(line: &Value, wide: bool) -> String {
         more("trace", text(line, "traceId"));
     }
     row
-}
-
-fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]
@@ -243,7 +238,14 @@ mod tests {
         let mut line = example();
         line["path"] = "/a\x1b[2J\nb\u{9b}c".into();
         let text = row(&line, false);
-        assert!(text.contains("/a\\u{1b}[2J\\nb\\u{9b}c"), "{text:?}");
+        assert!(text.contains("/a\\u{1b}[2J\\u{a}b\\u{9b}c"), "{text:?}");
+    }
+
+    #[test]
+    fn a_request_of_hours_has_a_duration() {
+        let mut line = example();
+        line["durationUs"] = 7_200_000_000_u64.into();
+        assert!(!plain(&line, false).contains("503 - "), "{}", plain(&line, false));
     }
 
     #[test]

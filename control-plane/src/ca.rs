@@ -45,6 +45,7 @@ use self::{
     signer::{BACKDATE, Life, Signer, date, seconds},
     state::{Phase, State},
     trusted::TrustedFiles,
+    upkeep::Steady,
 };
 pub use self::{
     files::private_dir,
@@ -71,6 +72,7 @@ pub struct Ca {
     recents: Mutex<Recents>,
     trust: TrustStore,
     trusted: Mutex<TrustedFiles>,
+    steady: Mutex<Steady>,
     audit: Audit,
 }
 
@@ -157,6 +159,7 @@ impl Ca {
             active: watch::Sender::new(Arc::new(active)),
             kept: Mutex::new(kept),
             recents: Mutex::default(),
+            steady: Mutex::default(),
             trust: TrustStore::default(),
             audit,
         };

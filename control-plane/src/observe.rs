@@ -136,7 +136,9 @@ struct Asking<'a>(&'a Observers);
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if self.0.0.asking.fetch_sub(1, Relaxed) == 1 {
-            self.0.streams().open.values_mut().for_each(|open| open.report = None);
+            for open in self.0.streams().open.values_mut() {
+                (open.report, open.parts) = (None, Parts::default());
+            }
         }
     }
 }
@@ -194,8 +196,16 @@ impl Observers {
         let now = Instant::now();
         (round.number, round.began) = (round.number + 1, Some(now));
         let number = round.number;
+        let rows = self.0.proxies.rows();
+        let known: HashMap<&str, &SpiffeId> = rows
+            .iter()
+            .filter(|row| !row.registration.name.is_empty())
+            .map(|row| (row.address.as_str(), &row.peer.id))
+            .collect();
         for open in self.streams().open.values_mut() {
-            if open.demand(Demand::Collect(CollectStatistics { number })) {
+            // Of others nobody knows whose the numbers are: nobody waits for them.
+            let known = known.get(open.address.as_str()) == Some(&&open.peer);
+            if known && open.demand(Demand::Collect(CollectStatistics { number })) {
                 open.asked = number;
                 open.parts.begin(number);
             }
@@ -263,9 +273,13 @@ impl Stream {
         {
             let mut streams = self.observers.streams();
             let Some(open) = streams.open.get_mut(&self.id) else { return Ok(()) };
+            if nobody {
+                open.parts = Parts::default();
+                return Ok(());
+            }
             let Some(report) = open.parts.add(part)? else { return Ok(()) };
             open.answered = report.number;
-            open.report = (!nobody).then(|| Arc::new(report));
+            open.report = Some(Arc::new(report));
         }
         self.observers.tell();
         Ok(())

@@ -57,7 +57,12 @@ impl Lines {
             if looked > LONGEST {
                 return Err(nonsense("a line without an end".to_owned()));
             }
-            let frame = match self.body.frame().await {
+            let frame = tokio::time::timeout(TIMEOUT, self.body.frame()).await;
+            let late = |_| {
+                let why = format!("nothing came in {} s", TIMEOUT.as_secs());
+                CallError::Unreachable { method: Method::GET, url: self.url.clone(), why }
+            };
+            let frame = match frame.map_err(late)? {
                 None => return Ok(None),
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {

@@ -38,6 +38,8 @@ pub const LOOKING: usize = 32;
 const WINDOW: (u64, u64, u64, u64) = (1, 300, 1, 10);
 /// The shortest and the longest time between two lines of a watch, in seconds; clients give up on silence of 30 s.
 const INTERVAL: (u64, u64) = (1, 20);
+/// Collections that are kept of one window.
+const KEPT: u32 = 16;
 /// The longest watch.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -162,10 +164,7 @@ fn watched(state: ApiState, wanted: Wanted, permit: OwnedSemaphorePermit) -> Res
             let now = state.observers.collect().await;
             let next = now.at + wanted.interval;
             if let Some(window) = wanted.window {
-                // The oldest that is not older than the window, or the last one before this.
-                while before.len() > 1 && before.front().is_some_and(|old| now.at.duration_since(old.at) > window) {
-                    before.pop_front();
-                }
+                forget(&mut before, now.at, window);
             }
             if wanted.window.is_none() || !before.is_empty() {
                 let mut line = wanted.show(&state, before.front(), &now).to_string();
@@ -176,8 +175,8 @@ fn watched(state: ApiState, wanted: Wanted, permit: OwnedSemaphorePermit) -> Res
                     return;
                 }
             }
-            if wanted.window.is_some() {
-                before.push_back(now);
+            if let Some(window) = wanted.window {
+                keep(&mut before, now, window);
             }
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -187,6 +186,20 @@ fn watched(state: ApiState, wanted: Wanted, permit: OwnedSemaphorePermit) -> Res
     });
     let body = Body::from_stream(ReceiverStream::new(receiver));
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Leaves the oldest that is not older than the window, or the last one.
+fn forget(before: &mut VecDeque<Collected>, now: Instant, window: Duration) {
+    while before.len() > 1 && before.front().is_some_and(|old| now.duration_since(old.at) > window) {
+        before.pop_front();
+    }
+}
+
+/// Keeps a collection for later differences. Each is the numbers of the whole mesh, so there are few of them in a window.
+fn keep(before: &mut VecDeque<Collected>, now: Collected, window: Duration) {
+    if before.back().is_none_or(|last| now.at.duration_since(last.at) >= window / KEPT) {
+        before.push_back(now);
+    }
 }
 
 impl Wanted {

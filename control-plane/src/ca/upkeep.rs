@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -18,11 +18,54 @@ use super::{
 /// How often [`Ca::maintain`] is to be called.
 pub const MAINTENANCE: Duration = Duration::from_secs(2);
 
+/// The wall clock may go this far from the uptime.
+const JUMP: Duration = Duration::from_secs(300);
+/// After a start or a jump, the wall clock is believed for what cannot be undone when it has gone with the uptime for
+/// this long: time enough for a clock that was wrong at the start to be set right.
+pub(super) const CONFIRM: Duration = Duration::from_secs(3600);
+
+/// Since when the wall clock has gone as the uptime has.
+#[derive(Debug, Default)]
+pub(super) struct Steady {
+    since: Option<(SystemTime, Instant)>,
+}
+
+impl Steady {
+    /// Whether the wall clock has gone steadily for [`CONFIRM`]. A jump begins that time again and is logged.
+    fn is_confirmed(&mut self, now: SystemTime, uptime: Instant) -> bool {
+        let Some((wall, started)) = self.since else {
+            self.since = Some((now, uptime));
+            return false;
+        };
+        let steady = uptime.saturating_duration_since(started);
+        let expected = wall.checked_add(steady).unwrap_or(wall);
+        let off = now.duration_since(expected).unwrap_or_else(|error| error.duration());
+        if off > JUMP {
+            tracing::error!(
+                seconds = off.as_secs(),
+                "the clock of this machine has jumped: revocations that are over stay for an hour; check its time \
+                 synchronization"
+            );
+            self.since = Some((now, uptime));
+            return false;
+        }
+        steady >= CONFIRM
+    }
+}
+
 impl Ca {
     /// What has to be done without being asked: an issuing certificate at 80 % of its life, revocations that are over,
     /// files that changed, files for new sidecars that could not be written.
     pub fn maintain(&self, now: SystemTime) {
-        self.end_revocations(now);
+        self.maintain_at(now, Instant::now());
+    }
+
+    /// The same, with the clock that nobody can set.
+    pub(super) fn maintain_at(&self, now: SystemTime, uptime: Instant) {
+        // What is dropped does not come back: a clock that was set wrong for one look must not do it.
+        if lock(&self.steady).is_confirmed(now, uptime) {
+            self.end_revocations(now);
+        }
         self.follow_files(now);
         if self.issuer_is_due(now)
             && let Err(error) = self.step_at(Step::Issuer, "weft", "80 % of its life are over", now)

@@ -11,6 +11,8 @@ pub const PATH: &str = "/probe";
 
 const PROBES: [(&str, &str); 3] =
     [("livenessProbe", "livez"), ("readinessProbe", "readyz"), ("startupProbe", "startupz")];
+/// Kubernetes' `terminationGracePeriodSeconds` of a pod that names none.
+const GRACE: u64 = 30;
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
 
 /// Rewrites what goes to ports that are redirected; the result are values of the sidecar's flag `--app-probe`.
@@ -24,6 +26,7 @@ pub fn rewrite(
     if !settings.rewrite_probes {
         return Ok(flags);
     }
+    let grace = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(GRACE);
     for field in ["containers", "initContainers"] {
         let all = pod.pointer_mut(&format!("/spec/{field}")).and_then(Value::as_array_mut);
         for (index, container) in all.into_iter().flatten().enumerate() {
@@ -31,7 +34,7 @@ pub fn rewrite(
             let ports = array(container, "ports").to_vec();
             let Some(name) = container.get("name").and_then(Value::as_str).map(str::to_owned) else { continue };
             let Some(container) = container.as_object_mut() else { continue };
-            let mut one = One { name: &name, ports: &ports, redirected, flags: &mut flags };
+            let mut one = One { name: &name, ports: &ports, redirected, grace, flags: &mut flags };
             for (field, kind) in PROBES {
                 let before = container.get(field).cloned();
                 if let Some(probe) = container.get_mut(field).and_then(Value::as_object_mut)
@@ -61,6 +64,8 @@ struct One<'a> {
     name: &'a str,
     ports: &'a [Value],
     redirected: &'a [(u16, u16)],
+    /// Seconds that a hook may take.
+    grace: u64,
     flags: &'a mut Vec<String>,
 }
 
@@ -84,11 +89,11 @@ impl One<'_> {
             return Ok(false);
         }
         what.insert("port".into(), port.into());
+        let is_probe = PROBES.iter().any(|(_, known)| *known == kind);
         let timeout = probe.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(1);
-        let mut spec = json!({ handler: what });
-        if PROBES.iter().any(|(_, known)| *known == kind) {
-            spec["timeoutSeconds"] = timeout.into();
-        }
+        // A hook has no time of its own: the kubelet ends it with the pod.
+        let timeout = if is_probe { timeout } else { self.grace };
+        let spec = json!({ handler: what, "timeoutSeconds": timeout });
         self.flags.push(format!("{}/{kind}={spec}", self.name));
         probe.remove(handler);
         probe.insert("httpGet".into(), json!({ "path": format!("{PATH}/{}/{kind}", self.name), "port": HEALTH_PORT }));

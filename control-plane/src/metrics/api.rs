@@ -15,8 +15,9 @@ use crate::api::access::rules::Asked;
 const OTHER: &str = "other";
 const VERBS: [&str; 9] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "post"];
 /// First words of Weft's own paths, below `/weft/v1/`.
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 14] = [
     "ca",
+    "edges",
     "endpoints",
     "explain",
     "graph",
@@ -25,7 +26,7 @@ const PATHS: [&str; 13] = [
     "proxies",
     "resources",
     "rollback",
-    "stats",
+    "stat",
     "tap",
     "tokens",
     "traces",
@@ -83,6 +84,8 @@ mod tests {
             ("GET", "/api/v1/services?watch=true", "watch", "services"),
             ("PATCH", "/apis/weft.dev/v1alpha1/namespaces/a/trafficpolicies/b", "patch", "trafficpolicies.weft.dev"),
             ("GET", "/weft/v1/proxies", "get", "proxies"),
+            ("GET", "/weft/v1/stat", "get", "stat"),
+            ("GET", "/weft/v1/edges", "get", "edges"),
             ("POST", "/weft/v1/rollback", "post", "rollback"),
             ("GET", "/metrics", "get", "metrics"),
             ("GET", "/readyz", "get", "probe"),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
+use weft_policy::model::ObjectName;
 use weft_proto::v1::{HttpSeries, Retries, Statistics, Tapped, TappedRequest, TcpSeries};
 
 /// Bytes of one message.
@@ -12,6 +14,10 @@ const SERIES: usize = 8192;
 const BOUNDS: usize = 64;
 /// Status class and reason of one series.
 const OUTCOMES: usize = 512;
+/// Status classes and reasons of one report.
+const ALL_OUTCOMES: usize = 65_536;
+/// Bytes of one report, all of its messages.
+const REPORT: usize = 8 * 1024 * 1024;
 /// Bytes of a name.
 const NAME: usize = 512;
 /// Requests in one message.
@@ -38,13 +44,15 @@ pub struct Report {
 #[derive(Default)]
 pub struct Parts {
     wanted: u64,
+    bytes: usize,
+    outcomes: usize,
     report: Report,
 }
 
 impl Parts {
     /// This report is the one that is wanted; an older one is of no use any more.
     pub fn begin(&mut self, number: u64) {
-        *self = Self { wanted: number, report: Report { number, ..Report::default() } };
+        *self = Self { wanted: number, report: Report { number, ..Report::default() }, ..Self::default() };
     }
 
     /// Adds a part; gives the report when it was the last one.
@@ -56,7 +64,13 @@ impl Parts {
         if part.number == 0 || part.number != self.wanted {
             return Ok(None);
         }
-        let Statistics { last, bounds_us, http, tcp, retries, .. } = part;
+        self.bytes = self.bytes.saturating_add(part.encoded_len());
+        let outcomes: usize = part.http.iter().map(|series| series.outcomes.len()).sum();
+        self.outcomes = self.outcomes.saturating_add(outcomes);
+        if self.bytes > REPORT || self.outcomes > ALL_OUTCOMES {
+            return Err(format!("a report of more than {REPORT} bytes or {ALL_OUTCOMES} outcomes"));
+        }
+        let Statistics { last, bounds_us, mut http, mut tcp, mut retries, .. } = part;
         let report = &mut self.report;
         if !bounds_us.is_empty() {
             if bounds_us.len() > BOUNDS || !bounds_us.is_sorted_by(|a, b| a < b) {
@@ -81,6 +95,9 @@ impl Parts {
         }
         tcp.iter().try_for_each(|series| name("tcp.service", &series.service))?;
         retries.iter().try_for_each(|retries| name("retries.service", &retries.service))?;
+        http.iter_mut().for_each(|series| known_form(&mut series.service));
+        tcp.iter_mut().for_each(|series| known_form(&mut series.service));
+        retries.iter_mut().for_each(|retries| known_form(&mut retries.service));
         report.http.extend(http);
         report.tcp.extend(tcp);
         report.retries.extend(retries);
@@ -94,7 +111,18 @@ impl Parts {
 }
 
 fn name(field: &str, text: &str) -> Result<(), String> {
-    if text.len() > NAME { Err(format!("{field}: longer than {NAME} bytes")) } else { Ok(()) }
+    if text.len() > NAME {
+        return Err(format!("{field}: longer than {NAME} bytes"));
+    }
+    // It would steer the terminal of whoever looks.
+    if text.chars().any(char::is_control) { Err(format!("{field}: has control characters")) } else { Ok(()) }
+}
+
+/// What is not `namespace/name` names no service: it is not known.
+fn known_form(service: &mut String) {
+    if ObjectName::parse(service).is_none() {
+        service.clear();
+    }
 }
 
 /// Whether a tap's report keeps within the bounds.
@@ -110,7 +138,23 @@ pub fn check_tapped(tapped: &Tapped) -> Result<(), String> {
         let texts = [&request.authority, &request.path, &request.peer, &request.peer_address];
         names.into_iter().any(|text| text.len() > NAME) || texts.into_iter().any(|text| text.len() > TEXT)
     };
-    if tapped.requests.iter().any(long) { Err("tapped.requests: a text is too long".to_owned()) } else { Ok(()) }
+    if tapped.requests.iter().any(long) {
+        return Err("tapped.requests: a text is too long".to_owned());
+    }
+    // Path and authority are the caller's words, for which the sidecar is not to blame: `Tap::take` replaces them there.
+    let steers = |request: &TappedRequest| {
+        let TappedRequest { service, method, reason, trace_id, route, peer, peer_address, .. } = request;
+        let texts = [service, method, reason, trace_id, route, peer, peer_address];
+        texts.into_iter().any(|text| text.chars().any(char::is_control))
+    };
+    let bad_service = |request: &TappedRequest| {
+        let name = request.service.rsplit_once(':').map_or(request.service.as_str(), |(name, _)| name);
+        !name.is_empty() && ObjectName::parse(name).is_none()
+    };
+    if tapped.requests.iter().any(|request| steers(request) || bad_service(request)) {
+        return Err("tapped.requests: control characters, or a service that is not namespace/name:port".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -133,11 +177,31 @@ mod tests {
     #[test]
     fn a_report_is_whole_when_its_last_part_has_come() {
         let mut parts = parts();
-        assert_eq!(parts.add(part(7, false, "a")), Ok(None));
+        assert_eq!(parts.add(part(7, false, "shop/a")), Ok(None));
         assert_eq!(parts.add(part(6, true, "of another round")), Ok(None));
-        let report = parts.add(part(7, true, "b")).expect("within bounds").expect("whole");
-        assert_eq!(report.http.iter().map(|series| series.service.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let report = parts.add(part(7, true, "shop/b")).expect("within bounds").expect("whole");
+        assert_eq!(report.http.iter().map(|series| series.service.as_str()).collect::<Vec<_>>(), ["shop/a", "shop/b"]);
         assert_eq!(parts.add(part(7, true, "again")), Ok(None), "nobody has asked for a second one");
+    }
+
+    #[test]
+    fn a_report_in_many_parts_is_bounded_in_bytes_too() {
+        let mut parts = parts();
+        let big = || {
+            let mut big = part(7, false, "shop/a");
+            big.http[0].route = "x".repeat(NAME);
+            big.http[0].outcomes = vec![HttpOutcome { reason: "x".repeat(NAME), ..HttpOutcome::default() }; 2];
+            big.http = vec![big.http[0].clone(); 300];
+            big
+        };
+        let refused = (0..=REPORT / big().encoded_len()).find_map(|_| parts.add(big()).err());
+        assert!(refused.is_some_and(|text| text.contains("bytes")));
+    }
+
+    #[test]
+    fn a_service_that_is_no_name_is_not_known() {
+        let report = parts().add(part(7, true, "evil \u{202e}")).expect("within bounds").expect("whole");
+        assert_eq!(report.http[0].service, "");
     }
 
     #[test]
@@ -151,6 +215,12 @@ mod tests {
         case(|bad| bad.bounds_us = vec![20, 10]);
         case(|bad| bad.bounds_us = (0..100).collect());
         case(|bad| bad.http[0].service = "x".repeat(NAME + 1));
+        case(|bad| bad.http[0].service = "shop/\u{9b}2J".into());
+        case(|bad| bad.http[0].route = "\x1b[2J".into());
+        case(|bad| {
+            bad.http[0].outcomes = vec![HttpOutcome::default(); OUTCOMES];
+            bad.http = vec![bad.http[0].clone(); ALL_OUTCOMES / OUTCOMES + 1];
+        });
         case(|bad| bad.http[0].buckets = vec![1; 2]);
         case(|bad| bad.http[0].outcomes = vec![HttpOutcome::default(); OUTCOMES + 1]);
         case(|bad| bad.http = vec![bad.http[0].clone(); SERIES + 1]);
@@ -161,6 +231,10 @@ mod tests {
         }
         let request = TappedRequest { path: "/".repeat(TEXT + 1), ..TappedRequest::default() };
         assert!(check_tapped(&Tapped { requests: vec![request], ..Tapped::default() }).is_err());
+        for text in ["a\nb", "\u{9b}", "\x7f"] {
+            let request = TappedRequest { trace_id: text.into(), ..TappedRequest::default() };
+            assert!(check_tapped(&Tapped { requests: vec![request], ..Tapped::default() }).is_err(), "{text:?}");
+        }
         let many = vec![TappedRequest::default(); TAPPED + 1];
         assert!(check_tapped(&Tapped { requests: many, ..Tapped::default() }).is_err());
     }

@@ -145,8 +145,13 @@ fn add(edges: &mut Edges, workload: &Workload, (base, report): (&Report, &Report
         let before = bases.get(&(retries.service.as_str(), retries.port)).copied().unwrap_or(0);
         let to = target(&retries.service, retries.port);
         let sum = &mut edges.entry((app(), to)).or_default().retries;
-        *sum = sum.saturating_add(retries.sent.saturating_sub(before));
+        *sum = sum.saturating_add(since(retries.sent, before));
     }
+}
+
+/// What a counter has grown by. One that is smaller than before has expired and come back: all of it is new.
+const fn since(now: u64, before: u64) -> u64 {
+    if now < before { now } else { now - before }
 }
 
 /// `namespace/name:port`; what is not known is left out.
@@ -167,7 +172,7 @@ impl Numbers {
             .collect();
         for of in &series.outcomes {
             let before = before.get(&(of.code_class, of.reason.as_str(), of.failed)).copied().unwrap_or(0);
-            let count = of.count.saturating_sub(before);
+            let count = since(of.count, before);
             self.requests = self.requests.saturating_add(count);
             if of.failed {
                 self.failed = self.failed.saturating_add(count);
@@ -177,20 +182,20 @@ impl Numbers {
         }
         let before = base.map(|base| base.buckets.as_slice()).unwrap_or_default();
         let counts = series.buckets.iter().enumerate();
-        let counts = counts.map(|(index, count)| count.saturating_sub(before.get(index).copied().unwrap_or(0)));
+        let counts = counts.map(|(index, count)| since(*count, before.get(index).copied().unwrap_or(0)));
         self.durations.add(bounds, counts);
     }
 
     fn connections_of(&mut self, series: &TcpSeries, base: Option<&TcpSeries>) {
         let before = base.cloned().unwrap_or_default();
-        let closed = series.closed.saturating_sub(before.closed);
+        let closed = since(series.closed, before.closed);
         self.open = self.open.saturating_add(series.open);
         self.closed = self.closed.saturating_add(closed);
-        self.broken = self.broken.saturating_add(series.failed.saturating_sub(before.failed));
+        self.broken = self.broken.saturating_add(since(series.failed, before.failed));
         let secured = &mut self.secured[usize::from(!series.mtls)];
         *secured = secured.saturating_add(closed).saturating_add(series.open);
-        let sent = series.sent_bytes.saturating_sub(before.sent_bytes);
-        let received = series.received_bytes.saturating_sub(before.received_bytes);
+        let sent = since(series.sent_bytes, before.sent_bytes);
+        let received = since(series.received_bytes, before.received_bytes);
         self.bytes = [self.bytes[0].saturating_add(sent), self.bytes[1].saturating_add(received)];
     }
 }

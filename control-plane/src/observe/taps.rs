@@ -100,6 +100,11 @@ impl Tap {
                 let end = request.path.find('?').unwrap_or(request.path.len());
                 request.path.truncate(end);
             }
+            for text in [&mut request.path, &mut request.authority] {
+                if text.chars().any(char::is_control) {
+                    *text = text.replace(char::is_control, "\u{fffd}");
+                }
+            }
             lost += u64::from(self.queue.try_send(Seen { workload: workload.clone(), request }).is_err());
         }
         let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);

@@ -238,6 +238,18 @@ async fn a_report_beyond_the_bounds_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_stream_that_is_registered_nowhere() {
+    let fleet = Fleet::new();
+    fleet.sidecar("shop", "web").await.counting("shop/catalog", 7);
+    let mut mute = fleet.connect(Some(id("shop", "mute"))).await;
+    mute.open().await.expect("open");
+    let began = Instant::now();
+    let collected = fleet.observers.collect().await;
+    assert_eq!(seen(&collected), counts([("shop/web-x1", 7)]));
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_has_one_stream_the_newest() {
     let fleet = Fleet::new();
     let mut sidecar = fleet.sidecar("shop", "web").await;

@@ -25,6 +25,10 @@ pub fn check(registration: &Registration) -> Result<(), String> {
     for (key, value) in &registration.labels {
         length("a label's key", key, KEY)?;
         length("a label's value", value, TEXT)?;
+        // They are shown on terminals.
+        if key.chars().chain(value.chars()).any(char::is_control) {
+            return Err("registration: labels: a key or a value has control characters".to_owned());
+        }
     }
     for port in &registration.ports {
         length("a port's name", &port.name, TEXT)?;
@@ -76,6 +80,7 @@ mod tests {
                 Registration { connections: vec![PortConnections::default(); 129], ..Registration::default() },
             ),
             ("label's key", Registration { labels: [(long.clone(), String::new())].into(), ..Registration::default() }),
+            ("control", Registration { labels: [("app".into(), "\u{9b}2J".into())].into(), ..Registration::default() }),
             ("label's value", Registration { labels: [("app".into(), long)].into(), ..Registration::default() }),
             (
                 "labels",

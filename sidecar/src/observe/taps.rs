@@ -23,7 +23,7 @@ const QUEUE: usize = 1024;
 const MAX_RATE: u32 = 1000;
 /// The longest life of a tap of which nothing more is heard, in seconds.
 const MAX_LIFE: u32 = 60;
-/// Characters of a path.
+/// Bytes of a path.
 const MAX_PATH: usize = 2048;
 
 /// The taps. Clones share them.
@@ -190,7 +190,7 @@ fn request(span: &Span, call: &HttpCall, query: bool) -> TappedRequest {
         service: span.service.as_ref().map_or_else(String::new, |target| format!("{}:{}", target.service, target.port)),
         method: call.method.as_str().chars().take(32).collect(),
         authority: format!("{}{port}", call.authority.host),
-        path: path.chars().take(MAX_PATH).collect(),
+        path: path[..path.floor_char_boundary(MAX_PATH)].to_owned(),
         status: call.status.unwrap_or(0).into(),
         grpc_status: call.grpc_status.map(u32::from),
         reason: span.reason.map_or_else(String::new, |reason| reason.as_str().to_owned()),

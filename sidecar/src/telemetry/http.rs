@@ -209,7 +209,11 @@ impl Series for HttpSeries {
             }
         };
         for (kind, count) in &self.places {
-            write(&words(kind.load(Ordering::Relaxed)), count);
+            // A place that is being taken counts in the next look.
+            let kind = kind.load(Ordering::Relaxed);
+            if kind != 0 {
+                write(&words(kind), count);
+            }
         }
         write(&[("code_class", CLASSES[0]), ("grpc_status", NO_CODE)], &self.others);
         let help = "Time from the head of a request to the end of its response";

@@ -159,6 +159,18 @@ async fn one_answer_comes_after_its_window_and_a_watch_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_window_keeps_few_collections() {
+    let (mut before, window) = (VecDeque::new(), Duration::from_secs(300));
+    for second in 0..1000 {
+        let now = collected(second, 1);
+        forget(&mut before, now.at, window);
+        keep(&mut before, now, window);
+        assert!(before.len() <= 18, "{}", before.len());
+    }
+    assert!(before.len() >= 15, "{}", before.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tap_shows_requests_as_they_end_up_to_its_limit() {
     let fleet = Fleet::new();
     let mut sidecar = fleet.sidecar("shop", "web").await;

@@ -1,6 +1,45 @@
 //! Revocations: whom they mean, how long they last, and what is not revoked.
 
-use super::{super::rotation::ChangeError, super::rotation::Step, *};
+use std::time::Instant;
+
+use super::{
+    super::{rotation::ChangeError, rotation::Step, upkeep::CONFIRM},
+    *,
+};
+
+/// Upkeep after this time, by a clock that has been right for long.
+fn upkeep(ca: &Ca, after: Duration) {
+    let (now, uptime) = (SystemTime::now() + after, Instant::now());
+    ca.maintain_at(now.checked_sub(CONFIRM).expect("a time"), uptime);
+    ca.maintain_at(now, uptime + CONFIRM);
+}
+
+#[test]
+fn a_clock_that_is_wrong_for_a_while_ends_no_revocation() {
+    let directory = temporary();
+    let ca = open(&directory);
+    let one = issue(&ca);
+    ca.revoke(&Subject::Serial(one.serial.clone()), "ann", "").expect("revoked");
+    let (now, uptime, step) = (SystemTime::now(), Instant::now(), Duration::from_secs(2));
+    let look = |wall: Duration, up: Duration| ca.maintain_at(now + wall, uptime + up);
+    // Wrong when it starts, and set right.
+    look(DAY * 9, Duration::ZERO);
+    look(step, step);
+    look(CONFIRM + step, CONFIRM + step);
+    assert!(covered(&ca, &one));
+    // Wrong for one look, far too late, for ever.
+    look(DAY * 400, CONFIRM + step * 2);
+    look(DAY * 400 + step, CONFIRM + step * 3);
+    assert!(covered(&ca, &one));
+    // Little by little.
+    for minutes in 1..100 {
+        look(DAY * 400 + Duration::from_secs(minutes * 240), CONFIRM + step * 4);
+    }
+    assert!(covered(&ca, &one));
+    look(CONFIRM * 2, CONFIRM * 2);
+    look(CONFIRM * 3, CONFIRM * 3);
+    assert!(!covered(&ca, &one), "the uptime says so too");
+}
 
 fn covered(ca: &Ca, leaf: &Leaf) -> bool {
     ca.is_revoked(&id(), &presented(leaf))
@@ -28,9 +67,9 @@ fn a_serial_number_means_one_certificate_and_goes_with_its_end() {
     drop(ca);
     let ca = open(&directory);
     assert!(covered(&ca, &one), "it survives a restart");
-    ca.maintain(SystemTime::now() + HOUR + Duration::from_secs(60));
+    upkeep(&ca, HOUR + Duration::from_secs(60));
     assert!(covered(&ca, &one), "there may be a sidecar whose clock is five minutes behind");
-    ca.maintain(SystemTime::now() + HOUR + Duration::from_secs(360));
+    upkeep(&ca, HOUR + Duration::from_secs(360));
     assert!(!covered(&ca, &one), "it is over");
     assert!(ca.bundle().revocations.is_empty());
     let events: Vec<_> = ca.audit().entries(None, 50).into_iter().map(|entry| entry.event).collect();
@@ -93,7 +132,7 @@ fn issuer(ca: &Ca) -> Subject {
 fn later(ca: Ca, directory: &TempDir, after: Duration) -> Ca {
     drop(ca);
     let ca = open(directory);
-    ca.maintain(SystemTime::now() + after);
+    upkeep(&ca, after);
     ca
 }
 
