@@ -22,6 +22,7 @@ use crate::{
     inject::{InjectArgs, UninjectArgs},
     install::InstallArgs,
     redirect::{ExcludeArgs, RedirectArgs},
+    run::AppArgs,
     stat::{EdgesArgs, StatArgs},
     status::StatusArgs,
     tap::TapArgs,
@@ -111,6 +112,9 @@ pub enum Command {
     /// One of the demo's services
     #[command(hide = true)]
     DemoService(ServiceArgs),
+    /// Becomes the app of `weft run`
+    #[command(hide = true)]
+    App(AppArgs),
     /// Becomes a program inside a cgroup; a step of `weft run --transparent`
     #[command(hide = true)]
     EnterCgroup(EnterArgs),
@@ -146,8 +150,19 @@ pub enum DemoOutput {
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Name of the app; the instance registers as NAME-<5 random characters> with the label app=NAME
-    #[arg(long)]
+    #[arg(
+        long,
+        required = false,
+        required_unless_present = "config",
+        default_value_if("config", clap::builder::ArgPredicate::IsPresent, "")
+    )]
     pub name: String,
+    /// File of these flags in YAML, under their names without the dashes, and `command`; flags and environment win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Variables for the app, NAME=VALUE on each line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
     /// Namespace of the workload
     #[arg(long, default_value = "default")]
     pub namespace: String,
@@ -197,6 +212,28 @@ pub struct RunArgs {
     /// Kept configuration that was last right longer ago is not used [default: 7d]
     #[arg(long, value_name = "TIME", requires = "state_dir")]
     pub state_max_age: Option<String>,
+    /// How the app is asked whether it is well; while it is not, callers go elsewhere: tcp, http:[PORT]/PATH,
+    /// grpc[:SERVICE] or exec:COMMAND [default: tcp, all ports]
+    #[arg(long, value_name = "PROBE")]
+    pub probe: Option<String>,
+    /// How often the app is asked [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    pub probe_interval: Option<String>,
+    /// An answer that takes longer is none [default: 500ms]
+    #[arg(long, value_name = "TIME")]
+    pub probe_timeout: Option<String>,
+    /// So many failures in a row and the app leaves discovery [default: 3]
+    #[arg(long, value_name = "N")]
+    pub probe_threshold: Option<String>,
+    /// How long the app waits for the sidecar to be ready before the whole fails; 0 for ever
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = any_duration)]
+    pub ready_timeout: Duration,
+    /// Seconds for which callers are still served after a stop was asked for, until all have heard of it [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub lame_duck: Option<u64>,
+    /// Seconds after which the app is told to stop though it still serves somebody
+    #[arg(long, value_name = "SECONDS", default_value = "25")]
+    pub drain_timeout: u64,
     /// Redirect all of the app's traffic: it calls services by name or address, and its ports are called through the
     /// sidecar (Linux, root, nftables and cgroup v2)
     #[arg(long)]
@@ -205,7 +242,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub exclude: ExcludeArgs,
     /// The app and its arguments
-    #[arg(last = true, required = true)]
+    #[arg(last = true, required_unless_present = "config")]
     pub command: Vec<OsString>,
 }
 
@@ -226,6 +263,10 @@ pub struct Upstream {
     pub flag: String,
     /// The service's name without namespace and port.
     pub service: String,
+    /// Its namespace, if given.
+    pub namespace: Option<String>,
+    /// Its port, if given.
+    pub port: Option<u16>,
     /// The port on this machine.
     pub local_port: u16,
 }
@@ -236,17 +277,17 @@ impl FromStr for Upstream {
     fn from_str(flag: &str) -> Result<Self, String> {
         let (target, local) = flag.split_once('=').ok_or("expected SVC[.NS][:PORT]=LOCALPORT, such as catalog=9001")?;
         let (host, port) = target.split_once(':').map_or((target, None), |(host, port)| (host, Some(port)));
-        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            return Err(format!("service port {:?}: must be 1 to 65535", port.unwrap_or_default()));
-        }
-        let service = host.split('.').next().unwrap_or_default();
+        let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        let wrong = |port: &str| format!("service port {port:?}: must be 1 to 65535");
+        let port = port.map(|port| number(port).ok_or_else(|| wrong(port))).transpose()?;
+        let (service, namespace) = host.split_once('.').map_or((host, None), |(name, rest)| (name, Some(rest)));
+        let namespace = namespace.map(|namespace| namespace.split('.').next().unwrap_or_default().to_owned());
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if service.is_empty() || !service.chars().all(label) {
             return Err(format!("service name {service:?}: must be lower-case letters, digits and '-'"));
         }
-        let local_port = local.parse().ok().filter(|port| *port > 0);
-        let local_port = local_port.ok_or_else(|| format!("local port {local:?}: must be 1 to 65535"))?;
-        Ok(Self { flag: flag.to_owned(), service: service.to_owned(), local_port })
+        let local_port = number(local).ok_or_else(|| format!("local port {local:?}: must be 1 to 65535"))?;
+        Ok(Self { flag: flag.to_owned(), service: service.to_owned(), namespace, port, local_port })
     }
 }
 

@@ -1,7 +1,7 @@
 //! `weft certs` and `weft config`: the certificates of the sidecars and the authority behind them, and what one sidecar
 //! holds.
 
-mod ca;
+pub mod ca;
 mod revoke;
 mod rotate;
 

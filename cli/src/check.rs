@@ -1,12 +1,17 @@
-//! `weft check`: what is wrong with the mesh; `--pre`: what this machine lacks before there is one.
+//! `weft check`: what is wrong with the mesh; `--pre`: what this machine lacks before there is one. Every check has a
+//! stable code, and one that fails says what to do.
 
-use std::{net::TcpListener, path::Path, process::ExitCode};
+mod authority;
+mod machine;
+
+use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    certs,
     listing::{self, Output, items, text},
     server::{Server, ServerArgs},
     status::{Proxies, Proxy},
@@ -14,10 +19,10 @@ use crate::{
     table::Table,
 };
 
-/// Descriptors that a sidecar with some thousand connections needs.
-const DESCRIPTORS: u64 = 4096;
 /// Certificates that end sooner should have been renewed, whatever their lifetime (10 s is the shortest).
 const CERTIFICATE: i64 = 3;
+/// Clocks that differ by so many seconds are as good as equal: the time of an answer is told in whole ones.
+const SKEW: i64 = 5;
 
 /// Flags of `weft check`.
 #[derive(Args, Clone, Debug)]
@@ -25,6 +30,9 @@ pub struct CheckArgs {
     /// Check this machine instead: what Weft needs before it runs
     #[arg(long)]
     pub pre: bool,
+    /// With --pre, also what `weft run --transparent` needs
+    #[arg(long, requires = "pre")]
+    pub transparent: bool,
     /// Form of the listing
     #[arg(long, short, value_enum, default_value = "table")]
     pub output: Output,
@@ -44,35 +52,67 @@ enum Level {
 #[derive(Debug, Serialize)]
 struct Check {
     level: Level,
+    /// Stable, for programs.
+    code: &'static str,
     name: &'static str,
     message: String,
+    /// What to do about it; empty when nothing.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    fix: &'static str,
 }
 
-impl Check {
-    fn good(name: &'static str, message: impl Into<String>) -> Self {
-        Self { level: Level::Good, name, message: message.into() }
+/// What is looked at: a stable code, a name for people, and what to do when it fails.
+struct Subject(&'static str, &'static str, &'static str);
+
+impl Subject {
+    fn good(&self, message: impl Into<String>) -> Check {
+        Check { level: Level::Good, code: self.0, name: self.1, message: message.into(), fix: "" }
     }
 
-    fn warning(name: &'static str, message: impl Into<String>) -> Self {
-        Self { level: Level::Warning, name, message: message.into() }
+    fn warning(&self, message: impl Into<String>) -> Check {
+        Check { level: Level::Warning, fix: self.2, ..self.good(message) }
     }
 
-    fn bad(name: &'static str, message: impl Into<String>) -> Self {
-        Self { level: Level::Bad, name, message: message.into() }
+    fn bad(&self, message: impl Into<String>) -> Check {
+        Check { level: Level::Bad, fix: self.2, ..self.good(message) }
     }
 
     /// Good with `fine`, else one warning for each text.
-    fn each(name: &'static str, fine: String, problems: Vec<String>) -> Vec<Self> {
+    fn each(&self, fine: impl Into<String>, problems: Vec<String>) -> Vec<Check> {
         if problems.is_empty() {
-            return vec![Self::good(name, fine)];
+            return vec![self.good(fine)];
         }
-        problems.into_iter().map(|problem| Self::warning(name, problem)).collect()
+        problems.into_iter().map(|problem| self.warning(problem)).collect()
     }
 }
 
+const SERVER: Subject =
+    Subject("control-plane", "control plane", "start it with weft control-plane, or name it with --server");
+const VERSIONS: Subject =
+    Subject("versions", "versions", "start what is older again from the newer program; the control plane first");
+const CLOCK: Subject =
+    Subject("clock", "clock", "set both clocks by NTP: certificates are not valid before and after their time");
+const SIDECARS: Subject =
+    Subject("sidecars", "sidecars", "start an app with one by weft run, or put one into pods with weft inject");
+const SYNC: Subject = Subject("configuration", "configuration", "weft config WORKLOAD says what is missing or refused");
+const TRUST: Subject =
+    Subject("trust-roots", "trust roots", "is the sidecar connected and its clock right? If this lasts, restart it");
+const APPS: Subject = Subject("apps", "apps", "look at the app's log, and at the --probe and --port of its weft run");
+const CERTIFICATES: Subject =
+    Subject("certificates", "certificates", "the log of the sidecar says why; weft certs lists them");
+const PLAINTEXT: Subject = Subject("plaintext", "plaintext", "give the callers sidecars before the mode is STRICT");
+const TRACES: Subject = Subject(
+    "traces",
+    "traces",
+    "the app has to copy traceparent, tracestate and baggage (or b3 and x-b3-*) from the request that it serves to those \
+     that it sends for it, or to use a tracing library that does; if it sends them of its own accord, all is well",
+);
+const RESOURCES: Subject =
+    Subject("resources", "resources", "mend the object and apply it again; weft analyze checks files");
+
 /// Prints the checks: exit code 1 when one is bad, 3 when one is a warning.
 pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let checks = if args.pre { machine() } else { mesh(&args.server).await? };
+    let checks = if args.pre { machine::checks(args.transparent) } else { mesh(&args.server).await? };
     let mut table = Table::new(&["", "CHECK", "RESULT"]);
     for check in &checks {
         let mark = match check.level {
@@ -80,7 +120,8 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
             Level::Warning => style::paint(WARNING, "!"),
             Level::Bad => style::paint(BAD, "✗"),
         };
-        table.row([mark, check.name.to_owned(), check.message.clone()]);
+        let fix = if check.fix.is_empty() { String::new() } else { format!(". {}", check.fix) };
+        table.row([mark, check.name.to_owned(), format!("{}{fix}", check.message)]);
     }
     let names: Vec<String> = checks.iter().map(|check| check.name.to_owned()).collect();
     let value = serde_json::json!({ "items": checks });
@@ -96,17 +137,22 @@ async fn mesh(args: &ServerArgs) -> anyhow::Result<Vec<Check>> {
     let server = Server::new(args).await?;
     let (proxies, _) = match Proxies::ask(&server).await {
         Ok(found) => found,
-        Err(error) => return Ok(vec![Check::bad("control plane", format!("{error:#}"))]),
+        Err(error) => return Ok(vec![SERVER.bad(format!("{error:#}"))]),
     };
-    let mut checks = vec![Check::good("control plane", format!("answers at {}", server.url()))];
+    let mut checks = vec![SERVER.good(format!("answers at {}", server.url()))];
     let version = server.get("/version").await.unwrap_or_default();
     checks.extend(versions(&version, &proxies));
+    checks.push(clock(server.clock_ahead()));
+    match server.get(certs::ca::CA).await {
+        Ok(state) => checks.extend(authority::checks(&state)),
+        Err(error) => checks.push(authority::unknown(&error.to_string())),
+    }
     checks.extend(sidecars(&proxies));
     checks.extend(plaintext(&proxies));
     checks.extend(traces(&proxies));
     match server.get("/weft/v1/resources/errors").await {
         Ok(errors) => checks.extend(resources(items(&errors))),
-        Err(error) => checks.push(Check::warning("resources", error.to_string())),
+        Err(error) => checks.push(RESOURCES.warning(error.to_string())),
     }
     Ok(checks)
 }
@@ -124,27 +170,42 @@ fn versions(version: &Value, proxies: &Proxies) -> Vec<Check> {
     let others = proxies.items.iter().filter(other);
     problems
         .extend(others.map(|proxy| format!("the sidecar of {} is of version {}", proxy.id(), proxy.sidecar_version)));
-    Check::each("versions", format!("all {ours}"), problems)
+    VERSIONS.each(format!("all {ours}"), problems)
+}
+
+/// By how much the clock of the control plane is ahead of ours; `None`: it does not say what time it is.
+fn clock(ahead: Option<i64>) -> Check {
+    match ahead {
+        Some(ahead) if ahead.abs() > SKEW => {
+            let (by, how) = (listing::duration(ahead.abs()), if ahead > 0 { "ahead of" } else { "behind" });
+            CLOCK.warning(format!("that of the control plane is {by} {how} this machine's"))
+        }
+        Some(_) => CLOCK.good(format!("the control plane's is within {SKEW} s of this machine's")),
+        None => CLOCK.good("the control plane does not tell its time"),
+    }
 }
 
 fn sidecars(proxies: &Proxies) -> Vec<Check> {
     let count = proxies.items.len();
     if count == 0 {
-        return vec![Check::warning("sidecars", "none is connected; weft run starts an app with one")];
+        return vec![SIDECARS.warning("none is connected")];
     }
     let staying = || proxies.items.iter().filter(|proxy| !proxy.draining);
     let behind = staying().filter(|proxy| proxy.state() != "SYNCED");
-    let behind = behind.map(|proxy| format!("{}: {}; weft config says more", proxy.id(), proxy.why())).collect();
+    let behind = behind.map(|proxy| format!("{}: {}", proxy.id(), proxy.why())).collect();
+    let old_roots = staying().filter(|proxy| proxy.has_other_roots());
+    let old_roots =
+        old_roots.map(|proxy| format!("{}: does not hold the trust roots of the control plane", proxy.id()));
     let unhealthy = staying().filter(|proxy| !proxy.healthy);
     let unhealthy = unhealthy.map(|proxy| format!("{}: the app is not healthy", proxy.id())).collect();
     let ending = proxies.items.iter().filter_map(|proxy| {
         let left = proxy.cert_expiry_seconds.filter(|left| *left <= CERTIFICATE)?;
         Some(format!("{}: the certificate ends in {}: it was not renewed", proxy.id(), listing::duration(left)))
     });
-    let mut checks =
-        Check::each("configuration", format!("as it should be in {}", listing::number(count, "sidecar")), behind);
-    checks.extend(Check::each("apps", format!("{count} healthy"), unhealthy));
-    checks.extend(Check::each("certificates", "all valid".to_owned(), ending.collect()));
+    let mut checks = SYNC.each(format!("as it should be in {}", listing::number(count, "sidecar")), behind);
+    checks.extend(TRUST.each("the same everywhere", old_roots.collect()));
+    checks.extend(APPS.each(format!("{count} healthy"), unhealthy));
+    checks.extend(CERTIFICATES.each("all valid", ending.collect()));
     checks
 }
 
@@ -165,7 +226,7 @@ fn plaintext(proxies: &Proxies) -> Vec<Check> {
         true => "no plaintext was seen: nobody would break under STRICT",
         false => "no port takes plaintext, or nobody has called yet",
     };
-    Check::each("plaintext", fine.to_owned(), broken.collect())
+    PLAINTEXT.each(fine, broken.collect())
 }
 
 /// Apps at which traces end.
@@ -174,9 +235,7 @@ fn traces(proxies: &Proxies) -> Vec<Check> {
         let seen = proxy.trace_propagation.as_ref()?;
         Some(format!(
             "{}: traces end at it. {} requests came with a trace context, and of {} that it sent {} had none, {} of them \
-             while it served one that had. The app has to copy traceparent, tracestate and baggage (or b3 and x-b3-*) \
-             from the request that it serves to those that it sends for it, or to use a tracing library that does; if it \
-             sends them of its own accord, all is well",
+             while it served one that had",
             proxy.id(),
             seen.served,
             seen.passed_on.saturating_add(seen.orphans),
@@ -184,7 +243,7 @@ fn traces(proxies: &Proxies) -> Vec<Check> {
             seen.orphans_meanwhile,
         ))
     });
-    Check::each("traces", "no app is known to break them".to_owned(), broken.collect())
+    TRACES.each("no app is known to break them", broken.collect())
 }
 
 fn resources(problems: &[Value]) -> Vec<Check> {
@@ -195,70 +254,7 @@ fn resources(problems: &[Value]) -> Vec<Check> {
         let line = line.map_or(String::new(), |line| format!(":{line}"));
         format!("{}{line}: {path}{}", text(problem, "file"), text(problem, "message"))
     });
-    Check::each("resources", "no problems".to_owned(), told.collect())
-}
-
-fn machine() -> Vec<Check> {
-    let mut checks = vec![loopback(), descriptors()];
-    for (name, port) in [("port of the API", 15014), ("port of discovery", 15012)] {
-        checks.push(match TcpListener::bind(("127.0.0.1", port)) {
-            Ok(_) => Check::good(name, format!("127.0.0.1:{port} is free")),
-            Err(error) => {
-                let hint = "is a control plane running already? Others: --api-listen and --xds-listen";
-                Check::warning(name, format!("127.0.0.1:{port}: {error}; {hint}"))
-            }
-        });
-    }
-    checks.push(data_dir());
-    checks.push(redirection());
-    checks
-}
-
-fn loopback() -> Check {
-    match TcpListener::bind("127.0.0.1:0") {
-        Ok(_) => Check::good("network", "listens on loopback"),
-        Err(error) => Check::bad("network", format!("cannot listen on 127.0.0.1: {error}; is the interface lo up?")),
-    }
-}
-
-fn descriptors() -> Check {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    match limit {
-        Some(limit) if limit < DESCRIPTORS => {
-            let hint = format!("a busy sidecar needs {DESCRIPTORS}: raise it with ulimit -n");
-            Check::warning("open files", format!("at most {limit}; {hint}"))
-        }
-        Some(limit) => Check::good("open files", format!("at most {limit}")),
-        None => Check::good("open files", "without limit"),
-    }
-}
-
-/// The default data directory, or the nearest directory above it that is there.
-fn data_dir() -> Check {
-    let home = std::env::var_os("HOME").unwrap_or_else(|| ".".into());
-    let base = std::env::var_os("XDG_DATA_HOME").filter(|base| !base.is_empty());
-    let base = base.map_or_else(|| Path::new(&home).join(".local/share"), Into::into);
-    let wanted = base.join("weft");
-    let there = wanted.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match rustix::fs::access(there, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Check::good("data directory", format!("{} can be written", wanted.display())),
-        Err(error) => {
-            Check::warning("data directory", format!("{}: {error}; give another with --data-dir", there.display()))
-        }
-    }
-}
-
-/// Only `weft run --transparent` needs it.
-fn redirection() -> Check {
-    let root = rustix::process::geteuid().is_root();
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let nft = std::env::split_paths(&paths).any(|path| path.join("nft").is_file());
-    let text = match (root, nft) {
-        (true, true) => "possible",
-        (true, false) => "not possible: nft is not installed; apps can be run without it",
-        (false, _) => "not possible without root; apps can be run without it",
-    };
-    Check::good("transparent redirection", text)
+    RESOURCES.each("no problems", told.collect())
 }
 
 #[cfg(test)]
@@ -293,7 +289,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_a_warning_of_its_own() {
         let cases = [
-            (json!({"types": [{"type": "Service", "state": "STALE"}]}), "shop/a: STALE; weft config says more"),
+            (json!({"types": [{"type": "Service", "state": "STALE"}]}), "shop/a: STALE"),
             (json!({"healthy": false}), "shop/a: the app is not healthy"),
             (json!({"certExpirySeconds": -60}), "shop/a: the certificate ends in -1m: it was not renewed"),
         ];
@@ -315,7 +311,26 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_can_run_a_mesh() {
-        assert!(machine().iter().all(|check| check.level != Level::Bad));
+    fn a_sidecar_that_has_not_taken_the_trust_roots_is_told() {
+        for (state, expected) in [("SYNCED", 0), ("STALE", 1), ("ERROR", 1)] {
+            let proxies = proxies(&json!({"types": [{"type": "TrustBundle", "state": state}]}));
+            let found = sidecars(&proxies).into_iter().filter(|check| check.code == "trust-roots");
+            assert_eq!(found.filter(|check| check.level == Level::Warning).count(), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_differs_is_a_warning() {
+        assert_eq!([clock(None), clock(Some(5)), clock(Some(-5))].map(|check| check.level), [Level::Good; 3]);
+        assert_eq!(clock(Some(-90)).message, "that of the control plane is 1m behind this machine's");
+        assert_eq!((clock(Some(6)).level, clock(Some(6)).fix), (Level::Warning, CLOCK.2));
+    }
+
+    #[test]
+    fn what_fails_says_what_to_do_and_what_is_good_does_not() {
+        let value = serde_json::to_value([SYNC.good("x"), SYNC.warning("y")]).unwrap();
+        let expected = json!([{"level": "good", "code": "configuration", "name": "configuration", "message": "x"},
+            {"level": "warning", "code": "configuration", "name": "configuration", "message": "y", "fix": SYNC.2}]);
+        assert_eq!(value, expected);
     }
 }

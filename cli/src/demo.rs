@@ -40,7 +40,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut mesh = Mesh::new(args.duration, args.keep, args.otlp_endpoint.clone()).await?;
     let outcome = tokio::select! {
         outcome = Box::pin(measure(&args, &mut mesh)) => Some(outcome),
-        _ = signals.next() => None,
+        _ = signals.next_end() => None,
     };
     let Some(outcome) = outcome else {
         eprintln!("weft demo: interrupted; cleaning up");
@@ -59,7 +59,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     }
     if args.keep {
         eprintln!("{}\nCtrl-C ends the mesh", mesh.describe());
-        signals.next().await;
+        signals.next_end().await;
     }
     Ok(ExitCode::from(u8::from(!report.ok())))
 }

@@ -72,6 +72,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Analyze(args) => analyze::run(&args),
+        Command::App(args) => Ok(run::become_app(&args)),
         Command::EnterCgroup(args) => run::enter_cgroup(&args),
         Command::Inject(args) => inject::inject(&args),
         Command::Install(args) => install::run(&args),
@@ -113,6 +114,7 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Top(args) => Box::pin(top::run(args)).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Analyze(_)
+        | Command::App(_)
         | Command::Completions { .. }
         | Command::EnterCgroup(_)
         | Command::Inject(_)

@@ -1,144 +1,203 @@
 //! `weft run`: a sidecar and an app as two children. The app starts when the sidecar is ready, gets the signals that we
-//! get, and its end is the end of both.
+//! get, and its end is the end of both. Before a signal that ends it, the sidecar turns its callers away.
 
 use std::{
     ffi::OsString,
-    io::IsTerminal as _,
-    os::unix::process::ExitStatusExt as _,
+    net::SocketAddr,
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use rand::Rng as _;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-};
+use rustix::process::Signal;
+use tokio::{process::Child, sync::watch, task::JoinHandle};
 
+pub use self::{
+    app::{AppArgs, become_app},
+    signals::Signals,
+    transparent::enter as enter_cgroup,
+};
 use self::{
     instance::Instance,
+    keeper::Keeper,
+    notify::Notify,
+    sidecar::{Listening, Said},
+    signals::forward,
     transparent::{Prepared, Redirected},
 };
-use crate::args::RunArgs;
+use crate::{args::RunArgs, client};
 
+mod app;
+mod env_file;
 mod instance;
+mod keeper;
+mod notify;
+#[cfg(target_os = "linux")]
+mod orphans;
+pub mod ports;
+mod settings;
 mod sidecar;
+mod signals;
 mod transparent;
-
-pub use transparent::enter as enter_cgroup;
-
-/// The sidecar's lame-duck time and drain deadline, and a second for the rest.
-const DRAIN: Duration = Duration::from_secs(31);
-/// Back-off between restarts of a sidecar.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// Runs the pair.
 pub async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
+    let args = settings::merged(args)?;
+    let mut signals = Signals::all()?;
+    let variables = args.env_file.as_deref().map(env_file::read).transpose()?.unwrap_or_default();
+    app::find(&args.command)?;
     let kept = args.state_dir.as_deref().and_then(|dir| instance::load(dir, &args));
     let name = kept.as_ref().map_or_else(|| format!("{}-{}", args.name, suffix()), |kept| kept.name.clone());
+    look_at_ports(&args)?;
+    #[cfg(target_os = "linux")]
+    tokio::spawn(orphans::bury());
+    let notify = Notify::from_environment();
+    let said = watch::Sender::<Said>::default();
     let prepared = args.transparent.then(|| Prepared::new(&args, &name)).transpose()?;
-    let with = |listening: Option<&sidecar::Listening>| {
+    let with = |listening: Option<&Listening>| {
         let mut flags = sidecar_flags(&args, &name, listening);
         let fixed = listening.and_then(|listening| listening.redirect.as_ref());
         flags.extend(prepared.iter().flat_map(|prepared| prepared.flags(fixed)));
         flags
     };
     let flags = with(kept.as_ref().and_then(Instance::free));
+    let limit = Some(args.ready_timeout).filter(|limit| !limit.is_zero());
     let started = tokio::select! {
-        started = sidecar::start(&flags) => started?,
-        signal = signals.next() => return Ok(ExitCode::from(128 + signal_number(signal))),
+        started = sidecar::start(&flags, limit, &said) => started?,
+        signal = signals.next_end() => return Ok(ExitCode::from(128 + signals::number(signal))),
     };
-    let sidecar::Started { mut child, listening } = started;
+    let sidecar::Started { child, listening } = started;
     // A sidecar that is started again must be where the app expects it.
-    let flags = with(Some(&listening));
+    let keeper = Keeper::start(child, with(Some(&listening)), said.clone());
     if let Some(dir) = &args.state_dir {
         instance::save(dir, &Instance { name: name.clone(), listening: listening.clone() });
     }
     let started = redirected(prepared, &listening).and_then(|redirected| {
-        let app = start_app(&args, &listening, redirected.as_ref())?;
-        Ok((app, redirected))
+        let inside = redirected.as_ref().map(|redirected| redirected.command(&args.command)).transpose()?;
+        // What we say is not to be mistaken.
+        let environment = variables.into_iter().chain(app::environment(&args, &listening)).collect();
+        Ok((app::start(inside.as_ref().unwrap_or(&args.command), environment)?, redirected))
     });
-    let (mut app, redirected) = match started {
+    let (app, redirected) = match started {
         Ok(started) => started,
         Err(error) => {
-            stop(&mut child, DRAIN).await;
+            keeper.end().await;
             return Err(error);
         }
     };
-    let mut backoff = BACKOFF.0;
-    let mut stopping = false;
-    let status = loop {
-        tokio::select! {
-            status = app.wait() => break status.context("wait for the app")?,
-            signal = signals.next() => {
-                stopping = true;
-                forward(&app, signal);
-            }
-            status = child.wait(), if !stopping => {
-                let status = status.context("wait for the sidecar")?;
-                eprintln!("weft run: sidecar ended ({status}); starting it again in {} ms", backoff.as_millis());
-                tokio::select! {
-                    status = app.wait() => break status.context("wait for the app")?,
-                    signal = signals.next() => { stopping = true; forward(&app, signal); continue; }
-                    () = tokio::time::sleep(backoff) => {}
-                }
-                backoff = next_backoff(backoff);
-                tokio::select! {
-                    status = app.wait() => break status.context("wait for the app")?,
-                    signal = signals.next() => { stopping = true; forward(&app, signal); }
-                    started = sidecar::start(&flags) => match started {
-                        Ok(started) => { child = started.child; backoff = BACKOFF.0; }
-                        Err(error) => eprintln!("weft run: {error:#}"),
-                    },
-                }
-            }
-        }
-    };
-    // Nothing is left of the app, and nobody is to find its ports redirected while the sidecar drains.
+    let telling = tokio::spawn(notify.clone().tell(said.subscribe()));
+    let running = Running { args: &args, admin: &listening.admin, said, notify, keeper: &keeper };
+    let status = running.until_the_end(app, &mut signals).await;
+    telling.abort();
+    // Nothing is left of the app, and nobody is to find its ports redirected while the sidecar ends.
     drop(redirected);
-    stop(&mut child, DRAIN).await;
-    Ok(ExitCode::from(code(status)))
+    keeper.end().await;
+    Ok(ExitCode::from(app::code(status?)))
 }
 
-fn next_backoff(backoff: Duration) -> Duration {
-    (backoff * 2).min(BACKOFF.1)
-}
-
-fn redirected(prepared: Option<Prepared>, listening: &sidecar::Listening) -> anyhow::Result<Option<Redirected>> {
+fn redirected(prepared: Option<Prepared>, listening: &Listening) -> anyhow::Result<Option<Redirected>> {
     let Some(prepared) = prepared else { return Ok(None) };
     let ports = listening.redirect.as_ref().context("the sidecar does not say where it takes redirected traffic")?;
     prepared.redirect(ports).map(Some)
 }
 
-fn start_app(args: &RunArgs, listening: &sidecar::Listening, redirected: Option<&Redirected>) -> anyhow::Result<Child> {
-    let inside = redirected.map(|redirected| redirected.command(&args.command)).transpose()?;
-    let command = inside.as_ref().unwrap_or(&args.command);
-    let (program, arguments) = command.split_first().context("no app given; put it behind `--`")?;
-    Command::new(program)
-        .args(arguments)
-        .envs(environment(args, listening))
-        .spawn()
-        .with_context(|| format!("start the app: {}: failed; is it in PATH", program.display()))
+/// An app and its sidecar, both of which run.
+struct Running<'a> {
+    args: &'a RunArgs,
+    admin: &'a str,
+    said: watch::Sender<Said>,
+    notify: Notify,
+    keeper: &'a Keeper,
 }
 
-/// What the app finds in its environment.
-fn environment(args: &RunArgs, listening: &sidecar::Listening) -> Vec<(String, String)> {
-    let mut variables = vec![
-        ("WEFT_ADMIN".to_owned(), listening.admin.clone()),
-        ("WEFT_OUTBOUND".to_owned(), listening.outbound.clone()),
+impl Running<'_> {
+    /// Passes signals on until the app has ended. The first one that asks an app with ports to end is held back while
+    /// callers leave; another one is not.
+    async fn until_the_end(&self, mut app: Child, signals: &mut Signals) -> anyhow::Result<ExitStatus> {
+        let mut leaving: Option<(JoinHandle<()>, Signal)> = None;
+        let mut stopping = false;
+        loop {
+            let left = async {
+                match &mut leaving {
+                    Some((task, signal)) => {
+                        let _ = task.await;
+                        *signal
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                status = app.wait() => return status.context("wait for the app"),
+                signal = left => {
+                    leaving = None;
+                    forward(&app, signal);
+                }
+                signal = signals.next() => match signal {
+                    Signal::TERM | Signal::INT if !stopping => {
+                        stopping = true;
+                        self.notify.say("STOPPING=1\nSTATUS=callers are turned away, then the app is stopped");
+                        self.keeper.drains();
+                        if self.args.port.is_empty() {
+                            forward(&app, signal);
+                        } else {
+                            leaving = Some((self.turn_callers_away(), signal));
+                        }
+                    }
+                    signal => forward(&app, signal),
+                },
+            }
+        }
+    }
+
+    /// Has the sidecar drain; ends when nobody calls the app any more, or when that takes too long.
+    fn turn_callers_away(&self) -> JoinHandle<()> {
+        let (admin, mut said) = (self.admin.to_owned(), self.said.subscribe());
+        let limit = Duration::from_secs(self.args.drain_timeout);
+        tokio::spawn(async move {
+            let drained = async {
+                match client::post(&admin, "/drain").await {
+                    Ok(_) => {
+                        let _ = said.wait_for(|said| said.drained || !said.up).await;
+                    }
+                    Err(error) => eprintln!("weft run: the sidecar does not drain: {error:#}"),
+                }
+            };
+            if tokio::time::timeout(limit, drained).await.is_err() {
+                let seconds = limit.as_secs();
+                eprintln!(
+                    "weft run: somebody still calls the app after {seconds} s (--drain-timeout); it is told to stop"
+                );
+            }
+        })
+    }
+}
+
+/// Everything that is to be listened on is free; one of the app's own ports that is not may be meant so.
+fn look_at_ports(args: &RunArgs) -> anyhow::Result<()> {
+    let given = [
+        ("--outbound-listen", args.outbound_listen),
+        ("--mesh-listen", args.mesh_listen),
+        ("--admin-listen", args.admin_listen),
     ];
-    variables.extend(args.upstream.iter().map(|upstream| {
-        let service = upstream.service.to_ascii_uppercase().replace('-', "_");
-        (format!("WEFT_UPSTREAM_{service}"), format!("127.0.0.1:{}", upstream.local_port))
-    }));
-    variables
+    let given = given.into_iter().filter_map(|(flag, address)| Some((flag, address?)));
+    let upstreams = args.upstream.iter().map(|upstream| SocketAddr::from(([127, 0, 0, 1], upstream.local_port)));
+    for (flag, address) in given.chain(upstreams.map(|address| ("--upstream", address))) {
+        ports::free(flag, address)?;
+    }
+    for port in &args.port {
+        let number = port.split('/').next().and_then(|port| port.rsplit(':').next()).and_then(|port| port.parse().ok());
+        if let Some((number, holder)) = number.and_then(|number: u16| Some((number, ports::holder(number)?))) {
+            eprintln!(
+                "weft run: {holder} listens on port {number} of the app already; unless that is the app, it will fail"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The sidecar's command line; `listening` pins the addresses of an earlier start, except those that are given.
-fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Listening>) -> Vec<OsString> {
+fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&Listening>) -> Vec<OsString> {
     let mut flags: Vec<OsString> = vec!["sidecar".into(), "--announce".into()];
     let mut flag = |name: &str, value: OsString| flags.extend([name.into(), value]);
     flag("--name", instance.into());
@@ -180,6 +239,17 @@ fn sidecar_flags(args: &RunArgs, instance: &str, listening: Option<&sidecar::Lis
     if let Some(age) = &args.state_max_age {
         flag("--state-max-age", age.into());
     }
+    let more = [
+        ("--probe", args.probe.clone()),
+        ("--probe-interval", args.probe_interval.clone()),
+        ("--probe-timeout", args.probe_timeout.clone()),
+        ("--probe-threshold", args.probe_threshold.clone()),
+        ("--lame-duck", args.lame_duck.map(|seconds| seconds.to_string())),
+        ("--drain-timeout", Some(args.drain_timeout.to_string())),
+    ];
+    more.into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .for_each(|(name, value)| flag(name, value.into()));
     flags
 }
 
@@ -189,96 +259,23 @@ fn suffix() -> String {
     (0..5).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect()
 }
 
-/// SIGTERM, then SIGKILL when `deadline` has passed.
-async fn stop(child: &mut Child, deadline: Duration) {
-    send(child, Signal::TERM);
-    if tokio::time::timeout(deadline, child.wait()).await.is_err() {
-        eprintln!("weft run: sidecar has not drained in {} s; killing it", deadline.as_secs());
-        child.kill().await.ok();
-    }
-}
-
-fn send(child: &Child, signal: Signal) {
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
-        // It may have ended just now, which is what we want.
-        kill_process(pid, signal).ok();
-    }
-}
-
-fn forward(app: &Child, signal: Signal) {
-    // A terminal has sent its Ctrl-C to the app already.
-    if signal != Signal::INT || !std::io::stdin().is_terminal() {
-        send(app, signal);
-    }
-}
-
-fn signal_number(signal: Signal) -> u8 {
-    u8::try_from(signal.as_raw()).unwrap_or(0)
-}
-
-/// The app's own code, 128 + n when signal n ended it.
-fn code(status: ExitStatus) -> u8 {
-    let signal = || status.signal().map_or(1, |signal| 128 + signal);
-    u8::try_from(status.code().unwrap_or_else(signal)).unwrap_or(1)
-}
-
-/// The signals that end us.
-pub struct Signals {
-    hangup: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    /// Takes the signals over from the system's default.
-    pub fn new() -> anyhow::Result<Self> {
-        let take = |kind| signal(kind).context("take over signals");
-        Ok(Self {
-            hangup: take(SignalKind::hangup())?,
-            interrupt: take(SignalKind::interrupt())?,
-            terminate: take(SignalKind::terminate())?,
-        })
-    }
-
-    /// The next one.
-    pub async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.hangup.recv() => Signal::HUP,
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.terminate.recv() => Signal::TERM,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn args() -> RunArgs {
         use clap::Parser as _;
-        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --locality eu/eu-1 --admin-listen 127.0.0.1:7 --inbound-listen 127.0.0.1:8=80 -- app";
-        match crate::args::Cli::try_parse_from(line.split(' ')).unwrap().command {
+        let line = "weft run --name web --upstream pay-ments.shop:80=9001 --locality eu/eu-1 --admin-listen 127.0.0.1:7 \
+                    --inbound-listen 127.0.0.1:8=80 --probe exec:true --lame-duck 1 -- app";
+        match crate::args::Cli::try_parse_from(line.split_whitespace()).unwrap().command {
             crate::args::Command::Run(args) => args,
             other => panic!("{other:?}"),
         }
     }
 
-    fn listening() -> sidecar::Listening {
-        sidecar::Listening {
-            admin: "127.0.0.1:1".into(),
-            outbound: "127.0.0.1:2".into(),
-            mesh: "127.0.0.1:3".into(),
-            redirect: None,
-        }
-    }
-
-    #[test]
-    fn the_environment_names_each_upstream_in_capitals() {
-        let environment = environment(&args(), &listening());
-        let get = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        assert_eq!(get("WEFT_UPSTREAM_PAY_MENTS"), Some("127.0.0.1:9001"));
-        assert_eq!(get("WEFT_ADMIN"), Some("127.0.0.1:1"));
-        assert_eq!(get("WEFT_OUTBOUND"), Some("127.0.0.1:2"));
+    fn listening() -> Listening {
+        let address = |port| format!("127.0.0.1:{port}");
+        Listening { admin: address(1), outbound: address(2), mesh: address(3), redirect: None }
     }
 
     #[test]
@@ -289,6 +286,7 @@ mod tests {
         assert!(flags.contains("--service-account web --label app=web --upstream pay-ments.shop:80=9001"), "{flags}");
         assert!(flags.contains("--inbound-listen 127.0.0.1:8=80 --locality eu/eu-1"), "{flags}");
         assert!(flags.contains("--admin-listen 127.0.0.1:7") && !flags.contains("--mesh-listen"), "{flags}");
+        assert!(flags.ends_with("--probe exec:true --lame-duck 1 --drain-timeout 25"), "{flags}");
     }
 
     #[test]
@@ -299,16 +297,8 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_code_is_the_apps_or_128_and_the_signal() {
-        for (raw, expected) in [(0, 0), (3 << 8, 3), (255 << 8, 255), (15, 143), (9, 137)] {
-            assert_eq!(code(ExitStatus::from_raw(raw)), expected, "{raw}");
-        }
-    }
-
-    #[test]
-    fn instance_names_differ_and_back_off_is_capped() {
+    fn instance_names_differ() {
         assert_eq!(suffix().len(), 5);
         assert_ne!(suffix(), suffix());
-        assert_eq!(next_backoff(Duration::from_secs(9)), BACKOFF.1);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -99,6 +99,8 @@ pub struct Server {
     client: Client,
     url: String,
     warned: Mutex<BTreeSet<String>>,
+    /// Seconds by which its clock is ahead.
+    ahead: Mutex<Option<i64>>,
 }
 
 impl Server {
@@ -113,7 +115,7 @@ impl Server {
         config.default_retry = false;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).with_context(|| format!("--server: {url}: cannot be used"))?;
-        Ok(Self { client, url, warned: Mutex::default() })
+        Ok(Self { client, url, warned: Mutex::default(), ahead: Mutex::default() })
     }
 
     /// The address, without a slash at its end.
@@ -148,6 +150,7 @@ impl Server {
         let waited = style::told(SILENCE, &note, exchange);
         let response = tokio::time::timeout(limit, waited).await.map_err(|_| late())??;
         self.warn(&about, &response);
+        self.look_at_clock(&response);
         let status = response.status();
         let value: Result<Value, _> = serde_json::from_slice(response.body());
         if status.is_success() {
@@ -156,6 +159,19 @@ impl Server {
         let text = String::from_utf8_lossy(response.body());
         let otherwise = format!("{method} {url}: status {}: {}", status.as_u16(), text.trim());
         Err(CallError::Refused(Box::new(refusal(status.as_u16(), value.unwrap_or_default(), otherwise))))
+    }
+
+    /// By how many seconds the server's clock was ahead of ours at its last answer; `None`: it did not tell its time.
+    pub fn clock_ahead(&self) -> Option<i64> {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_at_clock(&self, response: &Response<bytes::Bytes>) {
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        let seconds = |time: SystemTime| i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok();
+        let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok()).and_then(seconds);
+        let ahead = theirs.zip(seconds(SystemTime::now())).map(|(theirs, ours)| theirs - ours);
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
     }
 
     /// 0, or 3 when a warning came.

@@ -114,6 +114,11 @@ pub struct Type {
 }
 
 impl Proxy {
+    /// It was sent trust roots that it has not taken.
+    pub fn has_other_roots(&self) -> bool {
+        self.types.iter().any(|kind| kind.r#type == "TrustBundle" && ["ERROR", "STALE"].contains(&kind.state.as_str()))
+    }
+
     /// The worst state of its resource types: `ERROR`, `STALE`, `SYNCED`, or `NOT_SENT` when nothing was sent yet.
     pub fn state(&self) -> &'static str {
         let any = |state| self.types.iter().any(|t| t.state == state);

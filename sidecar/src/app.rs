@@ -2,6 +2,7 @@
 
 mod listeners;
 mod restored;
+mod supervised;
 pub mod worker;
 
 use std::{
@@ -63,8 +64,8 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     harden::process();
-    if args.end_with_parent {
-        harden::end_with_parent();
+    if let Some(parent) = args.parent {
+        supervised::dies_with(parent)?;
     }
     if let Some(mark) = args.mark {
         egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
@@ -164,7 +165,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
     tell_of_traffic(&context, &registration);
-    tokio::spawn(probe::run(args.ports.iter().map(|port| port.port).collect(), registration.clone()));
+    probe::start(&args, &registration)?;
 
     stop(&args, &drain, &registration).await?;
     // The control plane hears that this sidecar leaves before the process does.
@@ -266,11 +267,17 @@ async fn stop(args: &SidecarArgs, drain: &Drain, registration: &watch::Sender<Re
     };
     tracing::info!("draining");
     registration.send_modify(|registration| registration.draining = true);
-    let mut lame_duck = args.lame_duck;
+    // Nobody calls an app without ports, and one whose supervisor is gone is gone too.
+    let orphan = args.parent.is_some_and(supervised::is_orphan);
+    let mut lame_duck = if args.ports.is_empty() { Duration::ZERO } else { args.lame_duck };
+    if orphan {
+        drain.advance(Phase::Stopped);
+        return Ok(());
+    }
     if let Some(asked) = asked {
         // The app has the signal already; ours comes when it has ended.
         tokio::select! {
-            () = drain.quiesce(lame_duck) => {}
+            () = drain.quiesce(lame_duck, || supervised::drained(args.announce)) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -15,6 +15,8 @@ pub use redirect::RedirectPorts;
 use weft_policy::model::{Locality, ObjectName};
 use weft_proto::v1;
 
+use crate::probe::ProbeArgs;
+
 /// Stands next to one service and carries its traffic.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SidecarArgs {
@@ -58,9 +60,6 @@ pub struct SidecarArgs {
     /// Mark of every socket that this sidecar opens, so that rules of redirection leave it alone (needs CAP_NET_ADMIN)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub mark: Option<u32>,
-    /// Stop when the process that started this one ends (Linux)
-    #[arg(long, hide = true)]
-    pub end_with_parent: bool,
     /// Address at which peers reach this workload [default: that of --mesh-listen]
     #[arg(long, value_name = "IP")]
     pub advertise: Option<IpAddr>,
@@ -107,6 +106,11 @@ pub struct SidecarArgs {
     pub log: String,
     #[command(flatten)]
     pub pod: PodArgs,
+    #[command(flatten)]
+    pub probe: ProbeArgs,
+    /// Process that has started this one: when it is gone, so is this
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<i32>,
 }
 
 /// What the data path needs to know.
@@ -228,7 +232,8 @@ impl FromStr for Port {
     }
 }
 
-fn port(text: &str) -> Result<u16, String> {
+/// A port number.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|&port| port > 0).ok_or_else(|| format!("port {text:?}: expected 1 to 65535"))
 }
 

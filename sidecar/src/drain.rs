@@ -24,18 +24,24 @@ pub struct Drain {
     phase: watch::Sender<Phase>,
     /// One receiver for each open connection.
     open: Arc<watch::Sender<()>>,
+    /// One receiver for each of those that others have opened.
+    inbound: Arc<watch::Sender<()>>,
     /// Somebody on this machine wants the drain to begin, before there is a signal.
     asked: watch::Sender<bool>,
 }
 
 /// Held by a connection while it is open.
-pub struct DrainGuard(#[expect(dead_code, reason = "held for its count")] watch::Receiver<()>);
+pub struct DrainGuard(
+    #[expect(dead_code, reason = "held for its count")] watch::Receiver<()>,
+    #[expect(dead_code, reason = "held for its count")] Option<watch::Receiver<()>>,
+);
 
 impl Default for Drain {
     fn default() -> Self {
         Self {
             phase: watch::Sender::new(Phase::Running),
             open: Arc::new(watch::Sender::new(())),
+            inbound: Arc::new(watch::Sender::new(())),
             asked: watch::Sender::new(false),
         }
     }
@@ -65,18 +71,27 @@ impl Drain {
         let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 
-    /// Turns callers away and keeps going: lame duck, then the end of inbound connections, and no more than that.
-    pub async fn quiesce(&self, lame_duck: Duration) {
+    /// Turns callers away and keeps going: lame duck, then the end of inbound connections, and no more than that. `gone`
+    /// is called when the last of them has ended: the app has nothing to do any more.
+    pub async fn quiesce(&self, lame_duck: Duration, gone: impl FnOnce()) {
         self.advance(Phase::LameDuck);
         tokio::time::sleep(lame_duck).await;
         self.advance(Phase::Draining);
+        self.inbound.closed().await;
+        gone();
         std::future::pending().await
     }
 
     /// A connection is open until the guard is dropped.
     #[must_use]
     pub fn guard(&self) -> DrainGuard {
-        DrainGuard(self.open.subscribe())
+        DrainGuard(self.open.subscribe(), None)
+    }
+
+    /// The same for a connection that somebody else has opened to the app.
+    #[must_use]
+    pub fn inbound_guard(&self) -> DrainGuard {
+        DrainGuard(self.open.subscribe(), Some(self.inbound.subscribe()))
     }
 
     /// Returns when the process is to end.
@@ -160,8 +175,19 @@ mod tests {
         let waiting = tokio::spawn(async move { asked.asked().await });
         drain.ask();
         waiting.await.expect("it was asked");
-        assert!(tokio::time::timeout(Duration::from_secs(3600), drain.quiesce(LAME)).await.is_err());
+        let (guard, outbound) = (drain.inbound_guard(), drain.guard());
+        let (gone, when) = tokio::sync::oneshot::channel();
+        let (start, quiet) = (Instant::now(), drain.clone());
+        let quiesce =
+            tokio::spawn(async move { quiet.quiesce(LAME, || gone.send(Instant::now()).expect("waited for")).await });
+        tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(drain.phase(), Phase::Draining);
+        drop(guard);
+        let when = when.await.expect("the last caller has gone");
+        assert_eq!(when - start, Duration::from_secs(9), "not with the lame duck's end, and not the app's own calls");
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!quiesce.is_finished());
+        drop(outbound);
     }
 
     #[test]

@@ -14,14 +14,6 @@ pub fn process() {
     }
 }
 
-/// Stops, as when asked to, when the process that started this one ends. Called before there is another thread.
-pub fn end_with_parent() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM)) {
-        tracing::warn!(%error, "this sidecar may outlive the process that started it");
-    }
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;

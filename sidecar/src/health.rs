@@ -29,6 +29,7 @@ use tokio::{
     sync::watch,
 };
 
+pub use self::ask::ask;
 use self::connections::{Connection, Connections};
 use crate::{admin, drain::Drain, readiness::Status};
 
@@ -52,23 +53,42 @@ pub struct AppProbe {
 
 /// What the app is asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum What {
+pub enum What {
+    /// gRPC's health protocol.
     Grpc(Grpc),
+    /// A GET.
     Http(HttpGet),
+    /// A connection to a port.
     Tcp(u16),
 }
 
+impl What {
+    /// A GET of `path`.
+    #[must_use]
+    pub fn http(port: u16, path: &str) -> Self {
+        Self::Http(HttpGet { port, path: path.into(), scheme: Scheme::Http, http_headers: Vec::new() })
+    }
+
+    /// The health of a gRPC service; an empty name is that of the whole server.
+    #[must_use]
+    pub fn grpc(port: u16, service: &str) -> Self {
+        Self::Grpc(Grpc { port, service: service.into() })
+    }
+}
+
+/// As in a pod.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
-struct Grpc {
+pub struct Grpc {
     port: u16,
     #[serde(default)]
     service: String,
 }
 
+/// As in a pod.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct HttpGet {
+pub struct HttpGet {
     port: u16,
     #[serde(default)]
     path: String,
@@ -232,7 +252,7 @@ impl Asked {
 
 /// Asks the app.
 async fn is_well(probe: AppProbe, host: IpAddr) -> bool {
-    let asked = tokio::time::timeout(probe.limit, ask::ask(&probe.what, host)).await;
+    let asked = tokio::time::timeout(probe.limit, ask(&probe.what, host)).await;
     let asked = asked.unwrap_or_else(|_| Err(format!("no answer in {} s", probe.limit.as_secs())));
     if let Err(why) = &asked {
         tracing::debug!(probe = probe.name, why, "the app's probe failed");

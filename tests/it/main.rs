@@ -28,6 +28,7 @@ mod python;
 mod resilience;
 mod rotation;
 mod routes;
+mod run;
 mod servers;
 mod spans;
 mod transparent;

@@ -40,6 +40,11 @@ impl Process {
         self.child.wait().expect("a child")
     }
 
+    /// Its end, if that has come.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// The process ids below this one.
     pub fn below(&self) -> Vec<u32> {
         descendants(self.child.id())

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
+    sync::watch,
+    time::Instant,
 };
+
+use super::app;
 
 /// How often we say what we wait for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,8 +47,23 @@ pub struct Redirect {
 enum Event {
     Listening(Listening),
     Ready,
+    Health {
+        healthy: bool,
+    },
+    Drained,
     #[serde(other)]
     Other,
+}
+
+/// What the sidecar that runs now has said.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Said {
+    /// It runs.
+    pub up: bool,
+    /// The app is well.
+    pub healthy: bool,
+    /// It drains, and nobody calls the app any more.
+    pub drained: bool,
 }
 
 /// A sidecar that is ready.
@@ -55,22 +74,30 @@ pub struct Started {
     pub listening: Listening,
 }
 
-/// Starts this program with `flags` and waits until the sidecar is ready.
-pub async fn start(flags: &[OsString]) -> anyhow::Result<Started> {
+/// Starts this program with `flags` and waits until the sidecar is ready, for at most `limit`. What it says from then on
+/// goes to `said`.
+pub async fn start(flags: &[OsString], limit: Option<Duration>, said: &watch::Sender<Said>) -> anyhow::Result<Started> {
     let program = std::env::current_exe().context("path of this program: unknown")?;
-    let mut child = Command::new(program)
-        .args(flags)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("start the sidecar")?;
+    let mut command = Command::new(program);
+    // In a group of its own: the terminal's keys are for the app, whose calls the sidecar carries until it has ended.
+    command.args(flags).arg("--parent").arg(std::process::id().to_string()).process_group(0);
+    app::without_ours(&mut command);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("start the sidecar")?;
+    let deadline = limit.map(|limit| Instant::now() + limit);
     let stdout = child.stdout.take().context("the sidecar's output: not a pipe")?;
     let mut lines = BufReader::new(stdout).lines();
-    let mut listening = None;
+    let (mut listening, mut healthy) = (None, false);
     loop {
-        match tokio::time::timeout(PATIENCE, lines.next_line()).await {
-            Err(_) => eprintln!("weft run: waiting for {}", waiting_for(listening.as_ref()).await),
+        let next = (Instant::now() + PATIENCE).min(deadline.unwrap_or_else(|| Instant::now() + PATIENCE));
+        match tokio::time::timeout_at(next, lines.next_line()).await {
+            Err(_) => {
+                let missing = waiting_for(listening.as_ref()).await;
+                if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    bail!("gave up after --ready-timeout; still waiting for {missing}");
+                }
+                eprintln!("weft run: waiting for {missing}");
+            }
             Ok(line) => match line.context("read the sidecar's output")? {
                 None => {
                     let status = child.wait().await.context("wait for the sidecar")?;
@@ -79,9 +106,11 @@ pub async fn start(flags: &[OsString]) -> anyhow::Result<Started> {
                 Some(line) => match (serde_json::from_str(&line), listening.take()) {
                     (Ok(Event::Listening(addresses)), _) => listening = Some(addresses),
                     (Ok(Event::Ready), Some(addresses)) => {
-                        tokio::spawn(drop_output(lines));
+                        said.send_replace(Said { up: true, healthy, drained: false });
+                        tokio::spawn(listen(lines, said.clone()));
                         return Ok(Started { child, listening: addresses });
                     }
+                    (Ok(Event::Health { healthy: now }), kept) => (listening, healthy) = (kept, now),
                     (_, kept) => listening = kept,
                 },
             },
@@ -98,9 +127,15 @@ async fn waiting_for(listening: Option<&Listening>) -> String {
     }
 }
 
-/// Keeps the pipe from filling up.
-async fn drop_output(mut lines: Lines<BufReader<ChildStdout>>) {
-    while let Ok(Some(_)) = lines.next_line().await {}
+/// Passes on what a ready sidecar says, and keeps the pipe from filling up.
+async fn listen(mut lines: Lines<BufReader<ChildStdout>>, said: watch::Sender<Said>) {
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(Event::Health { healthy }) => said.send_modify(|said| said.healthy = healthy),
+            Ok(Event::Drained) => said.send_modify(|said| said.drained = true),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +152,8 @@ mod tests {
         let Event::Listening(listening) = serde_json::from_str(line).unwrap() else { panic!("not listening") };
         assert_eq!(listening.redirect, Some(Redirect { outbound: 1, dns: 2, inbound: vec![(80, 3)] }));
         assert_eq!(serde_json::from_str::<Event>(r#"{"event":"ready"}"#).unwrap(), Event::Ready);
+        let health = serde_json::from_str::<Event>(r#"{"event":"health","healthy":true}"#).unwrap();
+        assert_eq!(health, Event::Health { healthy: true });
         assert_eq!(serde_json::from_str::<Event>(r#"{"event":"rotated","n":1}"#).unwrap(), Event::Other);
         assert!(serde_json::from_str::<Event>("hello").is_err());
     }

@@ -51,7 +51,6 @@ impl Prepared {
     /// Flags of the sidecar; `ports` are those of an earlier start.
     pub fn flags(&self, ports: Option<&Redirect>) -> Vec<OsString> {
         let mut flags: Vec<OsString> = vec!["--transparent".into(), "--mark".into(), self.mark.to_string().into()];
-        flags.push("--end-with-parent".into());
         if let Some(ports) = ports {
             let inbound = ports.inbound.iter().map(|(port, front)| format!(",{port}={front}"));
             let fixed = format!("outbound={},dns={}{}", ports.outbound, ports.dns, inbound.collect::<String>());

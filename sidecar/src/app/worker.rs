@@ -334,7 +334,7 @@ impl Accepting {
         let admit = move || gauge.try_acquire();
         spawn_local(listener::accept_loop(socket, admit, drain.clone(), end, move |io, _peer, permit| {
             let connection = handle(Rc::clone(&worker), io);
-            let guard = drain.guard();
+            let guard = if end == Phase::Draining { drain.inbound_guard() } else { drain.guard() };
             spawn_local(async move {
                 connection.await;
                 drop((permit, guard));
