@@ -69,17 +69,18 @@ fn nothing_outlives_a_weft_run_that_is_killed() {
 fn orphans_of_the_app_are_buried() {
     let mesh = TestMesh::builder("run-orphans").start();
     let file = mesh.dir.join("orphan");
-    let script = format!("sh -c 'sh -c \"exit 3\" & echo $! > {}; exec sleep 0.2'; exec sleep 1000", file.display());
     // The shell in the middle ends without having waited for its child.
+    let script = format!("sh -c 'sleep 1000 & echo $! > {}'; exec sleep 1000", file.display());
     let app = start(&mesh, "app", &[], &["sh", "-c", &script]);
     let orphan: u32 = eventually("its number", || {
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{error}: {}", app.output()))?;
         text.trim().parse().map_err(|_| text)
     });
-    eventually("its funeral", || match std::fs::read_to_string(format!("/proc/{orphan}/stat")) {
-        Ok(stat) => Err(stat),
-        Err(_) => Ok(()),
-    });
+    let stat = || std::fs::read_to_string(format!("/proc/{orphan}/stat")).unwrap_or_default();
+    let parent = || stat().rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    eventually("its new parent", || if parent() == Some(app.id()) { Ok(()) } else { Err(stat()) });
+    signal(orphan, Signal::KILL);
+    eventually("its funeral", || if stat().is_empty() { Ok(()) } else { Err(stat()) });
 }
 
 /// Not there, or nothing but an exit code.
