@@ -137,15 +137,15 @@ impl Mesh {
             if name == "storefront" {
                 args.extend(words(&format!("--inbound-listen {}={}", self.front, app.port())));
             }
-            // Before the others: WEFT_UPSTREAM_LEDGER is the last one, the journal.
+            for upstream in upstreams {
+                let [local] = free_addresses()?;
+                args.extend(words(&format!("--upstream {upstream}:80={}", local.port())));
+            }
+            // After the others: WEFT_UPSTREAM_LEDGER is the first one, the journal.
             match name {
                 "ledger" => args.extend(words(&format!("--port http:{}/http", entries.port()))),
                 "orders" => args.extend(words(&format!("--upstream ledger:{ENTRIES}={}", entries.port()))),
                 _ => {}
-            }
-            for upstream in upstreams {
-                let [local] = free_addresses()?;
-                args.extend(words(&format!("--upstream {upstream}:80={}", local.port())));
             }
             args.extend(["--".to_owned(), program()?]);
             args.extend(words(&format!("demo-service {name} --listen {app} --version {version} --replica {replica}")));
