@@ -85,7 +85,7 @@ fn a_start_that_cannot_redirect_says_what_is_missing_and_changes_nothing() {
     let program = mesh.dir.join("weft-for-all");
     std::fs::copy(weft, &program).expect("room");
     let program = program.to_string_lossy();
-    let run = [&*program, "run", "--name", "x", "--transparent", "--", "touch", "started"];
+    let run = [&*program, "run", "--name", "x", "--transparent", "--", "/usr/bin/touch", "started"];
     let namespace = mesh.lan.name("c");
     let cases: [(&[&str], &[&str]); 3] = [
         (&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"], &["needs root", "--upstream"]),
