@@ -192,7 +192,7 @@ mod tests {
         }
         let needed = weft_control_plane::kubernetes::needs();
         let needed = needed.into_iter().map(|(group, resource, verb)| (group.to_owned(), resource, verb.to_owned()));
-        assert_eq!(allowed, needed.collect());
+        assert_eq!(allowed, needed.collect::<std::collections::BTreeSet<_>>());
         let lease = weft_control_plane::kubernetes::lease::LEASE;
         assert!(of_kind(&all, "Role").to_string().contains(&format!("\"resourceNames\":[\"{lease}\"]")));
     }

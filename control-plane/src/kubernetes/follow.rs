@@ -29,6 +29,8 @@ const NO_BOOKMARKS: Duration = Duration::from_secs(WATCH + WATCH / 4 + 30);
 const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(15)];
 /// A watch that lasted as long was no failure.
 const LASTED: Duration = Duration::from_secs(5);
+/// One that was not refused in this time works, though it may have nothing to tell.
+const WORKS: Duration = Duration::from_secs(1);
 
 /// What is told of a kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +85,8 @@ struct Place {
     populated: bool,
     /// How often the kind was missing in succession.
     missed: u32,
+    /// Who listens was told that something is wrong.
+    troubled: bool,
     wait: Duration,
 }
 
@@ -112,6 +116,7 @@ impl Follower {
                 Err(Ended::Failed(why)) => Some(why),
             };
             if let Some(why) = trouble {
+                place.troubled = true;
                 let trouble = (self.watched, Change::Trouble(Some(why)));
                 if self.told.send(trouble).await.is_err() {
                     return;
@@ -132,7 +137,7 @@ impl Follower {
             place.populated = !objects.is_empty();
             (place.missed, place.wait) = (0, WAITS[0]);
             self.tell(Change::All(objects)).await?;
-            self.tell(Change::Trouble(None)).await?;
+            self.works(place).await?;
         }
         self.watch(place).await
     }
@@ -147,6 +152,11 @@ impl Follower {
             self.tell(Change::All(Vec::new())).await?;
         }
         Ok(Some(self.watched.missing()))
+    }
+
+    /// Takes back what was said to be wrong.
+    async fn works(&self, place: &mut Place) -> Result<(), Ended> {
+        if std::mem::take(&mut place.troubled) { self.tell(Change::Trouble(None)).await } else { Ok(()) }
     }
 
     async fn tell(&self, change: Change) -> Result<(), Ended> {
@@ -206,10 +216,15 @@ impl Follower {
         let mut events = std::pin::pin!(events);
         let mut silence = NO_BOOKMARKS;
         loop {
-            let event = match timeout(silence, events.try_next()).await {
+            let patience = if place.troubled { WORKS } else { silence };
+            let event = match timeout(patience, events.try_next()).await {
                 Ok(Ok(Some(event))) => event,
                 Ok(Ok(None)) => return Err(Ended::Watch),
                 Ok(Err(error)) => return Err(self.failed("watch", &error)),
+                Err(_) if place.troubled => {
+                    self.works(place).await?;
+                    continue;
+                }
                 Err(_) => {
                     let resource = self.watched.resource();
                     return Err(Ended::Failed(format!("watch {resource}: nothing came for {} s", silence.as_secs())));
@@ -227,6 +242,7 @@ impl Follower {
                 WatchEvent::Error(status) => return Err(self.failed("watch", &Error::Api(status))),
             };
             place.populated = true;
+            self.works(place).await?;
             self.tell(change).await?;
             if let Some(version) = version {
                 place.version = version;
@@ -257,4 +273,73 @@ impl Follower {
 
 fn request(uri: &str) -> Result<Request<Vec<u8>>, Ended> {
     Request::get(uri).body(Vec::new()).map_err(|error| Ended::Failed(format!("{uri}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::kubernetes::watched;
+
+    const LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
+    const BOOKMARK: &str = "{\"type\":\"BOOKMARK\",\"object\":{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{\"resourceVersion\":\"8\"}}}\n";
+
+    /// A server that answers a list, and sends this in a watch; or, without it, answers nothing. It never ends anything.
+    async fn answer(mut stream: TcpStream, watched: Option<&'static str>) -> std::io::Result<()> {
+        let (mut head, mut bytes) = (Vec::new(), [0; 4096]);
+        loop {
+            let length = stream.read(&mut bytes).await?;
+            head.extend_from_slice(&bytes[..length]);
+            if length == 0 || !head.ends_with(b"\r\n\r\n") {
+                if length == 0 {
+                    return Ok(());
+                }
+                continue;
+            }
+            let asked = String::from_utf8_lossy(&head).into_owned();
+            head.clear();
+            let text = match watched {
+                None => continue,
+                Some(line) if asked.contains("watch=true") => {
+                    let chunk = if line.is_empty() { String::new() } else { format!("{:x}\r\n{line}\r\n", line.len()) };
+                    format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}")
+                }
+                Some(_) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{LIST}", LIST.len()),
+            };
+            stream.write_all(text.as_bytes()).await?;
+        }
+    }
+
+    /// The first trouble that a follower of pods has with that server.
+    async fn trouble(line: Option<&'static str>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, line));
+            }
+        });
+        let mut config = kube::Config::new(url.parse().expect("a URL"));
+        (config.connect_timeout, config.default_retry) = (None, false);
+        let client = Client::try_from(config).expect("a client");
+        let (told, mut seen) = mpsc::channel(16);
+        let watched = watched::all().find(|watched| watched.kind == watched::POD).expect("pods");
+        tokio::spawn(Follower { client, watched, told }.run());
+        loop {
+            if let Some((_, Change::Trouble(Some(why)))) = seen.recv().await {
+                return why;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_stopped_talking_is_noticed_sooner_if_it_sends_bookmarks() {
+        assert_eq!(trouble(None).await, "list pods: no answer in 60 s");
+        assert_eq!(trouble(Some(BOOKMARK)).await, "watch pods: nothing came for 150 s");
+        assert_eq!(trouble(Some("")).await, "watch pods: nothing came for 330 s");
+    }
 }

@@ -251,10 +251,13 @@ mod tests {
         until(&mut first, true).await;
         let (mut second, _stop) = candidate(&cluster, "second");
         let asked = cluster.count("get leases.coordination.k8s.io");
-        while cluster.count("get leases.coordination.k8s.io") < asked + 20 {
-            assert!(!*second.borrow(), "one leads");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let many = async {
+            while cluster.count("get leases.coordination.k8s.io") < asked + 20 {
+                assert!(!*second.borrow(), "one leads");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, many).await.expect("in time");
         stop.send_replace(true);
         until(&mut second, true).await;
         assert!(!*first.borrow());

@@ -287,7 +287,11 @@ impl Collector {
 
     /// Brings the log up to date; what it does not take stays for later.
     async fn record(&mut self) {
-        if self.seen.dirty.is_empty() || self.again.is_some_and(|at| Instant::now() < at) {
+        if self.seen.dirty.is_empty() {
+            (self.again, self.retry) = (None, RETRY);
+            return;
+        }
+        if self.again.is_some_and(|at| Instant::now() < at) {
             return;
         }
         let taken = record::append(&self.store, &self.seen.dirty).await;

@@ -234,6 +234,18 @@ async fn while_the_server_fails_everything_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_watch_that_works_again_is_no_problem_though_it_has_nothing_to_tell() {
+    let mut world = World::start(shop()).await;
+    world.cluster.state().refused.insert("watch services".into());
+    world.cluster.cut();
+    world.eventually(|now| now.problems.iter().any(|problem| problem.message.contains("cannot watch services"))).await;
+    assert!(world.now().services.contains_key("shop/cart"));
+    world.cluster.state().refused.clear();
+    world.eventually(|now| now.problems.is_empty()).await;
+    assert_eq!(world.cluster.count("list services"), 1);
+}
+
+#[tokio::test]
 async fn a_restart_makes_events_only_of_what_has_changed_since() {
     let world = World::start([service("cart", 80), service("old", 81), policy("slow", "1s")]).await;
     let (cluster, store, before) = (world.cluster.clone(), world.store.clone(), world.store.revision());
