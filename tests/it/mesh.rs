@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -11,8 +12,10 @@ use std::{
 
 use rustix::process::Signal;
 
+mod ran;
 mod workload;
 
+pub use ran::Ran;
 pub use workload::Workload;
 
 use crate::{
@@ -36,29 +39,6 @@ pub struct TestMesh {
     workloads: BTreeMap<String, Running>,
     flags: Vec<String>,
     control_plane: Option<Process>,
-}
-
-/// A command that has ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    /// Both outputs.
-    pub text: String,
-    stdout: String,
-}
-
-impl Ran {
-    /// Its output; it must have succeeded.
-    pub fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{}", self.text);
-        self.text
-    }
-
-    /// Its standard output as JSON; it must have succeeded.
-    pub fn json(self) -> serde_json::Value {
-        assert_eq!(self.code, Some(0), "{}", self.text);
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
 }
 
 fn text(bytes: &[u8]) -> String {
