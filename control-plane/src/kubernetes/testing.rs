@@ -205,9 +205,10 @@ fn key_of(object: &Value) -> Key {
 
 fn parse(path: &str) -> Option<Asked> {
     let mut parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let group = match parts.first()? {
-        &"api" => "",
-        &"apis" => parts.remove(1),
+    let root = parts.first().copied()?;
+    let group = match root {
+        "api" => "",
+        "apis" => parts.remove(1),
         _ => return None,
     };
     let version = (*parts.get(1)?).to_owned();

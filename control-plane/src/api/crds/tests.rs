@@ -140,8 +140,11 @@ fn examples() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// A value at the line, and one beyond it.
+type Line = (Option<Value>, Value);
+
 /// Values at which a schema draws a line: the last good one (none for words) and one beyond it.
-fn lines(schema: &Value) -> Vec<(Option<Value>, Value)> {
+fn lines(schema: &Value) -> Vec<Line> {
     let mut found = Vec::new();
     if let Some(least) = schema["minimum"].as_f64() {
         found.push((Some(schema["minimum"].clone()), json!(least - 1.0)));
@@ -156,12 +159,7 @@ fn lines(schema: &Value) -> Vec<(Option<Value>, Value)> {
 }
 
 /// Every bounded field of a schema: its pointer in an example, and its lines.
-fn bounded(
-    schema: &Value,
-    pointer: &str,
-    example: Option<&Value>,
-    found: &mut Vec<(String, Vec<(Option<Value>, Value)>)>,
-) {
+fn bounded(schema: &Value, pointer: &str, example: Option<&Value>, found: &mut Vec<(String, Vec<Line>)>) {
     let own = lines(schema);
     if !own.is_empty() {
         found.push((pointer.to_owned(), own));
