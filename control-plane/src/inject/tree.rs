@@ -94,6 +94,29 @@ impl Node {
         }
     }
 
+    /// Whether a literal or folded text stands at the end.
+    pub fn ends_with_block(&self) -> bool {
+        match &self.kind {
+            Kind::Scalar(scalar) => matches!(scalar.style, ScalarStyle::Literal | ScalarStyle::Folded),
+            Kind::Sequence { items, .. } => items.last().is_some_and(Self::ends_with_block),
+            Kind::Mapping { entries, .. } => entries.last().is_some_and(|(_, node)| node.ends_with_block()),
+        }
+    }
+
+    /// Gives a member of the mapping at `path` another name.
+    pub fn rename(&mut self, path: &[String], from: &str, to: &str) {
+        let Kind::Mapping { entries, .. } = &mut self.kind else { return };
+        match path {
+            [] => {
+                entries.iter_mut().filter(|(key, _)| key.text == from).for_each(|(key, _)| to.clone_into(&mut key.text))
+            }
+            [first, rest @ ..] => {
+                let below = entries.iter_mut().filter(|(key, _)| key.text == *first);
+                below.for_each(|(_, node)| node.rename(rest, from, to));
+            }
+        }
+    }
+
     /// Where the field at this path stands, or the nearest one above it that is written.
     pub fn place(&self, path: &str) -> (usize, usize) {
         let (mut node, mut rest) = (self, path);
@@ -229,7 +252,10 @@ impl<'a> Builder<'a> {
         let last = if block { span.end.line().saturating_sub(1).max(span.start.line()) } else { span.end.line() };
         self.next_comment = self.next_comment.max(last);
         if block {
-            return None;
+            // Behind the mark, which is `|` or `>` and what it says of line ends.
+            let header: String = self.lines.get(span.start.line() - 1)?.chars().skip(span.start.col()).collect();
+            let comment = header.split_once(" #").filter(|(mark, _)| mark.trim_start().starts_with(['|', '>']));
+            return comment.map(|(_, comment)| format!("#{comment}").trim_end().to_owned());
         }
         let line = self.lines.get(span.end.line() - 1)?;
         let rest: String = line.chars().skip(span.end.col()).collect();
