@@ -183,6 +183,7 @@ fn user(context: Option<&Value>, path: &str, settings: &Settings) -> Result<(), 
 }
 
 /// A port of the app.
+#[derive(Debug)]
 struct AppPort {
     number: u16,
     /// As the sidecar's flag has it: `[NAME:]PORT[/PROTOCOL]`.

@@ -35,6 +35,8 @@ const MOVED: [&str; 13] = [
     "links",
     "external_links",
 ];
+/// The name of a field that is no more, where files are written as they were.
+const GONE: &str = "x-weft-gone";
 /// Before the name of a field that is kept for later: compose takes what begins with `x-` for a remark.
 const KEPT: &str = "x-weft-";
 const OPT_OUT: &str = "give it the label weft.dev/inject: disabled";
@@ -139,6 +141,7 @@ fn undo(file: &mut Value, renamed: &mut Renamed) -> Vec<String> {
         let Some(app) = all.get_mut(name).and_then(Value::as_object_mut) else { continue };
         for made in ["depends_on", "network_mode"] {
             app.remove(made);
+            renamed.push((vec!["services".into(), name.clone()], made.into(), GONE.into()));
         }
         for field in MOVED.iter().chain(&["depends_on"]) {
             rename(app, name, (&format!("{KEPT}{field}"), field), renamed);

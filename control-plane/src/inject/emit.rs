@@ -94,6 +94,7 @@ fn key_of<'a>(like: Option<&'a Node>, name: &str) -> Option<&'a Scalar> {
 
 fn comments(lines: &[String], indent: usize, out: &mut String) {
     for line in lines {
+        let indent = if line.is_empty() { 0 } else { indent };
         let _ = writeln!(out, "{:indent$}{line}", "");
     }
 }
