@@ -118,7 +118,7 @@ fn what_is_written_in_block_style_comes_back_to_the_letter() {
 
 #[test]
 fn comments_stay_where_they_were() {
-    let script = "    - |- # a script\n      # not a remark\n      true\n";
+    let script = "    - |-\n      # not a remark\n      true\n";
     for end in ["    # the last of the container\n\n    # and of all\n", "# at the margin\n", script, ""] {
         let command = if end == script { "    command:\n" } else { "" };
         let text =

@@ -265,10 +265,7 @@ impl<'a> Builder<'a> {
         let last = if block { span.end.line().saturating_sub(1).max(span.start.line()) } else { span.end.line() };
         self.next_comment = self.next_comment.max(last);
         if block {
-            // Behind the mark, which is `|` or `>` and what it says of line ends.
-            let header: String = self.lines.get(span.start.line() - 1)?.chars().skip(span.start.col()).collect();
-            let comment = header.split_once(" #").filter(|(mark, _)| mark.trim_start().starts_with(['|', '>']));
-            return comment.map(|(_, comment)| format!("#{comment}").trim_end().to_owned());
+            return None;
         }
         let line = self.lines.get(span.end.line() - 1)?;
         let rest: String = line.chars().skip(span.end.col()).collect();
