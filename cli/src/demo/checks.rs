@@ -87,6 +87,19 @@ impl Healing {
     }
 }
 
+/// What the load sent between two pauses, as it counted itself and as commands told.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// By the load.
+    pub load: Window,
+    /// By `weft stat`.
+    pub stat: Window,
+    /// By `weft tap`.
+    pub tap: Window,
+    /// Why a command told nothing.
+    pub trouble: Option<String>,
+}
+
 /// What became of the spans.
 #[derive(Clone, Debug, Default)]
 pub struct Traced {
@@ -105,6 +118,8 @@ pub struct Traced {
 pub struct Figures {
     /// The whole run.
     pub total: Window,
+    /// While live traffic was watched.
+    pub live: Live,
     /// Before the route was shifted.
     pub before_canary: Window,
     /// After the route was shifted.
@@ -166,6 +181,7 @@ pub fn all(figures: &Figures) -> Vec<Check> {
     vec![
         traffic(figures),
         mtls(figures),
+        live(figures),
         denied,
         root,
         canary(figures),
@@ -237,6 +253,21 @@ fn rate_limit(figures: &Figures) -> Check {
     }
 }
 
+/// Within a hundredth; of a few requests, exactly.
+fn live(figures: &Figures) -> Check {
+    let Live { load, stat, tap, trouble } = &figures.live;
+    let agrees = |told: &Window| {
+        let close = |told: u64, counted: u64| told.abs_diff(counted) <= counted / 100;
+        close(told.requests, load.requests) && close(told.failed, load.failed)
+    };
+    let ok = trouble.is_none() && load.requests > 0 && agrees(stat) && agrees(tap);
+    let numbers = |of: &Window| format!("{} requests, {} failed", of.requests, of.failed);
+    let detail = trouble
+        .clone()
+        .unwrap_or_else(|| format!("the load counted {}; stat {}; tap {}", numbers(load), numbers(stat), numbers(tap)));
+    Check { name: "stat-and-tap", ok, detail }
+}
+
 fn trace(figures: &Figures) -> Check {
     let Traced { exported, readable, told, trace } = &figures.trace;
     let ok = *exported > 0 && (trace.is_some() || !readable);
@@ -299,6 +330,7 @@ mod tests {
         let edge = |(from, to): (&str, &str)| Edge { from: from.into(), to: to.into(), total: 9, mtls: 9 };
         Figures {
             total: window(3000, 0, 400),
+            live: Live { load: window(200, 0, 0), stat: window(200, 0, 0), tap: window(199, 0, 0), trouble: None },
             before_canary: window(600, 0, 0),
             canary: window(2000, 0, 400),
             flaky: (window(400, 0, 80), Healing { retries: 20, timeouts: 0, ejections: 1, recoveries: 1 }),
@@ -356,6 +388,16 @@ mod tests {
         breaks("mtls", |f| (f.edges[1].total, f.edges[1].mtls) = (0, 0));
         breaks("mtls", |f| drop(f.edges.pop()));
         breaks("mtls", |f| f.edges.push(Edge { from: "a".into(), to: "b".into(), total: 1, mtls: 0 }));
+    }
+
+    #[test]
+    fn stat_and_tap_fail_when_they_are_a_hundredth_beside_the_load_or_tell_nothing() {
+        breaks("stat-and-tap", |f| f.live.stat.requests = 203);
+        breaks("stat-and-tap", |f| f.live.stat.requests = 197);
+        breaks("stat-and-tap", |f| f.live.tap.requests = 197);
+        breaks("stat-and-tap", |f| f.live.tap.failed = 1);
+        breaks("stat-and-tap", |f| f.live = Live::default());
+        breaks("stat-and-tap", |f| f.live.trouble = Some("no answer".into()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn draw(frame: &mut Frame, top: &Top) {
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let selected = (!rows.is_empty()).then_some(top.selected);
     frame.render_stateful_widget(table, list, &mut TableState::new().with_selected(selected));
-    frame.render_widget(Line::styled(KEYS, Style::new().fg(Color::DarkGray)), foot);
+    frame.render_widget(last(top), foot);
 }
 
 fn title(top: &Top) -> Line<'static> {
@@ -51,11 +51,19 @@ fn title(top: &Top) -> Line<'static> {
     if top.paused {
         spans.push(Span::styled(" [paused]", Style::new().fg(Color::Yellow)));
     }
-    let missing = top.answer.as_ref().and_then(|answer| answer.missing());
-    if let Some(trouble) = top.trouble.clone().or(missing) {
-        spans.push(Span::styled(format!(" {trouble}"), Style::new().fg(Color::Red)));
+    if top.trouble.is_some() {
+        spans.push(Span::styled(" [old]", Style::new().fg(Color::Red)));
     }
     Line::from(spans)
+}
+
+/// What is wrong, else the keys: a line of its own, of which a narrow screen shows the beginning.
+fn last(top: &Top) -> Line<'static> {
+    let missing = top.answer.as_ref().and_then(|answer| answer.missing());
+    match top.trouble.clone().or(missing) {
+        Some(trouble) => Line::styled(trouble, Style::new().fg(Color::Red)),
+        None => Line::styled(KEYS, Style::new().fg(Color::DarkGray)),
+    }
 }
 
 fn columns(pane: Pane) -> (Vec<&'static str>, Vec<Constraint>) {

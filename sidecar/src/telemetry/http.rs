@@ -26,7 +26,6 @@ const NO_CODE: &str = "other";
 /// gRPC statuses: none, `OK` and the 16 failures, and everything else.
 const CODES: u8 = 18;
 
-
 /// Handles for the requests of one hop.
 #[derive(Clone)]
 pub struct HttpMetrics(Arc<HttpSeries>);

@@ -85,10 +85,11 @@ class Plane:
         return [self.program, "sidecar", "--name", name, "--workers", "1", "--xds", self.xds, "--log", "warn", *arguments]
 
     def sidecar(self, name, *arguments):
-        """The process of a sidecar that is ready."""
+        """The process of a sidecar that is ready; `admin` of it is its port for metrics."""
         admin = free_port()
         process = self.processes.start(*self.sidecar_command(name, "--admin-listen", at(admin), *arguments))
         wait_for(f"http://{at(admin)}/ready")
+        process.admin = admin
         return process
 
 
