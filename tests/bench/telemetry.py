@@ -5,7 +5,7 @@ Four meshes take turns within each round, so that what else the machine does hit
 ratios within one round. CPU is what the kernel accounts to the sidecars (schedstat), their control threads included,
 which turn spans into OTLP and send them.
 
-  off    the build with the feature `without-telemetry`: counts nothing, trace contexts pass unread
+  off    a sidecar with the feature `without-telemetry`: counts nothing, trace contexts pass unread
   on     metrics and propagation, no trace is recorded
   1 %    one of a hundred traces is recorded and exported
   100 %  every trace is
@@ -14,8 +14,11 @@ Loads: wrk as fast as it goes, through one sidecar and through a pair with mutua
 rate at which no span is dropped, since what is dropped costs nothing to export. At the end requests at a fixed rate
 through a sidecar with at least 10,000 lines of series, scraped and left alone in turn.
 
-Usage: tests/bench/telemetry.py --off FILE [--weft target/release/weft] [--rounds 5] [--seconds 2] [--rate 2000] [--json FILE]
-Both programs: cargo build --release -p weft --bin weft, and with --features without-telemetry.
+Usage: tests/bench/telemetry.py --off FILE [--on target/release/weft-sidecar] [--weft target/release/weft]
+           [--rounds 5] [--seconds 2] [--rate 2000] [--json FILE]
+Two builds of weft-sidecar, of which the first has to be kept elsewhere, and weft for the control plane:
+  cargo build --release -p weft -p weft-sidecar --bin weft-sidecar --features weft-sidecar/without-telemetry
+  cargo build --release -p weft -p weft-sidecar --bin weft-sidecar --bin weft
 Needs: nginx, redis-server, wrk (Debian packages of these names), rustc; everything is on loopback.
 """
 
@@ -53,11 +56,11 @@ def start_all(bench, programs):
     """The hop and the pair of each mesh: name to system."""
     hops, pairs = {}, {}
     for name, sampling in MESHES.items():
-        program = programs["off" if name == "off" else "weft"]
+        sidecar = programs["off" if name == "off" else "on"]
         directory = os.path.join(bench.directory, name.replace(" %", "-percent"))
         own, door, port = {kind: common.free_port() for kind in (*bench.backends, "outbound")}, common.free_port(), common.free_port()
         resources = {"app": mesh.inside(bench.backends), "plain": mesh.outside("plain", ["127.0.0.1"], bench.backends["http"])}
-        plane = mesh.Plane(bench.processes, program, directory, resources, sampling)
+        plane = mesh.Plane(bench.processes, programs["weft"], directory, resources, sampling, [sidecar])
         pairs[name] = systems.System(name, own, list(mesh.pair(plane, own, door, bench.backends)))
         hops[name] = systems.System(name, {"http": port}, [plane.sidecar("hop", "--upstream", f"plain={port}")])
     for system in (*hops.values(), *pairs.values()):
@@ -112,7 +115,7 @@ def many_series(bench, programs):
     port, outbound = common.free_port(), common.free_port()
     names = [f"s{number}" for number in range(count)]
     resources = {name: mesh.outside(name, ["127.0.0.1"], bench.backends["http"]) for name in names}
-    plane = mesh.Plane(bench.processes, programs["weft"], os.path.join(bench.directory, "many"), resources, "1")
+    plane = mesh.Plane(bench.processes, programs["weft"], os.path.join(bench.directory, "many"), resources, "1", [programs["on"]])
     process = plane.sidecar("client", "--upstream", f"s0={port}", "--outbound-listen", common.at(outbound))
     for name in names:
         for _ in range(100):
@@ -188,17 +191,18 @@ def report(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weft", default="target/release/weft")
-    parser.add_argument("--off", required=True, help="the program that was built with --features without-telemetry")
+    parser.add_argument("--on", default="target/release/weft-sidecar")
+    parser.add_argument("--off", required=True, help="the sidecar that was built with the feature without-telemetry")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--rate", type=int, default=2000, help="requests in a second of the loads at a fixed rate")
     parser.add_argument("--json", help="also write every figure to this file")
     arguments = parser.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    for program in ("nginx", "redis-server", "wrk", arguments.weft, arguments.off):
+    for program in ("nginx", "redis-server", "wrk", arguments.weft, arguments.on, arguments.off):
         if shutil.which(program) is None:
             sys.exit(f"{program} is not there; see --help for what is needed")
-    programs = {name: os.path.abspath(path) for name, path in (("weft", arguments.weft), ("off", arguments.off))}
+    programs = {name: os.path.abspath(path) for name, path in (("weft", arguments.weft), ("on", arguments.on), ("off", arguments.off))}
     programs["openloop"] = install.generator(ROOT, os.path.join(ROOT, "target", "bench"), "openloop")
     bench = systems.Bench(programs, (), tempfile.mkdtemp(prefix="weft-telemetry-"))
     fastest = lambda system, seconds: loads.wrk(system.url(), 32, seconds)
