@@ -203,7 +203,9 @@ def main():
         if shutil.which(program) is None:
             sys.exit(f"{program} is not there; see --help for what is needed")
     programs = {name: os.path.abspath(path) for name, path in (("weft", arguments.weft), ("on", arguments.on), ("off", arguments.off))}
-    programs["openloop"] = install.generator(ROOT, os.path.join(ROOT, "target", "bench"), "openloop")
+    # The second serves a port of the pair; without it the instance is not healthy.
+    for name in ("openloop", "stream"):
+        programs[name] = install.generator(ROOT, os.path.join(ROOT, "target", "bench"), name)
     bench = systems.Bench(programs, (), tempfile.mkdtemp(prefix="weft-telemetry-"))
     fastest = lambda system, seconds: loads.wrk(system.url(), 32, seconds)
     fixed = lambda system, seconds: loads.openloop(programs["openloop"], system.url(), 32, arguments.rate, seconds)

@@ -39,7 +39,7 @@ pub async fn watch(server: &str, load: &Load) -> Live {
 
 async fn watched(server: &str, load: &Load) -> anyhow::Result<Live> {
     load.pause().await;
-    let mut tap = Tap::start(server).await?;
+    let tap = Tap::start(server).await?;
     let (before, counted) = (load.window(), stat(server).await?);
     load.resume();
     let enough = async {

@@ -68,10 +68,18 @@ fn services_are_drawn_with_the_busiest_first() {
 fn edges_are_drawn_with_whether_they_are_secured() {
     let mut top = top();
     assert!(!press(&mut top, KeyCode::Tab));
-    let lines = text(&screen(&top, 100));
+    let lines = text(&screen(&top, 110));
     assert!(lines[0].starts_with("weft top: edges"), "{lines:#?}");
     let row: Vec<&str> = lines[2].split_whitespace().collect();
     assert_eq!(row, ["shop/web", "shop/catalog:80", "plaintext", "7.0", "100.00", "%", "3.0ms", "1+2"]);
+}
+
+#[test]
+fn a_terminal_of_eighty_columns_shows_whose_numbers_they_are() {
+    let lines = text(&screen(&top(), 80));
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&lines[1]), ["SERVICE", "RPS", "SUCCESS", "P95", "P99", "MTLS"]);
+    assert_eq!(words(&lines[2]), ["shop/b:80", "50.0", "80.00", "%", "2.0ms", "9.0ms", "mTLS"]);
 }
 
 #[test]
