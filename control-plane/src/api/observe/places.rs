@@ -93,13 +93,13 @@ mod tests {
     #[test]
     fn one_caller_leaves_room_for_others_and_all_of_them_are_bounded() {
         let places = Places::new((5, 2));
-        let mut held: Vec<Place> = (0..2).map(|_| places.take("a").ok().expect("room")).collect();
+        let mut held: Vec<Place> = (0..2).map(|_| places.take("a").expect("room")).collect();
         assert_eq!(places.take("a").err(), Some(Full::ForOne(2)));
-        held.extend(["b", "b", "c"].map(|name| places.take(name).ok().expect("room for others")));
+        held.extend(["b", "b", "c"].map(|name| places.take(name).expect("room for others")));
         assert_eq!(places.take("d").err(), Some(Full::ForAll));
         drop(held.remove(0));
         assert_eq!(places.take("b").err(), Some(Full::ForOne(2)));
-        held.push(places.take("a").ok().expect("it gave one back"));
+        held.push(places.take("a").expect("it gave one back"));
         drop(held);
         assert!(places.taken().is_empty(), "nobody is remembered");
     }
