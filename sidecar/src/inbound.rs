@@ -9,6 +9,7 @@ mod permit;
 mod request;
 mod seen;
 mod tunnel;
+mod undeclared;
 
 use std::{
     convert::Infallible,
@@ -30,6 +31,7 @@ pub use permit::Permit;
 pub use seen::{Seen, tell};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+pub use undeclared::{Undeclared, declare, undeclared};
 use weft_policy::{
     SpiffeId,
     model::{InboundPort, ObjectName, Protocol, Target, WorkloadConfig},

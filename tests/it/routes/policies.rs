@@ -23,7 +23,7 @@ const REQUESTS: &[(&str, Row)] = &[
     ("backoff", ("GET /fails-twice/backoff", &[], &["status 200", "seen 3", "took over 400"])),
     ("no-budget", ("GET /fails-always", &[], &["status 500", "seen 1"])),
     ("hedge", ("GET /slow-once/hedge", &[], &["status 200", "seen 2"])),
-    ("connect", ("GET /", &[], &["..connect_timeout", "seen 0"])),
+    ("connect", ("GET /", &[], &["..connect_timeout", "..300ms", "seen 0"])),
 ];
 
 /// The most specific policy that sets a field counts. The app sees what is left of the time.
@@ -110,7 +110,9 @@ async fn what_policies_say_field_by_field_is_what_happens() {
     }
     for caller in [Caller::Http1, Caller::Http2] {
         let row: Row = ("GET /stalls", &[], &["status 200", "body hello", "cut"]);
-        check(&observed, caller, "stream-idle", &row, &mut wrong).await;
+        for service in ["stream-idle", "to-the-end"] {
+            check(&observed, caller, service, &row, &mut wrong).await;
+        }
     }
     for (service, caller, row) in LIMITED {
         check(&observed, *caller, service, row, &mut wrong).await;
