@@ -143,7 +143,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let connection = Connection::new(&worker, None, from.ip(), LeadsTo::Port(port), None);
     let refuse = |reason: Reason| {
         handles(&worker, &connection).tcp.refused(reason);
-        tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
+        tracing::info!(port, reason = reason.as_str(), peer = %from, "plaintext connection refused");
     };
     let app = match connection.app(&worker) {
         Ok(app) => app,

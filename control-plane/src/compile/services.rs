@@ -195,9 +195,7 @@ pub fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) 
 fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) -> Option<Problem> {
     let name = instance.labels.get("app").filter(|app| is_dns_label(app)).unwrap_or(&instance.name);
     let id = format!("{}/{name}", instance.namespace);
-    if declared(instance).next().is_none() {
-        return None;
-    }
+    declared(instance).next()?;
     if views.get(&id).is_some_and(|view| view.object.is_some()) {
         let kind = if instance.registered { "registration" } else { "workload" };
         return Some(Problem {
