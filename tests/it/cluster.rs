@@ -24,11 +24,9 @@ fn service(name: &str, target: u16) -> Value {
             "ports": [{ "name": "main", "port": 80, "targetPort": target, "appProtocol": "http" }] } })
 }
 
-fn slice(service: &str, app: SocketAddr, pod: Option<&str>) -> Value {
-    let mut endpoint = json!({ "addresses": [app.ip().to_string()], "conditions": { "ready": true } });
-    if let Some(pod) = pod {
-        endpoint["targetRef"] = json!({ "kind": "Pod", "namespace": "default", "name": pod });
-    }
+fn slice(service: &str, app: SocketAddr) -> Value {
+    let endpoint = json!({ "addresses": [app.ip().to_string()], "conditions": { "ready": true },
+        "targetRef": { "kind": "Pod", "namespace": "default", "name": service } });
     json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": { "name": service, "namespace": "default", "labels": { "kubernetes.io/service-name": service } },
         "ports": [{ "name": "main", "port": app.port(), "protocol": "TCP" }], "endpoints": [endpoint] })
@@ -48,7 +46,7 @@ fn what_appears_in_a_cluster_reaches_the_sidecars() {
     // Of the kinds of Gateway API there is none.
     cluster.state().missing.insert("grpcroutes.gateway.networking.k8s.io".into());
     let catalog = free();
-    cluster.apply([service("catalog", catalog.port()), slice("catalog", catalog, Some("catalog")), pod("catalog")]);
+    cluster.apply([service("catalog", catalog.port()), slice("catalog", catalog), pod("catalog")]);
     let demo =
         [env!("CARGO_BIN_EXE_weft"), "demo-service", "catalog", "--listen", &catalog.to_string()].map(str::to_owned);
     let mesh = TestMesh::builder("cluster")
@@ -60,9 +58,11 @@ fn what_appears_in_a_cluster_reaches_the_sidecars() {
     let requests = "weft_http_requests_total";
     assert!(metric(mesh.client_admin(), requests, &["default/catalog", "tls=\"mtls\"", "2xx"]) > 0.0);
 
-    // A Service that nobody knew, with an endpoint that is no pod.
+    // A Service that nobody knew, with a pod that has no sidecar.
     let (app, _heads) = recorder(ANSWER);
-    cluster.apply([service("late", app.port()), slice("late", app, None)]);
+    let mut plain = pod("late");
+    plain["spec"]["initContainers"] = json!([]);
+    cluster.apply([service("late", app.port()), slice("late", app), plain]);
     eventually("a call to a new service", || ok(get(mesh.outbound(), "late.default", "/")));
 
     let route = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
@@ -94,7 +94,7 @@ fn what_appears_in_a_cluster_reaches_the_sidecars() {
     assert!(errors.contains("late"), "{errors}");
 
     cluster.delete(&route);
-    cluster.delete(&slice("late", app, None));
+    cluster.delete(&slice("late", app));
     eventually("no endpoint", || match get(mesh.outbound(), "late.default", "/")? {
         (503, _) => Ok(()),
         other => Err(format!("{other:?}")),

@@ -242,3 +242,23 @@ fn where_to_ask_is_an_https_url_without_a_path() {
         assert!(new(bad).is_err(), "{bad}");
     }
 }
+
+#[tokio::test]
+async fn the_cluster_of_a_kubeconfig_is_asked_in_the_same_way() {
+    let answers = |code: StatusCode, body: String| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let answer = move || std::future::ready((code, [(header::CONTENT_TYPE, "application/json")], body.clone()));
+        let router = axum::Router::new().route(PATH, axum::routing::post(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut config = kube::Config::new(url.parse().expect("a URL"));
+        config.default_retry = false;
+        Reviewer::of(Client::try_from(config).expect("a client")).review("a.b.c").await
+    };
+    let account = answers(StatusCode::CREATED, review(&good())).await.expect("vouched for");
+    assert_eq!((account.namespace.as_str(), account.name.as_str()), ("shop", "catalog"));
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "a.b.c",
+        "reason": "Forbidden", "code": 403 });
+    let refused = answers(StatusCode::FORBIDDEN, status.to_string()).await.expect_err("refused");
+    assert!(refused.retry.is_some(), "it can be asked again");
+}
