@@ -13,7 +13,7 @@ use self::testing::Cluster;
 use crate::{
     apps::recorder,
     mesh::{TestMesh, Workload},
-    net::{eventually, free, get, metric, ok},
+    net::{eventually, get, metric, ok},
 };
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
@@ -45,13 +45,12 @@ fn what_appears_in_a_cluster_reaches_the_sidecars() {
     let cluster = runtime.block_on(Cluster::start());
     // Of the kinds of Gateway API there is none.
     cluster.state().missing.insert("grpcroutes.gateway.networking.k8s.io".into());
-    let catalog = free();
+    let (catalog, _calls) = recorder(ANSWER);
     cluster.apply([service("catalog", catalog.port()), slice("catalog", catalog), pod("catalog")]);
-    let demo =
-        [env!("CARGO_BIN_EXE_weft"), "demo-service", "catalog", "--listen", &catalog.to_string()].map(str::to_owned);
     let mesh = TestMesh::builder("cluster")
         .cluster(&cluster.kubeconfig())
-        .workload(Workload::run("catalog", catalog, "http", demo))
+        // Under the name of the pod, as in one.
+        .workload(Workload::beside("catalog", catalog, "http"))
         .calls("catalog")
         .start();
     eventually("a call to a pod", || ok(get(mesh.local("catalog"), "catalog", "/items")));
