@@ -176,7 +176,7 @@ fn wire_slice() -> v1::EndpointSlice {
 fn a_slice_is_converted_and_a_missing_weight_is_one() {
     let slice = endpoint_slice(wire_slice()).expect("valid");
     assert_eq!(slice.endpoints[0].weight, 1);
-    assert_eq!(slice.endpoints[0].ports[&8080], 9000);
+    assert_eq!(slice.endpoints[0].ports.get(8080), Some(9000));
     assert_eq!(slice.slice_count, Some(1));
 }
 
