@@ -40,16 +40,6 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// `weft sidecar` alone, told and taken as [`Cli`] does it. Such a process stands beside every app: the flags of forty other
-/// commands, and the code that makes them, have no place in its memory.
-#[derive(Debug, Parser)]
-#[command(name = "weft sidecar", bin_name = "weft sidecar", about = "Run a sidecar")]
-pub struct SidecarCli {
-    /// Its flags.
-    #[command(flatten)]
-    pub args: SidecarArgs,
-}
-
 /// The commands.
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "parsed once per process")]

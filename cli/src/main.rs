@@ -47,7 +47,7 @@ mod trace;
 mod wait;
 mod yaml;
 
-use args::{Cli, Command, SidecarCli};
+use args::{Cli, Command};
 
 #[cfg(test)]
 mod tests;
@@ -56,13 +56,8 @@ mod tests;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let given = || std::env::args_os().skip(1);
-    let command = if given().next().is_some_and(|command| command == "sidecar") {
-        Command::Sidecar(SidecarCli::parse_from(given()).args)
-    } else {
-        Cli::parse().command
-    };
-    dispatch(command).unwrap_or_else(|error| {
+    let cli = Cli::parse();
+    dispatch(cli.command).unwrap_or_else(|error| {
         style::fail(&format!("{error:#}"));
         ExitCode::from(1)
     })

@@ -223,12 +223,3 @@ async fn a_join_token_comes_with_the_roots_in_a_private_file_and_ends_when_it_is
     assert_eq!(api.weft(&["token", "create", "--service-account", "web", "--ttl", "25h"]).await, 1);
     assert_eq!(api.weft(&["token", "create", "--service-account", "control-plane", "-n", "weft-system"]).await, 1);
 }
-
-#[test]
-fn the_command_of_a_sidecar_alone_tells_the_same_as_among_all_commands() {
-    use clap::CommandFactory as _;
-    let mut all = Cli::command();
-    all.build();
-    let among = all.find_subcommand_mut("sidecar").expect("a command").render_long_help().to_string();
-    assert_eq!(crate::args::SidecarCli::command().render_long_help().to_string(), among);
-}

@@ -85,7 +85,7 @@ fn what_is_absent_is_the_default_of_the_mesh() {
     let service = service(wire_service()).expect("valid");
     let port = &service.ports[0];
     assert_eq!(*port.backend, crate::model::BackendPolicy::default());
-    assert_eq!(port.direct.requests, crate::model::RequestPolicy::default());
+    assert_eq!(*port.direct.requests, crate::model::RequestPolicy::default());
     assert_eq!(port.direct.backends[0].target.as_ref().map(|target| target.port), Some(8080));
 }
 
