@@ -221,7 +221,7 @@ fn services_with_equal_policies_share_them() {
     let mut state = state();
     let limited = |id: &str, requests| {
         let mut service = service(id, Some("a/y"));
-        let limits = Some(v1::Limits { requests, ..Default::default() });
+        let limits = Some(v1::Limits { connections: 1, pending: 1, requests, retries: 0 });
         service.ports[0].backend = Some(v1::BackendPolicy { limits, ..Default::default() });
         service
     };

@@ -193,6 +193,8 @@ impl Net {
         let address = listener.local_addr().expect("bound");
         let worker = worker(snapshot, telemetry.clone(), address, Some(log.path()));
         spawn_local(async move {
+            // As long as it lives its targets are in the metrics.
+            let _builder = builder;
             while let Ok((io, _)) = listener.accept().await {
                 spawn_local(outbound::by_host(Rc::clone(&worker), io));
             }
