@@ -74,10 +74,9 @@ impl Labels {
         Self::joined(pairs.iter().copied())
     }
 
-<<<<<<< HEAD
-    /// The same names with another value each.
-    pub(crate) fn all(&self, value: &str) -> Self {
-        Self::joined(self.iter().map(|(name, _)| (name, value)))
+    /// The same names with another value each, but for those that keep theirs.
+    pub(crate) fn shared(&self, value: &str, kept: &[&str]) -> Self {
+        Self::joined(self.iter().map(|(name, own)| (name, if kept.contains(&name) { own } else { value })))
     }
 
     fn joined<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Self {
@@ -88,12 +87,6 @@ impl Labels {
             text.push(END);
         }
         Self(text.into())
-=======
-    /// The same names with another value each, but for those that keep theirs.
-    pub(crate) fn shared(&self, value: &str, kept: &[&str]) -> Self {
-        let of = |name: &'static str, own: &str| (name, Box::from(if kept.contains(&name) { own } else { value }));
-        Self(self.0.iter().map(|(name, own)| of(name, own)).collect())
->>>>>>> main
     }
 
     /// In the order in which they are written.
