@@ -24,3 +24,7 @@ demo *ARGS:
 # Weft beside HAProxy, nginx and Envoy (tests/bench/PEERS.md).
 bench-peers *ARGS:
     python3 tests/bench/peers {{ARGS}}
+
+# A whole mesh under load while its certificates live for ten seconds, an identity is revoked and the root changes.
+rotation SECONDS="600":
+    WEFT_ROTATION_SECONDS={{SECONDS}} cargo test --workspace --test it rotation::whole -- --nocapture

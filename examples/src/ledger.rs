@@ -77,19 +77,26 @@ impl Client {
         Self { address, idle: Arc::default() }
     }
 
-    /// Writes one line and returns its number.
+    /// Writes one line and returns its number. A line may come twice: a kept connection may end at any time (its peer was
+    /// restarted, its certificate has expired), and then the line is written over a new one.
     pub async fn write(&self, text: &str) -> anyhow::Result<u64> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut stream = match kept {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.address)
-                    .await
-                    .with_context(|| format!("connect to ledger at {}: refused; is it running", self.address))?;
-                stream.set_nodelay(true).ok();
-                BufReader::new(stream)
+        if let Some(stream) = kept {
+            match self.write_over(stream, text).await {
+                Ok(number) => return Ok(number),
+                // What ended one has probably ended them all.
+                Err(_) => self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear(),
             }
-        };
+        }
+        let stream = TcpStream::connect(self.address)
+            .await
+            .with_context(|| format!("connect to ledger at {}: refused; is it running", self.address))?;
+        stream.set_nodelay(true).ok();
+        self.write_over(BufReader::new(stream), text).await
+    }
+
+    /// Writes one line over `stream` and keeps it.
+    async fn write_over(&self, mut stream: BufReader<TcpStream>, text: &str) -> anyhow::Result<u64> {
         stream.write_all(format!("{text}\n").as_bytes()).await.context("write to the ledger")?;
         let mut line = String::new();
         (&mut stream).take(MAX_LINE).read_line(&mut line).await.context("read the ledger's answer")?;
@@ -98,5 +105,39 @@ impl Client {
         };
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         Ok(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_line_is_written_over_a_new_connection_when_kept_ones_have_ended() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(listener.local_addr().unwrap());
+        let lines = AtomicU64::new(0);
+        let server = async {
+            // Two connections that end after one line each, then one that stays.
+            let (first, second) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+            for stream in [first, second] {
+                one(stream, &lines).await;
+            }
+            answer(listener.accept().await.unwrap().0, &lines).await.ok();
+        };
+        let calls = async {
+            let (a, b) = tokio::join!(client.write("a"), client.write("b"));
+            assert_eq!(a.unwrap() + b.unwrap(), 3);
+            assert_eq!(client.write("c").await.unwrap(), 3);
+            assert_eq!(client.write("d").await.unwrap(), 4);
+        };
+        tokio::select! { () = calls => {}, () = server => panic!("the server has ended") }
+    }
+
+    async fn one(stream: TcpStream, lines: &AtomicU64) {
+        let mut stream = BufReader::new(stream);
+        stream.read_line(&mut String::new()).await.unwrap();
+        let number = lines.fetch_add(1, Ordering::Relaxed) + 1;
+        stream.write_all(format!("OK {number}\n").as_bytes()).await.unwrap();
     }
 }
