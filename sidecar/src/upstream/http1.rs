@@ -132,7 +132,7 @@ impl Connection {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
         if !self.is_quiet() {
-            return Err(ProxyError::unsent(Reason::ConnectionTerminated, "the connection was closed while it was idle"));
+            return Err(ProxyError::unsent(Reason::ConnectionTerminated, "the app had closed the connection, or said what nobody had asked it for"));
         }
         let found = Fields::of(head.headers());
         let asked = Asked::of(head.method(), found);
