@@ -132,7 +132,10 @@ impl Connection {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
         if !self.is_quiet() {
-            return Err(ProxyError::unsent(Reason::ConnectionTerminated, "the app had closed the connection, or said what nobody had asked it for"));
+            return Err(ProxyError::unsent(
+                Reason::ConnectionTerminated,
+                "the app had closed the connection, or said what nobody had asked it for",
+            ));
         }
         let found = Fields::of(head.headers());
         let asked = Asked::of(head.method(), found);
@@ -259,7 +262,9 @@ impl Connection {
     /// Waits until nothing of the exchange, whose answer has ended, is on the connection any more. True: another one can
     /// follow.
     pub async fn is_free(&mut self) -> bool {
-        if self.keep && let Some(upload) = &mut self.upload {
+        if self.keep
+            && let Some(upload) = &mut self.upload
+        {
             let from = &self.from;
             let spoken = async {
                 while says_nothing(from) {

@@ -213,8 +213,20 @@ enum Mutation {
 
 fn mutation() -> impl Strategy<Value = Mutation> {
     let put: [&'static [u8]; 14] = [
-        b"\n", b"\r", b"\r\n", b" ", b"0", b"5", b"f", b";", b",", b":", b"\0",
-        b"\r\nContent-Length: 5", b"\r\nTransfer-Encoding: chunked", b"\r\nConnection: close",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b" ",
+        b"0",
+        b"5",
+        b"f",
+        b";",
+        b",",
+        b":",
+        b"\0",
+        b"\r\nContent-Length: 5",
+        b"\r\nTransfer-Encoding: chunked",
+        b"\r\nConnection: close",
     ];
     prop_oneof![
         3 => prop::sample::select(put.to_vec()).prop_map(Mutation::Put),
