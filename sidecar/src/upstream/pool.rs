@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -115,10 +115,15 @@ impl Held {
         Ok(response)
     }
 
-    /// The next frame of the answer, and whether that was all of it.
-    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<(Option<Result<Frame<Bytes>, Error>>, bool)> {
-        let frame = ready!(self.connection.poll_frame(context));
-        Poll::Ready((frame, self.connection.is_done()))
+    /// The next frame of the answer.
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.connection.poll_frame(context)
+    }
+
+    /// The answer has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.connection.is_done()
     }
 
     /// What is left of the answer.

@@ -41,9 +41,11 @@ impl Body for Incoming {
                 Pin::new(incoming).poll_frame(context).map_err(BodyError::Http)
             }
             Self::Http1(held) => {
-                let (frame, done) = std::task::ready!(held.poll_frame(context));
+                let frame = std::task::ready!(held.poll_frame(context));
                 // With its last byte the connection is free for another exchange.
-                if done && let Self::Http1(held) = std::mem::replace(&mut *self, Self::Nothing) {
+                if held.is_done()
+                    && let Self::Http1(held) = std::mem::replace(&mut *self, Self::Nothing)
+                {
                     held.finish();
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http1)))
