@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use http::{Method, Request, Uri, header::HOST};
+use http::{Method, Request, StatusCode, Uri, header::HOST};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -23,14 +23,32 @@ pub async fn post(server: &str, path: &str) -> anyhow::Result<Bytes> {
     call(Method::POST, server, path).await
 }
 
+/// The status and the text of any answer from `server` to a GET of `path`.
+pub async fn ask(server: &str, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let (status, body) = answer(Method::GET, &authority(server)?, path).await?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
 async fn call(method: Method, server: &str, path: &str) -> anyhow::Result<Bytes> {
     let authority = authority(server)?;
     let what = format!("{method} {path}");
-    let answer = tokio::time::timeout(TIMEOUT, exchange(method, &authority, path)).await;
+    let (status, body) = answer(method, &authority, path).await?;
+    ensure!(
+        status.is_success(),
+        "{what} from {authority}: status {}: {}",
+        status.as_u16(),
+        String::from_utf8_lossy(&body)
+    );
+    Ok(body)
+}
+
+async fn answer(method: Method, authority: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let what = format!("{method} {path}");
+    let answer = tokio::time::timeout(TIMEOUT, exchange(method, authority, path)).await;
     answer.with_context(|| format!("{what} from {authority}: no answer in {} s", TIMEOUT.as_secs()))?
 }
 
-async fn exchange(method: Method, authority: &str, path: &str) -> anyhow::Result<Bytes> {
+async fn exchange(method: Method, authority: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let what = format!("{method} {path}");
     let stream = TcpStream::connect(authority).await.with_context(|| {
         format!("connect to {authority}: failed; is the control plane running, and is --server (WEFT_SERVER) right")
@@ -42,14 +60,7 @@ async fn exchange(method: Method, authority: &str, path: &str) -> anyhow::Result
     let status = response.status();
     let body = response.into_body().collect().await.with_context(|| format!("read {path} from {authority}"))?;
     connection.abort();
-    let body = body.to_bytes();
-    ensure!(
-        status.is_success(),
-        "{what} from {authority}: status {}: {}",
-        status.as_u16(),
-        String::from_utf8_lossy(&body)
-    );
-    Ok(body)
+    Ok((status, body.to_bytes()))
 }
 
 fn authority(server: &str) -> anyhow::Result<String> {

@@ -115,7 +115,13 @@ impl Status {
             let _ = writeln!(text, "configuration from disk, last right {age} ago");
         }
         if let Some(away) = &self.away {
-            let _ = writeln!(text, "control plane away for {}: {}", duration(away.since.elapsed()), away.why);
+            let time = duration(away.since.elapsed());
+            // Why there is no certificate is often why the control plane is away: once is enough.
+            let _ = if text.contains(&away.why) {
+                writeln!(text, "control plane away for {time}")
+            } else {
+                writeln!(text, "control plane away for {time}: {}", away.why)
+            };
         }
         text
     }
@@ -152,6 +158,14 @@ mod tests {
             status.borrow().describe(now),
             "waiting for: certificate, trust bundle\ncontrol plane away for 12s: control plane at 127.0.0.1:1: \
              connection refused; is it running?\n"
+        );
+        readiness
+            .certificate(Some("certificate (control plane at 127.0.0.1:1: connection refused; is it running?)".into()));
+        assert_eq!(
+            status.borrow().describe(now),
+            "waiting for: certificate (control plane at 127.0.0.1:1: connection refused; is it running?), trust \
+             bundle\ncontrol plane away for 12s\n",
+            "the same reason is told once"
         );
         readiness.configuration(Vec::new());
         readiness.certificate(None);

@@ -287,13 +287,16 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// The error and its causes in one line.
+/// The error and its causes in one line; a cause that only repeats what is said already is left out.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text

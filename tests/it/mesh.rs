@@ -12,6 +12,12 @@ use std::{
 
 use rustix::process::Signal;
 
+mod ran;
+mod workload;
+
+pub use ran::Ran;
+pub use workload::Workload;
+
 use crate::{
     net::{eventually, free, get, ok},
     process::{Process, signal},
@@ -35,29 +41,6 @@ pub struct TestMesh {
     control_plane: Option<Process>,
 }
 
-/// A command that has ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    /// Both outputs.
-    pub text: String,
-    stdout: String,
-}
-
-impl Ran {
-    /// Its output; it must have succeeded.
-    pub fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{}", self.text);
-        self.text
-    }
-
-    /// Its standard output as JSON; it must have succeeded.
-    pub fn json(self) -> serde_json::Value {
-        assert_eq!(self.code, Some(0), "{}", self.text);
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.text))
-    }
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -73,21 +56,6 @@ pub struct Builder {
     outside: BTreeMap<String, usize>,
 }
 
-/// One instance of a service with a sidecar beside it.
-#[derive(Clone)]
-pub struct Workload {
-    /// Its own name, unique in the mesh.
-    name: String,
-    service: String,
-    port: SocketAddr,
-    declared: String,
-    /// `None`: the app is somebody else's, the sidecar stands alone.
-    command: Option<Vec<OsString>>,
-    front: Option<SocketAddr>,
-    /// Services that the app calls, and where.
-    calls: Vec<(String, SocketAddr)>,
-}
-
 struct Running {
     admin: SocketAddr,
     process: Process,
@@ -99,50 +67,6 @@ struct Client {
     locals: BTreeMap<String, SocketAddr>,
     outbound: SocketAddr,
     running: Running,
-}
-
-impl Workload {
-    /// An app that runs already, at `address`; `protocol` is one of `weft run --port`, or empty for undeclared.
-    pub fn beside(service: &str, address: SocketAddr, protocol: &str) -> Self {
-        let number = address.port();
-        let declared = if protocol.is_empty() { number.to_string() } else { format!("main:{number}/{protocol}") };
-        let (name, calls) = (service.into(), Vec::new());
-        Self { name, service: service.into(), port: address, declared, command: None, front: None, calls }
-    }
-
-    /// Another name than the service's, so that the service may have several instances; only beside an app that runs
-    /// already.
-    pub fn named(self, name: &str) -> Self {
-        Self { name: name.into(), ..self }
-    }
-
-    /// A plaintext front of the app at this address; only beside an app that runs already.
-    pub fn front(self, address: SocketAddr) -> Self {
-        Self { front: Some(address), ..self }
-    }
-
-    /// The app calls a service at this address; only beside an app that runs already.
-    pub fn calling(mut self, service: &str, address: SocketAddr) -> Self {
-        self.calls.push((service.into(), address));
-        self
-    }
-
-    /// An app that `weft run` starts; it is to listen at `address`.
-    pub fn run(
-        service: &str,
-        address: SocketAddr,
-        protocol: &str,
-        command: impl IntoIterator<Item = impl Into<OsString>>,
-    ) -> Self {
-        let command = Some(command.into_iter().map(Into::into).collect());
-        Self { command, ..Self::beside(service, address, protocol) }
-    }
-
-    /// A service of the demo, which `weft run` starts.
-    pub fn demo(service: &str, protocol: &str) -> Self {
-        let address = free();
-        Self::run(service, address, protocol, [WEFT, "demo-service", service, "--listen", &address.to_string()])
-    }
 }
 
 impl Builder {

@@ -13,8 +13,10 @@ use tokio::{
 
 use super::app;
 
-/// How often we say what we wait for.
+/// How often we ask what the sidecar waits for; said when it is something new.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// And again after so many times of the same.
+const REPEAT: u32 = 10;
 
 /// Where the sidecar listens.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -88,6 +90,7 @@ pub async fn start(flags: &[OsString], limit: Option<Duration>, said: &watch::Se
     let stdout = child.stdout.take().context("the sidecar's output: not a pipe")?;
     let mut lines = BufReader::new(stdout).lines();
     let (mut listening, mut healthy) = (None, false);
+    let (mut told, mut same) = (String::new(), 0);
     loop {
         let next = (Instant::now() + PATIENCE).min(deadline.unwrap_or_else(|| Instant::now() + PATIENCE));
         match tokio::time::timeout_at(next, lines.next_line()).await {
@@ -96,7 +99,11 @@ pub async fn start(flags: &[OsString], limit: Option<Duration>, said: &watch::Se
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     bail!("gave up after --ready-timeout; still waiting for {missing}");
                 }
-                eprintln!("weft run: waiting for {missing}");
+                same = if missing == told { same + 1 } else { 0 };
+                if same % REPEAT == 0 {
+                    eprintln!("weft run: waiting for {missing}");
+                }
+                told = missing;
             }
             Ok(line) => match line.context("read the sidecar's output")? {
                 None => {
@@ -121,9 +128,14 @@ pub async fn start(flags: &[OsString], limit: Option<Duration>, said: &watch::Se
 /// What the sidecar's own readiness says is missing.
 async fn waiting_for(listening: Option<&Listening>) -> String {
     let Some(listening) = listening else { return "the sidecar to listen".to_owned() };
-    match crate::client::get(&listening.admin, "/ready").await {
-        Ok(_) => "the sidecar to say that it is ready".to_owned(),
-        Err(error) => format!("the sidecar to be ready (is `weft control-plane` running): {error:#}"),
+    match crate::client::ask(&listening.admin, "/ready").await {
+        Ok((status, _)) if status.is_success() => "the sidecar to say that it is ready".to_owned(),
+        // The first line says what; those after it tell times, which are never the same.
+        Ok((_, text)) => {
+            let line = text.lines().next().unwrap_or_default();
+            line.strip_prefix("waiting for: ").unwrap_or(line).to_owned()
+        }
+        Err(error) => format!("the sidecar to answer: {error:#}"),
     }
 }
 

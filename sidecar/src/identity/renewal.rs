@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use weft_proto::v1::Registration;
 use weft_svid::{Role, Svid, SvidReason, TrustStore};
@@ -123,7 +124,7 @@ impl<S: Signer> Renewal<S> {
         let mut generation = 0;
         let mut held = stored.and_then(|stored| {
             let now = self.clock.now();
-            tracing::info!(not_after = ?stored.svid.identity.not_after, "certificate from disk");
+            tracing::info!(not_after = %OffsetDateTime::from(stored.svid.identity.not_after), "certificate from disk");
             self.take(stored.svid, stored.obtained, now, &mut generation)
                 .map_err(|failure| tracing::warn!(%failure, "the stored certificate is not used"))
                 .ok()
@@ -196,7 +197,7 @@ impl<S: Signer> Renewal<S> {
         self.readiness.reached();
         let not_after = svid.identity.not_after;
         self.telemetry.counter("weft_cert_rotations_total", "Certificates obtained", &[]).increment(1);
-        tracing::info!(?not_after, "certificate obtained");
+        tracing::info!(not_after = %OffsetDateTime::from(not_after), "certificate obtained");
         if held.as_ref().is_some_and(|held| held.life.is_over(now)) {
             // It may be good all the same, once this clock is right; asking for more of the kind helps nobody.
             let ago = duration(now.wall.duration_since(not_after).unwrap_or_default());
@@ -232,7 +233,10 @@ impl<S: Signer> Renewal<S> {
         tries.next = Some(now.steady + wait);
         // The token goes once, then the certificate again: a used token must not keep a good certificate from renewal.
         tries.token_next = !tries.token_next && failure.reason.asks_for_token() && self.signer.has_token();
-        tracing::warn!(reason, error = %failure, ?wait, "no new certificate; trying again");
+        // Each doubling: an hour without a control plane must not fill the log.
+        if tries.failures.is_power_of_two() {
+            tracing::warn!(reason, error = %failure, failures = tries.failures, ?wait, "no new certificate; trying again");
+        }
         if matches!(failure.reason, FailureReason::Unreachable | FailureReason::Untrusted | FailureReason::Timeout) {
             self.readiness.away(&failure.to_string());
         } else {

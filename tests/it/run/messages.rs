@@ -76,6 +76,9 @@ fn without_a_control_plane_it_says_what_it_waits_for_gives_up_in_time_and_starts
     for part in ["waiting for ", "gave up after --ready-timeout", &xds, "is it running (`weft control-plane`)"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+    let told: Vec<_> = text.lines().filter(|line| line.starts_with("weft run: waiting for")).collect();
+    assert_eq!(told.len(), 1, "the same is told once: {text}");
+    assert_eq!(told[0].matches("onnection refused").count(), 1, "and its cause once");
     let mut again = start(&mesh, "app", &state, &["true"]);
     assert_eq!(end(&mut again).code(), Some(0), "{}", again.output());
 }
