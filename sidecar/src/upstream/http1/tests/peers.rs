@@ -109,7 +109,7 @@ async fn exchanges_follow_each_other_on_a_connection() {
         });
         for _ in 0..3 {
             let mut request = get();
-            assert_eq!(connection.send(&mut request).await.ok().expect("an answer").status, 200);
+            assert_eq!(connection.send(&mut request).await.expect("an answer").status, 200);
             assert!(request.is_none() && !connection.is_done());
             assert_eq!(body(&mut connection).await, Ok(b"hello".to_vec()));
             assert!(connection.is_done() && connection.is_free().await);
@@ -129,7 +129,7 @@ async fn bytes_after_an_answer_end_the_use_of_a_connection() {
                 far.write_all(answer.as_bytes()).await.expect("open");
                 std::future::pending::<()>().await;
             });
-            connection.send(&mut get()).await.ok().expect("an answer");
+            connection.send(&mut get()).await.expect("an answer");
             assert_eq!(body(&mut connection).await, Ok(b"ok".to_vec()));
             assert!(!connection.is_free().await, "{more:?}");
             let mut again = get();
@@ -177,7 +177,7 @@ async fn a_body_is_framed_as_the_fields_of_its_request_say() {
                 (String::from_utf8(bytes).expect("text"), tail)
             };
             let (answer, (written, tail)) = tokio::join!(connection.send(&mut request), app);
-            assert_eq!(answer.ok().expect("an answer").status, 204);
+            assert_eq!(answer.expect("an answer").status, 204);
             assert!(written.contains(&head) && tail == expected, "{written}{}", tail.escape_ascii());
             assert!(connection.is_free().await);
         })
@@ -227,7 +227,7 @@ async fn an_answer_that_comes_before_the_end_of_its_request_holds_nothing_up() {
                 sender.send(Frame::data(Bytes::from(vec![b'x'; 1000]))).await.expect("open");
             }
         });
-        assert_eq!(connection.send(&mut request).await.ok().expect("an answer").status, 200);
+        assert_eq!(connection.send(&mut request).await.expect("an answer").status, 200);
         assert!(connection.is_uploading());
         // Nobody reads the answer, and the request gets to its end all the same.
         taken.await.expect("the whole request");
@@ -251,7 +251,7 @@ async fn an_answer_of_a_peer_that_takes_no_more_is_still_an_answer() {
         let feeder = tokio::task::spawn_local(async move {
             while sender.send(Frame::data(Bytes::from(vec![b'x'; 1000]))).await.is_ok() {}
         });
-        assert_eq!(connection.send(&mut request).await.ok().expect("an answer").status, 413);
+        assert_eq!(connection.send(&mut request).await.expect("an answer").status, 413);
         assert_eq!(body(&mut connection).await, Ok(b"no".to_vec()));
         assert!(!connection.is_free().await, "the peer has ended its side");
         feeder.abort();
@@ -313,7 +313,7 @@ async fn the_bytes_after_an_upgrade_are_those_of_the_app() {
         });
         let mut asked = get();
         asked.as_mut().expect("it").headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
-        assert_eq!(connection.send(&mut asked).await.ok().expect("an answer").status, 101);
+        assert_eq!(connection.send(&mut asked).await.expect("an answer").status, 101);
         assert!(!connection.is_kept());
         let mut bytes = connection.into_bytes().expect("all is sent");
         let mut first = [0; 5];
@@ -338,7 +338,7 @@ async fn an_upload_ends_with_the_connection_that_it_is_on() {
             far.read_to_end(&mut bytes).await.expect("an end");
             bytes
         });
-        connection.send(&mut request).await.ok().expect("an answer");
+        connection.send(&mut request).await.expect("an answer");
         assert!(connection.is_uploading());
         drop(connection);
         let bytes = app.await.expect("no panic");
