@@ -21,6 +21,7 @@ use crate::{
     history::{HistoryArgs, RollbackArgs},
     inject::{InjectArgs, UninjectArgs},
     install::InstallArgs,
+    ready::ReadyArgs,
     redirect::{ExcludeArgs, RedirectArgs},
     run::AppArgs,
     stat::{EdgesArgs, StatArgs},
@@ -84,7 +85,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Let a sidecar turn callers away before its app is stopped
     Drain(DrainArgs),
-    /// Put a sidecar into the pods of manifests, and print them
+    /// Tell by the exit code whether a sidecar is ready, for health checks of containers
+    Ready(ReadyArgs),
+    /// Put a sidecar into the pods of manifests, or beside the services of a compose file, and print them
     Inject(InjectArgs),
     /// Print what a Kubernetes cluster needs to have a mesh
     Install(InstallArgs),

@@ -3,6 +3,7 @@
 
 mod authority;
 mod machine;
+mod redirection;
 
 use std::process::ExitCode;
 
@@ -91,7 +92,7 @@ const SERVER: Subject =
 const VERSIONS: Subject =
     Subject("versions", "versions", "start what is older again from the newer program; the control plane first");
 const CLOCK: Subject =
-    Subject("clock", "clock", "set both clocks by NTP: certificates are not valid before and after their time");
+    Subject("clock", "clock", "set every clock by NTP: certificates are not valid before and after their time");
 const SIDECARS: Subject =
     Subject("sidecars", "sidecars", "start an app with one by weft run, or put one into pods with weft inject");
 const SYNC: Subject = Subject("configuration", "configuration", "weft config WORKLOAD says what is missing or refused");
@@ -148,6 +149,7 @@ async fn mesh(args: &ServerArgs) -> anyhow::Result<Vec<Check>> {
         Err(error) => checks.push(authority::unknown(&error.to_string())),
     }
     checks.extend(sidecars(&proxies));
+    checks.extend(redirection::rules());
     checks.extend(plaintext(&proxies));
     checks.extend(traces(&proxies));
     match server.get("/weft/v1/resources/errors").await {

@@ -1,4 +1,4 @@
-//! `weft inject` and `weft uninject`: filters from manifests to manifests. Nothing is printed to standard output unless
+//! `weft inject` and `weft uninject`: filters from manifests, or compose files, to the same with and without sidecars. Nothing is printed to standard output unless
 //! everything is right.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -23,7 +23,8 @@ pub struct InjectArgs {
     /// Namespace of the control plane
     #[arg(long, value_name = "NS", default_value = "weft-system")]
     control_plane_namespace: String,
-    /// Discovery address of the control plane [default: weft-control-plane.<its namespace>.svc:15012]
+    /// Discovery address of the control plane [default: weft-control-plane.<its namespace>.svc:15012; in a compose file
+    /// weft-control-plane:15012]
     #[arg(long, value_name = "HOST:PORT")]
     xds: Option<String>,
     /// Image of the sidecar [default: weft:<this version>]
@@ -63,6 +64,7 @@ pub fn inject(args: &InjectArgs) -> anyhow::Result<ExitCode> {
         }
     };
     set(&mut options.xds, &args.xds);
+    set(&mut options.compose_xds, &args.xds);
     set(&mut options.image, &args.image);
     set(&mut options.redirect_image, &args.redirect_image);
     options.log.clone_from(&args.log);
@@ -178,6 +180,53 @@ mod tests {
         for word in ["--outbound-port=15001", "--dns-port=15053", "--inbound-port=8080=15100", "--inbound-port=9=15101"]
         {
             assert!(words.iter().any(|known| known == word), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_services_of_a_compose_file_understand_what_they_are_given() {
+        let options = Options::of("weft-system");
+        let text = include_str!("../../control-plane/tests/inject/compose.yaml");
+        let text = filter("compose.yaml", text, Task::Inject(&options)).unwrap().text;
+        let file = &objects::parse(&objects::Source { file: "compose.yaml".into(), text }).unwrap()[0];
+        let parsed = |service: &str| {
+            let line = command_line(&file["services"][service]["command"]);
+            Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}")).command
+        };
+        let Command::Sidecar(web) = parsed("web-weft") else { panic!("not a sidecar") };
+        assert_eq!(
+            (web.id().as_str(), web.account(), web.xds_address()),
+            ("default/web", "web", "weft-control-plane:15012")
+        );
+        assert_eq!(web.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [80, 443]);
+        assert_eq!(web.redirect_ports.unwrap().rest, Some(15099));
+        let Command::Sidecar(payments) = parsed("payments-weft") else { panic!("not a sidecar") };
+        assert!(!payments.transparent && payments.state_dir.is_some());
+        for network in ["web-weft-net", "catalog-weft-net", "payments-weft-net"] {
+            assert!(matches!(parsed(network), Command::Redirect(_)), "{network}");
+        }
+        for service in ["web-weft", "payments-weft-net"] {
+            let test = &file["services"][service]["healthcheck"]["test"];
+            assert_eq!((&test[0], &test[1]), (&"CMD".into(), &"/usr/local/bin/weft".into()));
+        }
+        let health = command_line(&file["services"]["web-weft"]["healthcheck"]["test"]);
+        assert!(matches!(Cli::try_parse_from(&health[2..]).unwrap().command, Command::Ready(_)), "{health:?}");
+    }
+
+    #[test]
+    fn units_of_systemd_start_what_there_is() {
+        let units = [
+            include_str!("../../deploy/systemd/weft-control-plane.service"),
+            include_str!("../../deploy/systemd/weft-sidecar@.service"),
+        ];
+        for unit in units {
+            let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/weft ")).unwrap();
+            let flags =
+                "--port=web:8080/http --mesh-listen=0.0.0.0:15008 --advertise=192.0.2.10 --upstream=catalog=9001";
+            assert!(unit.contains(flags) || !line.contains("$WEFT_FLAGS"), "they are its example");
+            let line = line.replace("$WEFT_FLAGS", flags).replace("%i", "web").replace("%m", "0123456789abcdef");
+            let words = std::iter::once("weft").chain(line.split(' '));
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
     }
 

@@ -31,6 +31,7 @@ mod merge;
 mod numbers;
 mod objects;
 mod problems;
+mod ready;
 mod redirect;
 mod run;
 mod server;
@@ -76,7 +77,6 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::EnterCgroup(args) => run::enter_cgroup(&args),
         Command::Inject(args) => inject::inject(&args),
         Command::Install(args) => install::run(&args),
-        Command::Redirect(args) => redirect::run(args),
         Command::Uninject(args) => inject::uninject(&args),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -105,6 +105,8 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(args).await,
         Command::Get(args) => Box::pin(get::run(args)).await,
         Command::History(args) => Box::pin(history::run(args)).await,
+        Command::Ready(args) => ready::run(args).await,
+        Command::Redirect(args) => redirect::run(args).await,
         Command::Rollback(args) => history::rollback(args).await,
         Command::Run(args) => Box::pin(run::run(args)).await,
         Command::Stat(args) => stat::run(args).await,
@@ -119,7 +121,6 @@ async fn served(command: Command) -> anyhow::Result<ExitCode> {
         | Command::EnterCgroup(_)
         | Command::Inject(_)
         | Command::Install(_)
-        | Command::Redirect(_)
         | Command::Sidecar(_)
         | Command::Uninject(_) => Ok(ExitCode::SUCCESS),
     }

@@ -16,6 +16,7 @@ use self::{
     cgroup::Parent,
     rules::{App, Cidr, Exclude, Ports, Rules, User},
 };
+use crate::run::Signals;
 
 /// `weft redirect`.
 #[derive(Args, Debug)]
@@ -32,6 +33,8 @@ enum Command {
     Remove(RemoveArgs),
     /// Show which rules are there; exit code 3 when some are rests
     Status(StatusArgs),
+    /// Do nothing until SIGTERM or SIGINT: keeps a network namespace that containers share
+    Hold,
 }
 
 #[derive(Args, Debug)]
@@ -48,6 +51,9 @@ struct InstallArgs {
     /// Where the sidecar takes calls to a port of the app
     #[arg(long, value_name = "APPPORT=PORT", value_parser = pair)]
     inbound_port: Vec<(u16, u16)>,
+    /// Where the sidecar takes calls from outside to all other ports [default: they are left alone]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with_all = ["cgroup", "user"])]
+    inbound_rest: Option<u16>,
     /// The sidecar's --mark: its own traffic is left alone
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     mark: u32,
@@ -62,6 +68,9 @@ struct InstallArgs {
     /// Print the rules and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Stay until SIGTERM or SIGINT, and remove the rules then: keeps a network namespace that containers share
+    #[arg(long, conflicts_with = "dry_run")]
+    hold: bool,
 }
 
 /// What is left alone.
@@ -117,9 +126,10 @@ impl From<ExcludeArgs> for Exclude {
 }
 
 /// Runs it.
-pub fn run(args: RedirectArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(args: RedirectArgs) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Install(args) => install(args),
+        Command::Install(args) => install(args).await,
+        Command::Hold => hold().await.map(|()| ExitCode::SUCCESS),
         Command::Remove(args) => remove(&args),
         Command::Status(args) => status(&args),
     }
@@ -154,7 +164,13 @@ fn stale() -> anyhow::Result<Vec<String>> {
     Ok(nft::tables()?.into_iter().filter(|table| table.starts_with(nft::OF_RUN) && !owner::is_held(table)).collect())
 }
 
-fn install(args: InstallArgs) -> anyhow::Result<ExitCode> {
+/// Waits for a signal that ends this process. As the first process of a container it gets none that it does not take.
+async fn hold() -> anyhow::Result<()> {
+    Signals::new()?.next_end().await;
+    Ok(())
+}
+
+async fn install(args: InstallArgs) -> anyhow::Result<ExitCode> {
     let app = match (args.cgroup, args.user) {
         (Some(path), _) => {
             let path = path.trim_matches('/').to_owned();
@@ -168,8 +184,8 @@ fn install(args: InstallArgs) -> anyhow::Result<ExitCode> {
         (None, users) if users.is_empty() => App::Everybody,
         (None, users) => App::Users(users),
     };
-    let ports =
-        Ports { outbound: args.outbound_port, dns: args.dns_port, inbound: args.inbound_port.into_iter().collect() };
+    let inbound = args.inbound_port.into_iter().collect();
+    let ports = Ports { outbound: args.outbound_port, dns: args.dns_port, inbound, rest: args.inbound_rest };
     let table = format!("{}{}", nft::INSTALLED, args.name);
     let rules = Rules { table, app, ports, mark: args.mark, exclude: args.exclude.into() };
     if args.dry_run {
@@ -179,6 +195,11 @@ fn install(args: InstallArgs) -> anyhow::Result<ExitCode> {
     check("weft redirect install")?;
     nft::apply(&rules.script())?;
     println!("table {} installed", rules.table);
+    if args.hold {
+        hold().await?;
+        nft::remove(&rules.table)?;
+        println!("table {} removed", rules.table);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

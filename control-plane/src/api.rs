@@ -41,7 +41,7 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-use self::{access::Access, objects::Pages};
+use self::{access::Access, objects::Pages, observe::places::Places};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
@@ -91,7 +91,8 @@ pub struct ApiState {
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
-    looking: Arc<Semaphore>,
+    looking: Places,
+    tapping: Places,
     explains: Arc<Semaphore>,
     pages: Pages,
 }
@@ -137,7 +138,8 @@ impl ApiState {
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
-            looking: at_once(observe::LOOKING),
+            looking: Places::new(observe::LOOKING),
+            tapping: Places::new(observe::tap::TAPPING),
             explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }

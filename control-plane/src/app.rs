@@ -8,6 +8,7 @@ mod spans;
 
 use std::{
     io::{self, IsTerminal as _},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -67,7 +68,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let ca = founded(&args, &data_dir).await?;
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
-    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?.port())?;
+    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?)?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
     let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
@@ -227,8 +228,10 @@ impl Interceptor for Guard {
 }
 
 /// Who gets certificates, and by what.
-fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds_port: u16) -> Result<IdentityService> {
-    let token = if args.dev { Some(Arc::new(ca.dev_token(xds_port)?)) } else { None };
+fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds: SocketAddr) -> Result<IdentityService> {
+    // Sidecars look for it beside a control plane that they call at these addresses, and nowhere else.
+    let found = xds.ip().is_unspecified() || xds.ip() == Ipv4Addr::LOCALHOST || xds.ip() == Ipv6Addr::LOCALHOST;
+    let token = if args.dev { Some(Arc::new(ca.dev_token(found.then_some(xds.port()))?)) } else { None };
     let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
     let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
     let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, ca.audit().clone());

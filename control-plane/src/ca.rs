@@ -325,13 +325,13 @@ impl Ca {
     }
 
     /// The development token, kept in the data directory so that it survives a restart, and where `weft run` looks for
-    /// it, with the roots, written anew whenever they change.
+    /// it when it calls this port on loopback, with the roots, written anew whenever they change.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn dev_token(&self, xds_port: u16) -> Result<Zeroizing<String>> {
+    pub fn dev_token(&self, port: Option<u16>) -> Result<Zeroizing<String>> {
         let mut trusted = lock(&self.trusted);
-        let token = trusted.dev_token(&self.directory, &self.trust_domain, xds_port)?;
+        let token = trusted.dev_token(&self.directory, &self.trust_domain, port)?;
         trusted.write(&self.active.borrow().roots)?;
         Ok(token)
     }

@@ -83,7 +83,7 @@ pub fn compile_with(
     let policies = Policies::of(resources);
     attached::check(resources, &views, &mut problems);
     problems.extend(policies.problems());
-    problems.extend(policies.uncounted(&routings));
+    problems.extend(policies.uncounted(&routings, &views));
     let authentications = Authentications::of(&policies, sets);
     problems.extend(authentications.problems());
     let inbound = (Inbound::of(&policies, &routings), Guards::of(resources), authentications);

@@ -2,6 +2,7 @@
 //! it for files. Pure: the command `weft inject` and the admission webhook use the same code.
 
 mod annotations;
+mod compose;
 mod emit;
 pub mod patch;
 mod probes;
@@ -38,10 +39,12 @@ pub const OUTBOUND_PORT: u16 = 15001;
 pub const PROXY_PORT: u16 = 15002;
 /// Where redirected DNS of the app arrives.
 pub const DNS_PORT: u16 = 15053;
+/// Where redirected connections to ports that the app does not declare arrive.
+pub const REST_PORT: u16 = 15099;
 /// Where redirected connections to the first port of the app arrive; those to the second arrive at the next port.
 pub const INBOUND_PORT: u16 = 15100;
 /// Ports of one app.
-const MAX_PORTS: u16 = 256;
+const MAX_PORTS: u16 = 128;
 /// Admin server, on loopback.
 pub const ADMIN_PORT: u16 = 15020;
 /// Health of the sidecar, and the app's probes.
@@ -60,6 +63,8 @@ pub struct Options {
     pub redirect_image: String,
     /// `host:port` of the control plane's discovery.
     pub xds: String,
+    /// The same for services of a compose file.
+    pub compose_xds: String,
     /// Log filter of the sidecars.
     pub log: String,
     /// Redirect the pod's traffic through the sidecar.
@@ -75,6 +80,7 @@ impl Options {
             image: format!("weft:{version}"),
             redirect_image: format!("weft-redirect:{version}"),
             xds: format!("weft-control-plane.{namespace}.svc:15012"),
+            compose_xds: "weft-control-plane:15012".into(),
             log: "info".into(),
             redirect: true,
         }
@@ -100,11 +106,11 @@ pub fn pod(pod: &mut Value, options: &Options) -> Result<Done, Problem> {
     if !settings.inject {
         return Ok(Done::OptedOut);
     }
-    check(pod)?;
+    check(pod, &settings)?;
     let ports = app_ports(pod, &settings)?;
     let redirected = redirected(&ports, &settings)?;
     let mut record = Record::default();
-    let probes = probes::rewrite(pod, &settings, &redirected, &mut record)?;
+    let probes = probes::rewrite(pod, &settings, &mut record)?;
     let grace = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64);
     let flags: Vec<&str> = ports.iter().map(|port| port.flag.as_str()).collect();
     let sidecar = sidecar::container(&settings, &flags, &redirected, &probes, grace);
@@ -119,7 +125,7 @@ pub fn pod(pod: &mut Value, options: &Options) -> Result<Done, Problem> {
 }
 
 /// What the pod has to be for a sidecar.
-fn check(pod: &Value) -> Result<(), Problem> {
+fn check(pod: &Value, settings: &Settings) -> Result<(), Problem> {
     if pod.pointer("/spec/containers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Err(problem("spec.containers", "a pod needs containers", "is this a pod template?"));
     }
@@ -154,13 +160,30 @@ fn check(pod: &Value) -> Result<(), Problem> {
             }
         }
     }
+    user(pod.pointer("/spec/securityContext"), "spec", settings)?;
+    for (path, container) in containers(pod) {
+        user(container.get("securityContext"), &path, settings)?;
+    }
     if array(pod.get("spec").unwrap_or(&Value::Null), "volumes").iter().any(|volume| volume["name"] == VOLUME) {
         return Err(problem("spec.volumes", format!("the name {VOLUME:?} is taken for the mesh's own"), "rename it"));
     }
     Ok(())
 }
 
+/// The rules of redirection know the sidecar's traffic by its user: an app of this user would pass the mesh.
+fn user(context: Option<&Value>, path: &str, settings: &Settings) -> Result<(), Problem> {
+    let same = context.and_then(|context| context.get("runAsUser")).and_then(Value::as_u64) == Some(USER.into());
+    if !same || !settings.redirect {
+        return Ok(());
+    }
+    let text =
+        format!("{USER} is the user of the sidecar, whose traffic is not redirected: the app would pass the mesh");
+    let hint = "let it run as another user, or give the pod the annotation weft.dev/redirect: disabled";
+    Err(unsupported(&format!("{path}.securityContext.runAsUser"), text, hint))
+}
+
 /// A port of the app.
+#[derive(Debug)]
 struct AppPort {
     number: u16,
     /// As the sidecar's flag has it: `[NAME:]PORT[/PROTOCOL]`.
@@ -219,7 +242,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = (String, &Value)> {
 
 /// Whether the port is one of the sidecar's.
 fn is_taken(port: u16) -> bool {
-    [MESH_PORT, HEALTH_PORT, ADMIN_PORT, OUTBOUND_PORT, PROXY_PORT, DNS_PORT].contains(&port)
+    [MESH_PORT, HEALTH_PORT, ADMIN_PORT, OUTBOUND_PORT, PROXY_PORT, DNS_PORT, REST_PORT].contains(&port)
         || (INBOUND_PORT..INBOUND_PORT + MAX_PORTS).contains(&port)
 }
 

@@ -66,14 +66,7 @@ impl Admin {
         match request.uri().path() {
             "/live" | "/livez" => text(StatusCode::OK, "live\n".into()),
             "/ready" | "/readyz" => self.ready(),
-            "/metrics" => {
-                let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-                let format = Format::accepted(accept);
-                let mut response = text(StatusCode::OK, self.telemetry.registry().render(format));
-                let kind = header::HeaderValue::from_static(format.content_type());
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
+            "/metrics" => metrics(request, &self.telemetry),
             "/config_dump" => text(StatusCode::OK, self.dump()),
             path => text(StatusCode::NOT_FOUND, format!("{path}: try /livez /readyz /metrics /config_dump\n")),
         }
@@ -125,6 +118,16 @@ impl Admin {
 fn is_local(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+/// All metrics, in the form that is asked for.
+pub fn metrics(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    let mut response = text(StatusCode::OK, telemetry.registry().render(format));
+    let kind = header::HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 /// A response of plain text.

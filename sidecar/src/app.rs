@@ -6,6 +6,7 @@ mod supervised;
 pub mod worker;
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Write},
     net::{IpAddr, SocketAddr},
     process::ExitCode,
@@ -14,7 +15,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 use weft_policy::model::Locality;
 use weft_proto::v1::{self, Registration, WorkloadPort};
 use weft_svid::TrustStore;
@@ -71,17 +77,18 @@ pub fn run(mut args: SidecarArgs) -> Result<ExitCode> {
         egress::mark(mark).with_context(|| format!("--mark {mark}: may this process do that (CAP_NET_ADMIN)"))?;
     }
     args.labels = args.pod.labels(&args.labels)?;
+    args.advertise = args.advertise.map(|advertise| advertise.found(args.xds_address())).transpose()?;
+    args.mesh_listen = args.all_families(args.mesh_listen);
+    args.pod.health_listen = args.pod.health_listen.map(|address| args.all_families(address));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn control(args: SidecarArgs) -> Result<()> {
-    let bound = listeners::bind(&args)?;
-    let admin =
-        TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
-    let seen_at = listeners::announce(&args, &bound, admin.local_addr()?);
+    let Listening { bound, admin, own_ports, seen_at } = listen(&args).await?;
     let Bound { listeners, dns, reserved } = bound;
+    let (undeclared, asked) = mpsc::channel(64);
 
     let (telemetry, drain, readiness) = (telemetry(&args), Drain::default(), Readiness::default());
     let (demand, demands) = discovery::demand();
@@ -110,6 +117,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
         seen: Arc::default(),
         propagation: Arc::default(),
         trust: trust.clone(),
+        undeclared,
     };
     let count = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let workers = worker::spawn(count, &context)?;
@@ -165,6 +173,7 @@ async fn control(args: SidecarArgs) -> Result<()> {
     tokio::spawn(renewal.run(stored));
     let discovery = tokio::spawn(discovery.run());
     tell_of_traffic(&context, &registration);
+    tokio::spawn(inbound::declare(asked, own_ports, registration.clone()));
     probe::start(&args, &registration)?;
 
     stop(&args, &drain, &registration).await?;
@@ -180,6 +189,28 @@ async fn control(args: SidecarArgs) -> Result<()> {
     drop(context);
     recording.end().await;
     Ok(())
+}
+
+/// Where this sidecar listens.
+struct Listening {
+    bound: Bound,
+    admin: TcpListener,
+    /// All of its ports.
+    own_ports: BTreeSet<u16>,
+    /// Where the control plane says that metrics are.
+    seen_at: SocketAddr,
+}
+
+/// Finds every address, and tells them.
+async fn listen(args: &SidecarArgs) -> Result<Listening> {
+    let bound = listeners::bind(args)?;
+    let admin =
+        TcpListener::bind(args.admin_listen).await.with_context(|| format!("--admin-listen {}", args.admin_listen))?;
+    let seen_at = listeners::announce(args, &bound, admin.local_addr()?);
+    let health = args.pod.health_listen.map(|health| SocketAddr::new(args.advertised(), health.port()));
+    let own_ports = bound.own_ports([Some(seen_at.port()), health.map(|health| health.port())].into_iter().flatten());
+    let seen_at = health.filter(|_| args.pod.health_metrics).unwrap_or(seen_at);
+    Ok(Listening { bound, admin, own_ports, seen_at })
 }
 
 fn enrolment(args: &SidecarArgs) -> Enrolment {
@@ -215,7 +246,7 @@ async fn show(seen: Admin, admin: TcpListener, pod: &PodArgs, advertised: IpAddr
     if let Some(address) = pod.health_listen {
         let listener = TcpListener::bind(address).await.with_context(|| format!("--health-listen {address}"))?;
         let health = Health::new(seen.readiness.clone(), seen.drain.clone(), advertised, &pod.app_probes);
-        tokio::spawn(health.run(listener));
+        tokio::spawn(health.with_metrics(pod.health_metrics.then(|| seen.telemetry.clone())).run(listener));
     }
     tokio::spawn(seen.run(admin));
     Ok(())
@@ -324,6 +355,7 @@ fn registration(args: &SidecarArgs, mesh: SocketAddr, admin: SocketAddr, epoch_m
                 port: u32::from(port.port),
                 name: port.name.clone(),
                 protocol: port.protocol.into(),
+                undeclared: false,
             })
             .collect(),
         healthy: false,

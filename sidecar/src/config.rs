@@ -1,15 +1,17 @@
 //! Static configuration of a sidecar: flags, their parsers, and what the workers see of them.
 
+mod advertise;
 pub mod pod;
 mod redirect;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
+pub use advertise::Advertise;
 pub use pod::PodArgs;
 pub use redirect::RedirectPorts;
 use weft_policy::model::{Locality, ObjectName};
@@ -54,15 +56,17 @@ pub struct SidecarArgs {
     /// redirect`)
     #[arg(long)]
     pub transparent: bool,
-    /// Where to take it: outbound=PORT,dns=PORT,APPPORT=PORT [default: free ports]
+    /// Where to take it: outbound=PORT,dns=PORT,APPPORT=PORT [default: free ports], and rest=PORT for calls to ports that
+    /// nobody declared [default: they are not taken]
     #[arg(long, value_name = "PORTS", requires = "transparent")]
     pub redirect_ports: Option<RedirectPorts>,
     /// Mark of every socket that this sidecar opens, so that rules of redirection leave it alone (needs CAP_NET_ADMIN)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub mark: Option<u32>,
-    /// Address at which peers reach this workload [default: that of --mesh-listen]
-    #[arg(long, value_name = "IP")]
-    pub advertise: Option<IpAddr>,
+    /// Address at which peers reach this workload; auto: that from which this machine reaches the control plane [default:
+    /// that of --mesh-listen]
+    #[arg(long, value_name = "IP|auto")]
+    pub advertise: Option<Advertise>,
     /// Where this workload runs, so that near endpoints are preferred: REGION[/ZONE] or /ZONE [default: unknown]
     #[arg(long, value_name = "REGION/ZONE", env = "WEFT_LOCALITY", value_parser = locality)]
     pub locality: Option<Locality>,
@@ -175,11 +179,23 @@ impl SidecarArgs {
         self.locality.clone().unwrap_or_default()
     }
 
-    /// Where peers reach this workload.
+    /// Where peers reach this workload; before `auto` is found out, nowhere but on this machine.
     #[must_use]
     pub fn advertised(&self) -> IpAddr {
-        let ip = self.mesh_listen.ip();
-        self.advertise.unwrap_or(if ip.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ip })
+        match (self.advertise, self.mesh_listen.ip()) {
+            (Some(Advertise::Ip(ip)), _) => ip,
+            (_, ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            (_, ip) => ip,
+        }
+    }
+
+    /// The same address to listen on, where all of IPv4 is meant and peers come by IPv6: then all of both.
+    #[must_use]
+    pub fn all_families(&self, address: SocketAddr) -> SocketAddr {
+        if address.ip() == Ipv4Addr::UNSPECIFIED && self.advertised().is_ipv6() {
+            return SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port()));
+        }
+        address
     }
 }
 

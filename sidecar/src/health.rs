@@ -1,5 +1,6 @@
 //! The health listener of a pod: liveness and readiness for the kubelet, and the app's own probes, which this sidecar
-//! makes for a kubelet that has no identity in the mesh. It shows nothing else, because the whole network reaches it.
+//! makes for a kubelet that has no identity in the mesh. It shows nothing else, because the whole network
+//! reaches it, but for metrics where they are asked for.
 
 mod ask;
 mod connections;
@@ -31,7 +32,7 @@ use tokio::{
 
 pub use self::ask::ask;
 use self::connections::{Connection, Connections};
-use crate::{admin, drain::Drain, readiness::Status};
+use crate::{admin, drain::Drain, readiness::Status, telemetry::Telemetry};
 
 /// A request head that takes longer is given up.
 const HEAD: Duration = Duration::from_secs(2);
@@ -154,6 +155,7 @@ pub struct Health {
     /// What the app is called by: nothing of a request comes to it.
     host: IpAddr,
     open: Connections,
+    metrics: Option<Telemetry>,
 }
 
 /// A probe, and its run while there is one. Whoever asks meanwhile gets the answer of that run, so that nobody can have
@@ -172,7 +174,13 @@ impl Health {
     pub fn new(readiness: watch::Receiver<Status>, drain: Drain, host: IpAddr, probes: &[AppProbe]) -> Self {
         let asked = |probe: &AppProbe| Asked { probe: probe.clone(), running: Mutex::default() };
         let probes = probes.iter().map(|probe| (probe.name.clone(), asked(probe))).collect();
-        Self { readiness, drain, probes: Arc::new(probes), host, open: Connections::default() }
+        Self { readiness, drain, probes: Arc::new(probes), host, open: Connections::default(), metrics: None }
+    }
+
+    /// Shows these metrics too.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Option<Telemetry>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Serves for ever.
@@ -211,6 +219,9 @@ impl Health {
             return admin::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
         }
         let path = request.uri().path();
+        if let Some(telemetry) = self.metrics.as_ref().filter(|_| path == "/metrics") {
+            return admin::metrics(request, telemetry);
+        }
         match path {
             "/livez" => admin::text(StatusCode::OK, "live\n".into()),
             // What is missing is for the admin listener, whose readers are on this machine.

@@ -9,6 +9,7 @@ mod permit;
 mod request;
 mod seen;
 mod tunnel;
+mod undeclared;
 
 use std::{
     convert::Infallible,
@@ -31,6 +32,7 @@ pub use permit::Permit;
 pub use seen::{Seen, tell};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+pub use undeclared::{Undeclared, declare, undeclared};
 use weft_policy::{
     SpiffeId,
     model::{InboundPort, ObjectName, Protocol, Target, WorkloadConfig},
@@ -142,7 +144,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let connection = Connection::new(&worker, None, from.ip(), LeadsTo::Port(port), None);
     let refuse = |reason: Reason| {
         handles(&worker, &connection).tcp.refused(reason);
-        tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
+        tracing::info!(port, reason = reason.as_str(), peer = %from, "plaintext connection refused");
     };
     let app = match connection.app(&worker) {
         Ok(app) => app,

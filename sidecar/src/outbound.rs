@@ -30,7 +30,7 @@ use hyper::body::Incoming;
 pub use mirror::Mirrors;
 use opaque::Opened;
 pub use plan::named;
-pub use redirected::serve as redirected;
+pub use redirected::{original, serve as redirected};
 pub use session::Sealers;
 use tokio::net::TcpStream;
 use weft_policy::model::{ObjectName, Protocol, Service, ServicePort, Target};

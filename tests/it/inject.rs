@@ -116,6 +116,46 @@ fn the_schemas_of_kubernetes_accept_what_install_and_inject_print() {
     assert!(std::panic::catch_unwind(|| judged(&misspelt)).is_err(), "they look at every field");
 }
 
+/// Has the types of the Compose Specification judge a file; how many services it has.
+fn judged_compose(file: &str) -> usize {
+    let script = format!("{}/../tests/it/programs/compose_files.py", env!("CARGO_MANIFEST_DIR"));
+    let mut child =
+        Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
+    child.stdin.take().expect("piped").write_all(file.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    let said = text(&output.stdout);
+    let valid = said.trim().strip_prefix("ok ").filter(|_| output.status.success());
+    valid.unwrap_or_else(|| panic!("{said}")).parse().expect("a number")
+}
+
+/// What the types of the specification do not take is what compose replaces before.
+fn interpolated(file: &str) -> String {
+    file.replace("${NGINX_VERSION:-1.29}", "1.29").replace("${PUBLISHED:-8080}", "8080")
+}
+
+#[test]
+fn a_compose_file_gets_sidecars_that_compose_understands_and_loses_them_again() {
+    let test = "a_compose_file_gets_sidecars_that_compose_understands_and_loses_them_again";
+    if needs::python(test, "compose_spec") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let analyzed = weft(&["analyze", &root.join("deploy/compose/resources/mesh.yaml").to_string_lossy()], "");
+    assert!(analyzed.status.success(), "{}", text(&analyzed.stdout));
+    for (file, before, after) in
+        [("deploy/compose/docker-compose.yml", 7, 13), ("control-plane/tests/inject/compose.yaml", 5, 11)]
+    {
+        let original = std::fs::read_to_string(root.join(file)).expect("a file");
+        assert_eq!(judged_compose(&interpolated(&original)), before);
+        let injected = text(&weft(&["inject", "-q", "-f", &root.join(file).to_string_lossy()], "").stdout);
+        assert_eq!(judged_compose(&interpolated(&injected)), after, "{file}");
+        assert_eq!(text(&weft(&["inject", "-q", "-f", "-"], &injected).stdout), injected);
+        assert_eq!(text(&weft(&["uninject", "-q", "-f", "-"], &injected).stdout), original);
+        let misspelt = interpolated(&injected).replace("network_mode", "networkmode");
+        assert!(std::panic::catch_unwind(|| judged_compose(&misspelt)).is_err(), "they look at every field");
+    }
+}
+
 #[test]
 fn kubectl_reads_what_install_prints() {
     let test = "kubectl_reads_what_install_prints";

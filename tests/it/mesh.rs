@@ -174,6 +174,11 @@ impl TestMesh {
         *self.client().locals.get(service).unwrap_or_else(|| panic!("{service} is not declared by calls()"))
     }
 
+    /// The same, if it is declared.
+    pub fn declared(&self, service: &str) -> Option<SocketAddr> {
+        self.client().locals.get(service).copied()
+    }
+
     /// Another client, whose service account has this name: its local port of a service.
     pub fn caller(&mut self, name: &str, service: &str) -> SocketAddr {
         let (local, admin) = (free(), free());

@@ -4,6 +4,8 @@
 mod lan;
 mod mesh;
 mod outside;
+mod pods;
+mod restarts;
 mod servers;
 mod traces_left;
 mod wire;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Check, Subject};
+use super::{CLOCK, Check, Subject, redirection};
 use crate::run::ports;
 
 /// Descriptors that a sidecar with some thousand connections needs.
@@ -24,11 +24,14 @@ const API: Subject = Subject("port-api", "port of the API", "if that is no contr
 const DISCOVERY: Subject =
     Subject("port-discovery", "port of discovery", "if that is no control plane of yours, use --xds-listen");
 const DATA: Subject = Subject("data-directory", "data directory", "give another with --data-dir");
-const CLOCK: Subject =
-    Subject("clock", "clock", "set it by NTP: certificates are not valid before and after their time");
 const SYSTEM: Subject = Subject("kernel", "kernel", "use a newer one: dead peers may be noticed late");
 const ADMIN: Subject = Subject("net-admin", "right to redirect", "run as root, or with the capability CAP_NET_ADMIN");
 const NFT: Subject = Subject("nft", "nftables", "install the package nftables, and have nft in PATH");
+const FEATURES: Subject = Subject(
+    "nft-features",
+    "features of nftables",
+    "the kernel needs NFT_REDIR, NFT_FIB_INET and NFT_SOCKET, built in or as modules that may be loaded",
+);
 const CGROUP: Subject =
     Subject("cgroup", "cgroup version 2", "mount it at /sys/fs/cgroup, and let this user write there");
 
@@ -57,6 +60,10 @@ pub fn checks(transparent: bool) -> Vec<Check> {
     checks.push(wanted(&ADMIN, net_admin(&status)));
     checks.push(wanted(&NFT, nft()));
     checks.push(wanted(&CGROUP, cgroup(Path::new("/sys/fs/cgroup"))));
+    if let Some(features) = redirection::features() {
+        checks.push(wanted(&FEATURES, features));
+    }
+    checks.extend(redirection::rules());
     checks
 }
 
@@ -144,7 +151,7 @@ mod tests {
     fn this_machine_can_run_a_mesh_and_what_only_redirection_needs_is_information() {
         let bad = |transparent| checks(transparent).into_iter().filter(|check| check.level == Level::Bad);
         assert_eq!(bad(false).count(), 0);
-        let redirection = ["net-admin", "nft", "cgroup"];
+        let redirection = ["net-admin", "nft", "nft-features", "cgroup"];
         assert!(bad(true).all(|check| redirection.contains(&check.code) && !check.fix.is_empty()));
     }
 

@@ -15,7 +15,16 @@ pub const INSTALLED: &str = "weft.";
 
 /// Makes what the script says so, or nothing of it.
 pub fn apply(script: &str) -> anyhow::Result<()> {
-    let mut nft = command(&["-f", "-"])
+    fed(&["-f", "-"], script)
+}
+
+/// Whether the script could be applied; nothing of it is.
+pub fn try_out(script: &str) -> anyhow::Result<()> {
+    fed(&["-c", "-f", "-"], script)
+}
+
+fn fed(arguments: &[&str], script: &str) -> anyhow::Result<()> {
+    let mut nft = command(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

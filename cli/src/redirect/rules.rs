@@ -51,6 +51,8 @@ pub struct Ports {
     pub dns: Option<u16>,
     /// By port of the app: takes calls to it.
     pub inbound: BTreeMap<u16, u16>,
+    /// Takes calls from outside to all other ports.
+    pub rest: Option<u16>,
 }
 
 /// All that the rules say.
@@ -75,7 +77,12 @@ impl Rules {
         let mut out = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
         self.output(&mut out);
         self.outbound(&mut out);
-        chain(&mut out, "prerouting", Some("prerouting"), &self.inbound(Some("iifname \"lo\" return")));
+        let mut inbound = self.inbound(Some("iifname \"lo\" return"));
+        if let Some(rest) = self.ports.rest {
+            inbound.extend(self.exclude.inbound_ports.iter().map(|port| format!("tcp dport {port} return")));
+            inbound.push(format!("fib daddr type local meta l4proto tcp redirect to :{rest}"));
+        }
+        chain(&mut out, "prerouting", Some("prerouting"), &inbound);
         out.push_str("}\n");
         out
     }
@@ -185,7 +192,7 @@ mod tests {
         Rules {
             table: "weft.run.web-abcde".into(),
             app: App::Cgroup { path: "system.slice/weft-1-web-abcde".into(), level: 2 },
-            ports: Ports { outbound: 15001, dns: Some(15053), inbound: [(80, 18080), (81, 18081)].into() },
+            ports: Ports { outbound: 15001, dns: Some(15053), inbound: [(80, 18080), (81, 18081)].into(), rest: None },
             mark: 0x3001,
             exclude: Exclude {
                 outbound_ports: vec![22],
@@ -234,6 +241,14 @@ table inet weft.run.web-abcde {
         assert!(script.contains("return\n    goto app\n  }"), "{script}");
         let users = App::Users(vec!["1000".parse().unwrap()]);
         assert!(Rules { app: users, ..rules() }.script().contains("meta skuid 1000 goto app"));
+    }
+
+    #[test]
+    fn where_the_rest_is_taken_every_port_is_that_is_not_left_alone() {
+        let script = Rules { ports: Ports { rest: Some(15099), ..rules().ports }, ..rules() }.script();
+        let end = "    iifname \"lo\" return\n    fib daddr type local tcp dport 80 redirect to :18080\n    tcp dport 81 return\n    \
+            fib daddr type local meta l4proto tcp redirect to :15099\n  }\n}\n";
+        assert!(script.ends_with(end), "{script}");
     }
 
     #[test]

@@ -68,6 +68,8 @@ impl Prepared {
                 outbound: ports.outbound,
                 dns: Some(ports.dns),
                 inbound: ports.inbound.iter().copied().collect(),
+                // Other ports of this machine are other programs'.
+                rest: None,
             },
             mark: self.mark,
             exclude: self.exclude.clone(),

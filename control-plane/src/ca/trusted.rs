@@ -2,9 +2,12 @@
 //! with the roots that its holder is to trust. While the root is changed they have both, so that a new sidecar can enrol
 //! in any phase.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rand::RngCore;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -24,7 +27,10 @@ pub struct TrustedFiles {
 struct Token {
     text: Zeroizing<String>,
     trust_domain: String,
-    files: [PathBuf; 2],
+    files: Vec<PathBuf>,
+    /// Held for as long as sidecars of this machine are to find the token: another control plane of the same port, at
+    /// another address or in another network namespace, must not put its own in the place.
+    _place: Option<File>,
 }
 
 impl TrustedFiles {
@@ -38,17 +44,28 @@ impl TrustedFiles {
         &self.root
     }
 
-    /// The development token, from the data directory or made; from now on it is written with the roots.
+    /// The development token, from the data directory or made; from now on it is written with the roots: into the data
+    /// directory, and to where sidecars look that call `port` on loopback, unless another control plane has that place.
     ///
     /// # Errors
     /// When the directory for it cannot be used.
-    pub fn dev_token(&mut self, directory: &Directory, trust_domain: &str, port: u16) -> Result<Zeroizing<String>> {
+    pub fn dev_token(
+        &mut self,
+        directory: &Directory,
+        trust_domain: &str,
+        port: Option<u16>,
+    ) -> Result<Zeroizing<String>> {
         const FILE: &str = "dev-token";
         let kept =
             directory.read(FILE)?.and_then(|text| text.lines().next().map(|line| Zeroizing::new(line.to_owned())));
         let text = kept.filter(|text| text.starts_with("weft1.")).unwrap_or_else(new_token);
-        let files = [directory.path(FILE), runtime_dir()?.join(format!("dev-{port}.token"))];
-        self.token = Some(Token { text: text.clone(), trust_domain: trust_domain.into(), files });
+        let mut files = vec![directory.path(FILE)];
+        let place = port.map(|port| place(&runtime_dir()?, port)).transpose()?.flatten();
+        let place = place.map(|(file, lock)| {
+            files.push(file);
+            lock
+        });
+        self.token = Some(Token { text: text.clone(), trust_domain: trust_domain.into(), files, _place: place });
         self.written = None;
         Ok(text)
     }
@@ -64,7 +81,7 @@ impl TrustedFiles {
         self.written = None;
         let pem: String = roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
         write_private(&self.root, pem.as_bytes())?;
-        if let Some(Token { text, trust_domain, files }) = &self.token {
+        if let Some(Token { text, trust_domain, files, .. }) = &self.token {
             let text = Zeroizing::new(format!("{}\n# trust-domain: {trust_domain}\n{pem}", text.as_str()));
             for file in files {
                 write_private(file, text.as_bytes())?;
@@ -72,6 +89,25 @@ impl TrustedFiles {
         }
         self.written = Some(roots.to_vec());
         Ok(())
+    }
+}
+
+/// Where sidecars look for the token of this port, and the lock that says whose it is.
+fn place(directory: &Path, port: u16) -> Result<Option<(PathBuf, File)>> {
+    let (file, lock) = (directory.join(format!("dev-{port}.token")), directory.join(format!("dev-{port}.lock")));
+    let opened = File::options().create(true).truncate(false).write(true).open(&lock);
+    let opened = opened.with_context(|| format!("open {}", lock.display()))?;
+    match opened.try_lock() {
+        Ok(()) => Ok(Some((file, opened))),
+        Err(TryLockError::WouldBlock) => {
+            tracing::warn!(
+                file = %file.display(),
+                "another control plane's development token is there: sidecars of this one need --token FILE, the file \
+                 dev-token of the data directory"
+            );
+            Ok(None)
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", lock.display())),
     }
 }
 
@@ -92,4 +128,20 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     }
     pem.push_str(&format!("-----END {label}-----\n"));
     pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_control_planes_with_one_port_the_first_has_the_place_until_it_ends() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let first = place(directory.path(), 15012).expect("usable");
+        assert_eq!(first.as_ref().map(|(file, _)| file.clone()), Some(directory.path().join("dev-15012.token")));
+        assert!(place(directory.path(), 15012).expect("usable").is_none());
+        assert!(place(directory.path(), 15013).expect("usable").is_some());
+        drop(first);
+        assert!(place(directory.path(), 15012).expect("usable").is_some());
+    }
 }

@@ -56,9 +56,8 @@ pub fn slices(
 }
 
 fn of_instance(view: &ServiceView<'_>, instance: &Instance) -> v1::Endpoint {
-    // Ports of an implicit service are the union of its instances' ports.
-    let has = |port: u32| view.object.is_some() || instance.ports.iter().any(|known| known.port == port);
-    let ports = view.ports.iter().filter(|port| has(port.port));
+    // Ports of an implicit service are the union of its instances' ports: not all of them have each.
+    let ports = view.ports.iter();
     v1::Endpoint {
         address: instance.address.clone(),
         ports: ports.filter_map(|port| Some((port.port, port.target.resolve(port.port, instance)?))).collect(),

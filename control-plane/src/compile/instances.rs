@@ -123,6 +123,7 @@ fn from_object(object: &Object<Workload>, trust_domain: &str) -> Instance {
         port: port.port,
         name: port.name.clone().unwrap_or_default(),
         protocol: port.protocol.as_deref().and_then(protocol::word).unwrap_or_default().into(),
+        undeclared: false,
     });
     Instance {
         id: object.id(),

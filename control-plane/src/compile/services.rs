@@ -23,6 +23,10 @@ pub enum Target {
     Number(u32),
     /// The port of this name.
     Name(String),
+    /// Of an implicit service: the same number where there is one; else the port of this name; else, when an instance
+    /// whose only port it is speaks like one that has another as its only port, that one. Two replicas on one machine
+    /// cannot have the same port.
+    Own { name: String, only: bool, protocol: i32 },
 }
 
 impl Target {
@@ -32,8 +36,22 @@ impl Target {
             Self::Same => Some(service_port),
             Self::Number(port) => Some(*port),
             Self::Name(name) => instance.ports.iter().find(|port| port.name == *name).map(|port| port.port),
+            Self::Own { name, only, protocol } => {
+                let find = |wanted: &dyn Fn(&&v1::WorkloadPort) -> bool| declared(instance).find(wanted);
+                let named = || find(&|port| !name.is_empty() && port.name == *name);
+                let alone = || {
+                    let unnamed = |port: &&v1::WorkloadPort| port.name.is_empty() && port.protocol == *protocol;
+                    find(&unnamed).filter(|_| *only && name.is_empty() && declared(instance).count() == 1)
+                };
+                find(&|port| port.port == service_port).or_else(named).or_else(alone).map(|port| port.port)
+            }
         }
     }
+}
+
+/// The ports that the workload says it has.
+fn declared(instance: &Instance) -> impl Iterator<Item = &v1::WorkloadPort> {
+    instance.ports.iter().filter(|port| !port.undeclared)
 }
 
 /// One port of a service.
@@ -173,7 +191,7 @@ pub fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) 
 fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) -> Option<Problem> {
     let name = instance.labels.get("app").filter(|app| is_dns_label(app)).unwrap_or(&instance.name);
     let id = format!("{}/{name}", instance.namespace);
-    if instance.ports.is_empty() {
+    if declared(instance).next().is_none() {
         return None;
     }
     if views.get(&id).is_some_and(|view| view.object.is_some()) {
@@ -195,8 +213,12 @@ fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) 
         members: BTreeSet::new(),
     });
     view.members.insert(instance.id.clone());
-    for port in &instance.ports {
-        if view.ports.iter().any(|known| known.port == port.port) {
+    let alone = declared(instance).count() == 1;
+    for port in declared(instance) {
+        if let Some(known) = view.ports.iter_mut().find(|known| known.port == port.port) {
+            if let Target::Own { only, .. } = &mut known.target {
+                *only |= alone;
+            }
             continue;
         }
         let declared = v1::Protocol::try_from(port.protocol).unwrap_or_default();
@@ -204,7 +226,8 @@ fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) 
             v1::Protocol::Unspecified => protocol::of(None, &port.name, port.port),
             declared => declared,
         };
-        view.ports.push(PortView { port: port.port, name: port.name.clone(), protocol, target: Target::Same });
+        let target = Target::Own { name: port.name.clone(), only: alone, protocol: port.protocol };
+        view.ports.push(PortView { port: port.port, name: port.name.clone(), protocol, target });
     }
     view.ports.sort_by_key(|port| port.port);
     None

@@ -18,6 +18,7 @@ fn registered(name: &str, labels: &[(&str, &str)], ports: &[(u32, &str, v1::Prot
         port: *port,
         name: (*name).to_owned(),
         protocol: (*protocol).into(),
+        undeclared: *name == "undeclared",
     });
     Arc::new(Registered {
         registration: v1::Registration {
@@ -123,6 +124,40 @@ fn a_workload_that_nobody_selects_gets_a_service() {
     get::<v1::Service>(&output, ResourceType::Service, "default/lone");
     assert!(!output.contains_key(&(ResourceType::Service, "default/client".to_owned())), "it has no ports");
     get::<v1::WorkloadConfig>(&output, ResourceType::WorkloadConfig, "default/client");
+}
+
+#[test]
+fn replicas_with_ports_of_their_own_are_endpoints_of_one_port_of_their_service() {
+    let (http, tcp) = (v1::Protocol::Http, v1::Protocol::Tcp);
+    let ports = |instances: &[Arc<Registered>]| {
+        let (output, problems) = compile(&load(""), instances);
+        assert_eq!(problems, []);
+        let slice: v1::EndpointSlice = get(&output, ResourceType::EndpointSlice, "default/web/0");
+        let config = |name: &str| get::<v1::WorkloadConfig>(&output, ResourceType::WorkloadConfig, name);
+        let inbound = config("default/web-b").ports.iter().map(|port| (port.port, port.services.len())).collect();
+        let endpoints = slice.endpoints.iter().map(|endpoint| endpoint.ports.clone().into_iter().collect());
+        (endpoints.collect::<Vec<std::collections::BTreeMap<u32, u32>>>(), inbound)
+    };
+    let web = |name: &str, of: &[(u32, &str, v1::Protocol)]| registered(name, &[("app", "web")], of);
+    let (endpoints, inbound): (_, Vec<_>) =
+        ports(&[web("web-a", &[(8081, "", http)]), web("web-b", &[(8082, "", http)])]);
+    assert_eq!(endpoints, [[(8081, 8081), (8082, 8081)].into(), [(8081, 8082), (8082, 8082)].into()]);
+    assert_eq!(inbound, [(8082, 2)]);
+    // By name, whatever else they have.
+    let more = [(8081, "main", http), (9, "", tcp)];
+    let (endpoints, inbound) = ports(&[web("web-a", &more), web("web-b", &[(8082, "main", http)])]);
+    assert_eq!(endpoints, [[(9, 9), (8081, 8081), (8082, 8081)].into(), [(8081, 8082), (8082, 8082)].into()]);
+    assert_eq!(inbound, [(8082, 2)]);
+    // What nobody declared is no port of the service, and has policies all the same.
+    let (endpoints, inbound) =
+        ports(&[web("web-a", &[(8081, "", http)]), web("web-b", &[(8082, "", http), (7, "undeclared", tcp)])]);
+    assert_eq!(endpoints[1], [(8081, 8082), (8082, 8082)].into());
+    assert_eq!(inbound, [(7, 0), (8082, 2)]);
+    // Where it is not plain which port is meant, it is that of the number.
+    for (a, b) in [(&[(1, "", http), (2, "", http)][..], &[(3, "", http)][..]), (&[(1, "", http)], &[(3, "", tcp)])] {
+        let (endpoints, _) = ports(&[web("web-a", a), web("web-b", b)]);
+        assert_eq!(endpoints[1], [(3, 3)].into(), "{a:?} {b:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is in force for the requests of one rule: settings, each with the object that it comes from, failures on
+//! What is in force for the requests of one rule: settings, each with the object that it comes from, sessions, failures on
 //! purpose, and the limits that wait at the other end.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 use weft_policy::{
-    model::{Abort, Fault, InboundLimit, Protocol, RateKey, RouteRule, Service, ServicePort, Target},
+    model::{Abort, Carrier, Fault, InboundLimit, Protocol, RateKey, RouteRule, Service, ServicePort, Session, Target},
     routing::RequestView,
 };
 use weft_proto::{ResourceType, v1};
@@ -44,6 +44,10 @@ impl Effective<'_> {
         let place = port(self.service.id.as_str(), self.port.port, &self.port.name);
         let mut settings = Map::new();
         put(&mut settings, policies.requests(&place, named.as_ref()).rows());
+        if let Some(held) = &rule.session {
+            let origin = named.as_ref().map_or_else(|| rule.name.to_string(), |rule| rule.origin().to_string());
+            settings.insert("sessionPersistence".to_owned(), json!({ "value": session(held), "origin": origin }));
+        }
         let names: Vec<Option<String>> =
             rule.backends.iter().map(|backend| backend.target.as_ref().map(|target| self.port_name(target))).collect();
         let each: Vec<Option<Map<String, Value>>> = rule
@@ -155,6 +159,18 @@ fn rate_limit(limit: &InboundLimit) -> Value {
     let per = if limit.per == Duration::from_secs(1) { "second".to_owned() } else { text(&limit.per) };
     let value = format!("{} per {per}, {} at once, {key}", limit.requests, limit.burst);
     json!({ "origin": format!("RateLimitPolicy {}", limit.name), "value": value })
+}
+
+/// Which requests stay with the endpoint of an earlier one, and how long. Its key is nobody's business.
+fn session(session: &Session) -> String {
+    let carrier = match &session.carrier {
+        Carrier::Cookie { name, permanent: true } => format!("cookie {name}, which the caller keeps"),
+        Carrier::Cookie { name, permanent: false } => format!("cookie {name}"),
+        Carrier::Header(name) => format!("header {name}"),
+    };
+    let absolute = session.absolute.as_ref().map(|time| format!(", {} in all", text(time)));
+    let idle = session.idle.as_ref().map(|time| format!(", {} without a request", text(time)));
+    format!("by {carrier}{}{}", absolute.unwrap_or_default(), idle.unwrap_or_default())
 }
 
 fn percent(ppm: u32) -> String {

@@ -370,4 +370,5 @@ fn of_workloads_in_a_namespace_that_is_not_seen_no_policy_is_named() {
     );
 }
 
+mod sessions;
 mod tokens;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{INJECTED, Options, problem};
+use super::{INJECTED, Options, is_taken, problem};
 use crate::source::{Problem, did_you_mean};
 
 /// What all of our annotations begin with.
@@ -30,7 +30,8 @@ pub const ANNOTATIONS: [(&str, &str); 16] = [
 ];
 /// Annotations that others of us read.
 const OURS: [&str; 4] = [INJECTED, "weft.dev/reason", "weft.dev/source", "weft.dev/role"];
-const PROTOCOLS: [&str; 7] = ["http", "http1", "http2", "h2c", "grpc", "tcp", "tls"];
+/// What a port of the app may be declared to speak.
+pub const PROTOCOLS: [&str; 7] = ["http", "http1", "http2", "h2c", "grpc", "tcp", "tls"];
 
 /// What holds for one pod.
 #[derive(Clone, Debug)]
@@ -110,7 +111,7 @@ impl Settings {
             "inject" => self.inject = switch(value)?,
             "redirect" => self.redirect = switch(value)?,
             "rewrite-probes" => self.rewrite_probes = switch(value)?,
-            "ports" => self.ports = Some(items(value).map(app_port).collect::<Result<_, _>>()?),
+            "ports" => self.ports = Some(app_ports(value)?),
             "upstreams" => self.upstreams = items(value).map(upstream).collect::<Result<_, _>>()?,
             "exclude-inbound-ports" => self.exclude_inbound_ports = numbers(value)?,
             "exclude-outbound-ports" => self.exclude_outbound_ports = numbers(value)?,
@@ -166,6 +167,24 @@ fn number(text: &str) -> Option<u16> {
 fn plain(value: &str) -> Result<String, Wrong> {
     let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c.is_control());
     plain.then(|| value.to_owned()).ok_or_else(|| expected(value, "one word"))
+}
+
+/// Several of [`app_port`], each another port.
+fn app_ports(value: &str) -> Result<Vec<(u16, String)>, Wrong> {
+    let mut ports: Vec<(u16, String)> = Vec::new();
+    for item in items(value) {
+        let (port, flag) = app_port(item)?;
+        if is_taken(port) {
+            return Err(Wrong::Value(format!(
+                "{item:?}: port {port} is the sidecar's; let the app listen on another one"
+            )));
+        }
+        if let Some((_, other)) = ports.iter().find(|(known, _)| *known == port) {
+            return Err(Wrong::Value(format!("{item:?}: port {port} is there already, as {other:?}")));
+        }
+        ports.push((port, flag));
+    }
+    Ok(ports)
 }
 
 /// `[NAME:]PORT[/PROTOCOL]`.

@@ -94,6 +94,7 @@ fn key_of<'a>(like: Option<&'a Node>, name: &str) -> Option<&'a Scalar> {
 
 fn comments(lines: &[String], indent: usize, out: &mut String) {
     for line in lines {
+        let indent = if line.is_empty() { 0 } else { indent };
         let _ = writeln!(out, "{:indent$}{line}", "");
     }
 }
@@ -136,15 +137,20 @@ fn member(value: &Value, like: Option<&Node>, trailing: Option<&str>, indent: us
 /// A value on one line with the comment behind it, or as a block below it.
 fn line(value: &Value, like: Option<&Node>, behind: Option<&str>, indent: usize, out: &mut String) {
     let text = scalar(value, like, indent);
-    if !text.is_empty() {
-        let _ = write!(out, " {text}");
-    }
     let own = match like.map(|like| &like.kind) {
         Some(Kind::Scalar(scalar)) => scalar.trailing.as_deref(),
         _ => None,
     };
-    if let Some(comment) = own.or(behind).filter(|_| !text.contains('\n')) {
+    // Behind the mark of a block, which has the first line for itself.
+    let (first, below) = text.split_once('\n').map_or((text.as_str(), None), |(first, below)| (first, Some(below)));
+    if !first.is_empty() {
+        let _ = write!(out, " {first}");
+    }
+    if let Some(comment) = own.or(behind) {
         let _ = write!(out, " {comment}");
+    }
+    if let Some(below) = below {
+        let _ = write!(out, "\n{below}");
     }
     out.push('\n');
 }

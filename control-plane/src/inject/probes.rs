@@ -15,15 +15,10 @@ const PROBES: [(&str, &str); 3] =
 const GRACE: u64 = 30;
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
 
-/// Rewrites what goes to ports that are redirected; the result are values of the sidecar's flag `--app-probe`.
-pub fn rewrite(
-    pod: &mut Value,
-    settings: &Settings,
-    redirected: &[(u16, u16)],
-    record: &mut Record,
-) -> Result<Vec<String>, Problem> {
+/// Rewrites what goes to ports that are redirected, which are all that are not left out, declared or not; the result are values of the sidecar's flag `--app-probe`.
+pub fn rewrite(pod: &mut Value, settings: &Settings, record: &mut Record) -> Result<Vec<String>, Problem> {
     let mut flags = Vec::new();
-    if !settings.rewrite_probes {
+    if !settings.rewrite_probes || !settings.redirect {
         return Ok(flags);
     }
     let grace = pod.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(GRACE);
@@ -34,7 +29,8 @@ pub fn rewrite(
             let ports = array(container, "ports").to_vec();
             let Some(name) = container.get("name").and_then(Value::as_str).map(str::to_owned) else { continue };
             let Some(container) = container.as_object_mut() else { continue };
-            let mut one = One { name: &name, ports: &ports, redirected, grace, flags: &mut flags };
+            let mut one =
+                One { name: &name, ports: &ports, direct: &settings.exclude_inbound_ports, grace, flags: &mut flags };
             for (field, kind) in PROBES {
                 let before = container.get(field).cloned();
                 if let Some(probe) = container.get_mut(field).and_then(Value::as_object_mut)
@@ -47,7 +43,7 @@ pub fn rewrite(
             let mut changed = false;
             for (field, kind) in HOOKS {
                 let hook = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(field));
-                if let Some(hook) = hook.and_then(Value::as_object_mut).filter(|hook| hook.contains_key("httpGet")) {
+                if let Some(hook) = hook.and_then(Value::as_object_mut).filter(|hook| is_given(hook, "httpGet")) {
                     changed |= one.handler(hook, kind, &format!("{path}.lifecycle.{field}"))?;
                 }
             }
@@ -59,11 +55,17 @@ pub fn rewrite(
     Ok(flags)
 }
 
+/// Whether a field says anything.
+fn is_given(object: &Map<String, Value>, field: &str) -> bool {
+    object.get(field).is_some_and(|value| !value.is_null())
+}
+
 /// The container that is looked at.
 struct One<'a> {
     name: &'a str,
     ports: &'a [Value],
-    redirected: &'a [(u16, u16)],
+    /// Ports that are not redirected.
+    direct: &'a [u16],
     /// Seconds that a hook may take.
     grace: u64,
     flags: &'a mut Vec<String>,
@@ -72,7 +74,7 @@ struct One<'a> {
 impl One<'_> {
     /// Rewrites one handler; whether it had to be.
     fn handler(&mut self, probe: &mut Map<String, Value>, kind: &str, path: &str) -> Result<bool, Problem> {
-        let Some(handler) = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|handler| probe.contains_key(*handler))
+        let Some(handler) = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|handler| is_given(probe, handler))
         else {
             return Ok(false);
         };
@@ -85,9 +87,11 @@ impl One<'_> {
             return Ok(false);
         }
         let port = self.port(what.get("port"), &format!("{path}.port"))?;
-        if self.redirected.iter().all(|(redirected, _)| *redirected != port) {
+        if self.direct.contains(&port) {
             return Ok(false);
         }
+        // Kubernetes takes null and an empty host for nothing said.
+        what.retain(|field, value| !value.is_null() && (field != "host" || *value != ""));
         what.insert("port".into(), port.into());
         let is_probe = PROBES.iter().any(|(_, known)| *known == kind);
         let timeout = probe.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(1);

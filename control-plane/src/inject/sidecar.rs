@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{
-    ADMIN_PORT, DNS_PORT, HEALTH_PORT, MESH_PORT, OUTBOUND_PORT, PROXY_PORT, REDIRECT, ROOTS, SIDECAR, USER, VOLUME,
-    annotations::Settings,
+    ADMIN_PORT, DNS_PORT, HEALTH_PORT, MESH_PORT, OUTBOUND_PORT, PROXY_PORT, REDIRECT, REST_PORT, ROOTS, SIDECAR, USER,
+    VOLUME, annotations::Settings,
 };
 
 /// Where the volume is mounted.
 const MOUNT: &str = "/var/run/weft";
 /// The command in both images.
-const PROGRAM: &str = "/usr/local/bin/weft";
+pub const PROGRAM: &str = "/usr/local/bin/weft";
 /// Kubernetes waits this long for a pod that does not say otherwise, in seconds.
 const GRACE: u64 = 30;
 /// What is left of it for the end itself.
@@ -46,7 +46,7 @@ pub fn container(
     if settings.redirect {
         let inbound: String = redirected.iter().map(|(app, front)| format!(",{app}={front}")).collect();
         args.push("--transparent".into());
-        args.push(format!("--redirect-ports=outbound={OUTBOUND_PORT},dns={DNS_PORT}{inbound}"));
+        args.push(format!("--redirect-ports=outbound={OUTBOUND_PORT},dns={DNS_PORT},rest={REST_PORT}{inbound}"));
     }
     args.extend(ports.iter().map(|port| format!("--port={port}")));
     args.extend(settings.upstreams.iter().map(|upstream| format!("--upstream={upstream}")));
@@ -102,18 +102,8 @@ pub fn container(
 
 /// The init container: root with one capability, because a capability that is added reaches no other user.
 pub fn redirect(settings: &Settings, redirected: &[(u16, u16)]) -> Value {
-    let mut args = vec![
-        "redirect".to_owned(),
-        "install".into(),
-        format!("--outbound-port={OUTBOUND_PORT}"),
-        format!("--dns-port={DNS_PORT}"),
-        // The sidecar may not mark its traffic; it is known by its user.
-        format!("--mark={USER}"),
-        format!("--exclude-user={USER}"),
-    ];
-    args.extend(redirected.iter().map(|(app, front)| format!("--inbound-port={app}={front}")));
-    args.extend(settings.exclude_outbound_ports.iter().map(|port| format!("--exclude-outbound-port={port}")));
-    args.extend(settings.exclude_outbound_cidrs.iter().map(|network| format!("--exclude-outbound-cidr={network}")));
+    let mut args = vec!["redirect".to_owned(), "install".into()];
+    args.extend(redirect_flags(settings, redirected));
     json!({
         "name": REDIRECT,
         "image": settings.redirect_image,
@@ -137,6 +127,23 @@ pub fn redirect(settings: &Settings, redirected: &[(u16, u16)]) -> Value {
     })
 }
 
+/// Flags of `weft redirect install` for a sidecar that is known by its user, since it may not mark its traffic.
+pub fn redirect_flags(settings: &Settings, redirected: &[(u16, u16)]) -> Vec<String> {
+    let mut flags = vec![
+        format!("--outbound-port={OUTBOUND_PORT}"),
+        format!("--dns-port={DNS_PORT}"),
+        format!("--mark={USER}"),
+        format!("--exclude-user={USER}"),
+    ];
+    flags.extend(redirected.iter().map(|(app, front)| format!("--inbound-port={app}={front}")));
+    flags.push(format!("--inbound-rest={REST_PORT}"));
+    let excluded = [MESH_PORT, HEALTH_PORT].iter().chain(&settings.exclude_inbound_ports);
+    flags.extend(excluded.map(|port| format!("--exclude-inbound-port={port}")));
+    flags.extend(settings.exclude_outbound_ports.iter().map(|port| format!("--exclude-outbound-port={port}")));
+    flags.extend(settings.exclude_outbound_cidrs.iter().map(|network| format!("--exclude-outbound-cidr={network}")));
+    flags
+}
+
 /// The token that proves the service account to the control plane and nobody else, the mesh's roots, the pod's labels.
 pub fn volume() -> Value {
     json!({
@@ -153,7 +160,7 @@ pub fn volume() -> Value {
     })
 }
 
-/// Kubernetes replaces `$(NAME)` in arguments; the app's own text is not meant.
+/// Kubernetes replaces `$(NAME)` in arguments, and makes `$` of `$$` wherever it stands; the app's own text is not meant.
 fn escaped(text: &str) -> String {
-    text.replace("$(", "$$(")
+    text.replace('$', "$$")
 }

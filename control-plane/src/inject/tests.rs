@@ -109,11 +109,56 @@ fn sorted(value: &mut Value) {
 
 #[test]
 fn what_is_written_in_block_style_comes_back_to_the_letter() {
-    for name in ["deployment.yaml", "kinds.yaml", "annotations.yaml", "probes.yaml", "list.yaml"] {
+    for name in ["compose.yaml", "deployment.yaml", "kinds.yaml", "annotations.yaml", "probes.yaml", "list.yaml"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject").join(name);
         let text = std::fs::read_to_string(&file).unwrap();
         similar(&file, &text, &uninjected(&injected(&text)));
     }
+}
+
+#[test]
+fn comments_stay_where_they_were() {
+    let script = "    - |-\n      # not a remark\n      true\n";
+    for end in ["    # the last of the container\n\n    # and of all\n", "# at the margin\n", script, ""] {
+        let command = if end == script { "    command:\n" } else { "" };
+        let text =
+            format!("{POD}    env: # none\n    - name: A # first\n      # its value\n      value: b\n{command}{end}");
+        let with = injected(&text);
+        assert!(with.contains(end.trim()), "{with}");
+        similar(Path::new(end), &text, &uninjected(&with));
+        assert_eq!(values(&with), values_of(&with));
+    }
+}
+
+#[test]
+fn a_pod_whose_app_is_of_the_sidecars_user_is_refused_unless_nothing_is_redirected() {
+    let of = |fields: &str| POD.replace("spec:\n", &format!("spec:\n{fields}"));
+    let told = error(&of("  securityContext: {runAsUser: 15000}\n"));
+    assert!(told.contains("f.yaml:6:32") && told.contains("the app would pass the mesh"), "{told}");
+    let told = error(&format!("{POD}    securityContext:\n      runAsUser: 15000\n"));
+    assert!(told.contains("spec.containers[0].securityContext.runAsUser"), "{told}");
+    let direct = POD.replace("name: p\n", "name: p\n  annotations: {weft.dev/redirect: disabled}\n");
+    assert!(inject(&format!("{direct}    securityContext:\n      runAsUser: 15000\n")).is_ok());
+}
+
+#[test]
+fn ports_of_the_annotation_are_checked_against_the_sidecars_own_and_each_other() {
+    let of = |ports: &str| {
+        error(&POD.replace("name: p\n", &format!("name: p\n  annotations: {{weft.dev/ports: \"{ports}\"}}\n")))
+    };
+    assert!(of("80,15008").contains("port 15008 is the sidecar's"), "{}", of("80,15008"));
+    assert!(of("80,web:80/http").contains("port 80 is there already, as \"80\""), "{}", of("80,web:80/http"));
+}
+
+#[test]
+fn probes_that_say_nothing_of_a_field_are_as_if_it_were_not_there_and_dollars_are_the_apps_own() {
+    let probe = "livenessProbe: {httpGet: {host: '', path: '/$$a/$(B)/$c', port: 80, scheme: null}, exec: null}";
+    let with = injected(&format!("{POD}    {probe}\n    readinessProbe: {{httpGet: null, tcpSocket: {{port: 81}}}}\n"));
+    let told =
+        |flag: &str| with.lines().find(|line| line.contains(flag)).unwrap_or_else(|| panic!("{with}")).to_owned();
+    let live = told("c/livez=");
+    assert!(live.contains("/$$$$a/$$(B)/$$c") && !live.contains("host") && !live.contains("null"), "{live}");
+    assert!(told("c/readyz=").contains("tcpSocket"), "{with}");
 }
 
 #[test]

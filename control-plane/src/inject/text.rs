@@ -1,9 +1,9 @@
-//! Files of manifests: their documents, those with pods changed, all others passed on byte for byte.
+//! Files of manifests and compose files: their documents, those with pods or services changed, all others passed on byte for byte.
 
 use serde_json::Value;
 
 use super::{
-    Done, Options, emit, pod,
+    Done, Options, compose, emit, pod,
     tree::{self, Node},
     undo, workload,
 };
@@ -23,7 +23,7 @@ pub enum Task<'a> {
 pub struct Filtered {
     /// The whole text.
     pub text: String,
-    /// `deployment/web` and what was done, in the order of the text.
+    /// `deployment/web`, or `service/web` of a compose file, and what was done, in the order of the text.
     pub pods: Vec<(String, &'static str)>,
 }
 
@@ -61,6 +61,16 @@ fn one(document: &str, task: Task<'_>, pods: &mut Vec<(String, &'static str)>) -
         let (line, column) = tree.place(&problem.path);
         Problem { line, column, ..problem }
     };
+    if compose::is_one(&before) {
+        let mut told = |name, done| pods.push((name, done));
+        let renamed = match task {
+            Task::Inject(options) => compose::inject(&mut after, options, &mut told).map_err(placed)?,
+            Task::Uninject => compose::uninject(&mut after, &mut told),
+        };
+        let mut tree = tree.clone();
+        renamed.iter().for_each(|(path, from, to)| tree.rename(path, from, to));
+        return Ok((after != before).then(|| written(document, &after, &tree)));
+    }
     let mut change = |pod: &mut Value, name: &str, path: &str| {
         let before = pod.clone();
         let done = done(pod, &before, task).map_err(|problem| {
@@ -98,6 +108,8 @@ fn written(document: &str, value: &Value, tree: &Node) -> String {
         return out;
     }
     let own = |line: &str| line.trim().is_empty() || line.starts_with('#');
+    // An indented comment at the end is nobody's, unless it is a line of a block of text.
+    let indented = |line: &str| !tree.ends_with_block() && line.trim_start().starts_with('#');
     let mut out = String::new();
     let mut lines = document.split_inclusive('\n').peekable();
     if let Some(mark) = lines.next_if(|line| line.starts_with("---")) {
@@ -110,7 +122,10 @@ fn written(document: &str, value: &Value, tree: &Node) -> String {
     }
     out.push_str(&emit::yaml(value, tree));
     let all: Vec<&str> = document.split_inclusive('\n').collect();
-    let rest = all.iter().rposition(|line| !own(line) && !line.starts_with("...")).map_or(0, |last| last + 1);
+    let rest = all
+        .iter()
+        .rposition(|line| !own(line) && !indented(line) && !line.starts_with("..."))
+        .map_or(0, |last| last + 1);
     out.push_str(&all[rest..].concat());
     out
 }

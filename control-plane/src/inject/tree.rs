@@ -18,7 +18,7 @@ pub struct Node {
     /// Where it starts, from 1, in the document.
     pub line: usize,
     pub column: usize,
-    /// Comments on lines of their own before it, with `#`; of a member of a mapping they are its key's.
+    /// Comments on lines of their own before it, with `#`, and empty lines; of a member of a mapping they are its key's.
     pub comments: Vec<String>,
     pub kind: Kind,
 }
@@ -91,6 +91,29 @@ impl Node {
         match &self.kind {
             Kind::Mapping { entries, .. } => entries.iter().find(|(key, _)| key.text == name).map(|(_, node)| node),
             _ => None,
+        }
+    }
+
+    /// Whether a literal or folded text stands at the end.
+    pub fn ends_with_block(&self) -> bool {
+        match &self.kind {
+            Kind::Scalar(scalar) => matches!(scalar.style, ScalarStyle::Literal | ScalarStyle::Folded),
+            Kind::Sequence { items, .. } => items.last().is_some_and(Self::ends_with_block),
+            Kind::Mapping { entries, .. } => entries.last().is_some_and(|(_, node)| node.ends_with_block()),
+        }
+    }
+
+    /// Gives a member of the mapping at `path` another name.
+    pub fn rename(&mut self, path: &[String], from: &str, to: &str) {
+        let Kind::Mapping { entries, .. } = &mut self.kind else { return };
+        match path {
+            [] => {
+                entries.iter_mut().filter(|(key, _)| key.text == from).for_each(|(key, _)| to.clone_into(&mut key.text))
+            }
+            [first, rest @ ..] => {
+                let below = entries.iter_mut().filter(|(key, _)| key.text == *first);
+                below.for_each(|(_, node)| node.rename(rest, from, to));
+            }
         }
     }
 
@@ -177,9 +200,13 @@ impl<'a> Builder<'a> {
                 if tag.is_some_and(|tag| tag.suffix() != "str") {
                     return Err(at(line, column, "a tag (!...) is not understood here"));
                 }
-                let comments = self.comments(line);
-                let trailing = self.trailing(span, style);
-                let scalar = Scalar { text: text.into_owned(), style, line, column, comments, trailing };
+                // Where nothing is written it comes as the word for it, at the place of what follows.
+                let nothing = text == "~" && style == ScalarStyle::Plain && !self.has(span, '~');
+                let (text, comments, trailing) = match nothing {
+                    true => (String::new(), Vec::new(), None),
+                    false => (text.into_owned(), self.comments(line), self.trailing(span, style)),
+                };
+                let scalar = Scalar { text, style, line, column, comments, trailing };
                 if self.expects_key() { self.key(scalar) } else { self.add(Self::leaf(scalar), anchor) }
             }
             Event::SequenceStart(style, anchor, _) => {
@@ -214,12 +241,21 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The comment lines before this line that nobody has.
+    /// Whether this letter stands at the start of a span.
+    fn has(&self, span: &Span, letter: char) -> bool {
+        let line = self.lines.get(span.start.line() - 1);
+        line.and_then(|line| line.chars().nth(span.start.col())) == Some(letter)
+    }
+
+    /// The comment lines and empty lines before this line that nobody has. Empty ones at the start of the document are the
+    /// document's.
     fn comments(&mut self, line: usize) -> Vec<String> {
         let before = self.next_comment..(line - 1).max(self.next_comment);
+        let first = before.start == 0;
         self.next_comment = before.end;
-        let lines = self.lines.get(before).unwrap_or_default();
-        lines.iter().map(|line| line.trim()).filter(|line| line.starts_with('#')).map(str::to_owned).collect()
+        let lines = self.lines.get(before).unwrap_or_default().iter().map(|line| line.trim());
+        let lines = lines.filter(|line| line.is_empty() || line.starts_with('#'));
+        lines.skip_while(|line| first && line.is_empty()).map(str::to_owned).collect()
     }
 
     /// The comment behind a scalar. Its own lines have none.

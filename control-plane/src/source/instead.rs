@@ -102,9 +102,11 @@ pub fn of(file: &Arc<str>, node: &Node) -> Option<StandIn> {
             let under = format!("{name}.request-authentication");
             policy(&origin, (kind, &name, namespace.as_deref()), &under, spec, Refused::Everyone)
         }
-        Guard::Mesh if name != "default" || permissive(&spec["peerMode"]) => None,
-        Guard::Mesh if spec["peerMode"].is_null() && !means(spec, "peerMode") => None,
-        Guard::Mesh => strict_mesh(&origin),
+        Guard::Mesh if name != "default" => None,
+        Guard::Mesh => {
+            let open = |field: &str, open: &str| spec[field] == open || spec[field].is_null() && !means(spec, field);
+            strict_mesh(&origin, !open("peerMode", "Permissive"), !open("outboundTraffic", "AllowAny"))
+        }
     }
 }
 
@@ -115,17 +117,25 @@ fn means(spec: &Value, field: &str) -> bool {
 }
 
 /// For a file of which nothing can be read: it may say anything. A text that names none of the kinds says nothing of who
-/// is let in.
-pub fn of_unreadable(file: &Arc<str>, text: Option<&str>) -> Option<StandIn> {
-    let names = ["authorizationpolicy", "peerauthentication", "requestauthentication", "peermode"];
-    if text.map(str::to_lowercase).is_some_and(|text| !names.iter().any(|name| text.contains(name))) {
-        return None;
-    }
+/// is let in, and one without `outboundTraffic` nothing of what apps may call.
+pub fn of_unreadable(file: &Arc<str>, text: Option<&str>) -> Vec<StandIn> {
+    let text = text.map(str::to_lowercase);
+    let names = |name: &str| text.as_ref().is_none_or(|text| text.contains(name));
     let origin = Arc::new(Origin { file: Arc::clone(file), positions: BTreeMap::new() });
+    let guards = ["authorizationpolicy", "peerauthentication", "requestauthentication", "peermode"];
+    let guard = if guards.into_iter().any(names) { closed(&origin) } else { None };
+    // It comes before a MeshConfig of the store, which may be strict: so is this one.
+    let mesh = if names("outboundtraffic") { strict_mesh(&origin, true, true) } else { None };
+    guard.into_iter().chain(mesh).collect()
+}
+
+/// Nobody is let in anywhere.
+fn closed(origin: &Arc<Origin>) -> Option<StandIn> {
+    let file = &origin.file;
     let last = file.rsplit('/').next().unwrap_or_default();
     let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' };
     let name: String = last.chars().map(plain).collect();
-    policy(&origin, ("file", last, None), &name, &Value::Null, Refused::Everyone)
+    policy(origin, ("file", last, None), &name, &Value::Null, Refused::Everyone)
 }
 
 /// For a file with problems that was never without.
@@ -192,9 +202,18 @@ fn denying(refused: Refused, targets: Value, selector: Value) -> Value {
     spec
 }
 
-fn strict_mesh(origin: &Arc<Origin>) -> Option<StandIn> {
-    let object = loaded(origin, "MeshConfig", &json!({ "name": "default" }), &json!({ "peerMode": "Strict" }))?;
-    let message = "MeshConfig \"default\" cannot be used: until it can, its peerMode is Strict, the rest by default";
+/// The MeshConfig with what the one that cannot be used may have closed; none when it closes nothing.
+fn strict_mesh(origin: &Arc<Origin>, inbound: bool, outbound: bool) -> Option<StandIn> {
+    let closed = [("peerMode", "Strict", inbound), ("outboundTraffic", "RegistryOnly", outbound)];
+    let closed = closed.into_iter().filter(|(.., closed)| *closed);
+    let told: Vec<String> = closed.clone().map(|(field, value, _)| format!("its {field} is {value}")).collect();
+    if told.is_empty() {
+        return None;
+    }
+    let spec: Value = closed.map(|(field, value, _)| (field.to_owned(), Value::from(value))).collect();
+    let object = loaded(origin, "MeshConfig", &json!({ "name": "default" }), &spec)?;
+    let told = told.join(" and ");
+    let message = format!("MeshConfig \"default\" cannot be used: until it can, {told}, the rest by default");
     Some(StandIn { object, problem: origin.problem("", message, "correct what is wrong with it") })
 }
 

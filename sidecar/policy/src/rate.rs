@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -125,6 +125,15 @@ impl RateLimiter {
             State::Keyed(table) => table.check(self.pace, table.hash(&self.limit.key, caller), now.0),
         }
     }
+
+    /// Takes back the count of a request that was let in here and then refused by another limit.
+    pub fn undo(&self, caller: &Caller) {
+        let back = self.pace.interval;
+        match &self.state {
+            State::Total(due) => _ = due.fetch_update(Relaxed, Relaxed, |due| Some(due.saturating_sub(back))),
+            State::Keyed(table) => table.undo(back, table.hash(&self.limit.key, caller)),
+        }
+    }
 }
 
 impl Decision {
@@ -193,10 +202,21 @@ impl Table {
     }
 
     /// The lock is held for the few comparisons of one group and never across anything that can wait.
-    fn check(&self, pace: Pace, key: u64, now: u64) -> Decision {
+    fn set(&self, key: u64) -> Option<MutexGuard<'_, [Entry; WAYS]>> {
         let set = usize::try_from(key % (self.sets.len() as u64).max(1)).unwrap_or(0);
-        let Some(set) = self.sets.get(set) else { return pace.check(0, now).0 };
-        let mut entries = set.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(self.sets.get(set)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn undo(&self, back: u64, key: u64) {
+        let Some(mut entries) = self.set(key) else { return };
+        // One that had to make room meanwhile has no count any more.
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) {
+            entry.due = entry.due.saturating_sub(back);
+        }
+    }
+
+    fn check(&self, pace: Pace, key: u64, now: u64) -> Decision {
+        let Some(mut entries) = self.set(key) else { return pace.check(0, now).0 };
         let held = entries.iter().position(|entry| entry.key == key && entry.due > 0);
         // The oldest time is that of a free place, or of the key that has its whole burst again or is nearest to it.
         let oldest = || (0..WAYS).min_by_key(|&way| entries[way].due).unwrap_or(0);

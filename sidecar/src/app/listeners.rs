@@ -1,12 +1,18 @@
 //! Where the sidecar listens: finds every address before the workers start, and tells it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, json};
 use socket2::Socket;
 
-use super::{say, worker::Listeners};
+use super::{
+    say,
+    worker::{Listeners, UNDECLARED},
+};
 use crate::{
     config::SidecarArgs,
     dns::{self, DnsSockets},
@@ -21,6 +27,16 @@ pub struct Bound {
     pub dns: Option<DnsSockets>,
     /// They keep the addresses until the workers have sockets of their own.
     pub reserved: Vec<Socket>,
+}
+
+impl Bound {
+    /// Every port on which this sidecar listens, with those of `others`.
+    pub fn own_ports(&self, others: impl IntoIterator<Item = u16>) -> BTreeSet<u16> {
+        let of = &self.listeners;
+        let addresses = [of.outbound, of.mesh].into_iter().chain(of.upstreams.iter().map(|(_, address)| *address));
+        let addresses = addresses.chain(of.inbound.iter().map(|(address, _)| *address)).chain(of.redirected.clone());
+        addresses.map(|address| address.port()).chain(self.dns.as_ref().map(DnsSockets::port)).chain(others).collect()
+    }
 }
 
 /// Finds them.
@@ -75,6 +91,10 @@ fn transparent(args: &SidecarArgs, bound: &mut Bound) -> Result<()> {
         let fronts = both(&format!("front of port {}:", port.port), false, front)?;
         bound.listeners.inbound.extend(fronts.into_iter().map(|address| (address, port.port)));
     }
+    if let Some(rest) = ports.rest {
+        let fronts = both("front of ports that nobody declared:", false, rest)?;
+        bound.listeners.inbound.extend(fronts.into_iter().map(|address| (address, UNDECLARED)));
+    }
     bound.dns = Some(dns::bind(ports.dns).with_context(|| format!("--transparent: port for DNS {}", ports.dns))?);
     Ok(())
 }
@@ -97,7 +117,10 @@ pub fn announce(args: &SidecarArgs, bound: &Bound, admin: SocketAddr) -> SocketA
     });
     if let (Some(redirected), Some(dns)) = (listeners.redirected.first(), &bound.dns) {
         // Those that were given have addresses of their own.
-        let fronts = listeners.inbound.iter().filter(|(address, _)| address.ip() == Ipv4Addr::UNSPECIFIED);
+        let fronts = listeners
+            .inbound
+            .iter()
+            .filter(|(address, port)| address.ip() == Ipv4Addr::UNSPECIFIED && *port != UNDECLARED);
         let inbound: Vec<_> = fronts.map(|(address, port)| (port, address.port())).collect();
         event["redirect"] = json!({ "outbound": redirected.port(), "dns": dns.port(), "inbound": inbound });
     }

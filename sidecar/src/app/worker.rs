@@ -15,7 +15,12 @@ use std::{
 };
 
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
-use tokio::{net::TcpListener, runtime, sync::watch, task::spawn_local};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, watch},
+    task::spawn_local,
+};
 use weft_policy::{balance::Nanos, limits::Gauge};
 use weft_svid::TrustStore;
 
@@ -27,7 +32,7 @@ use crate::{
     discovery::Demand,
     drain::{Drain, Phase},
     identity::IdentityReceiver,
-    inbound::{self, Admitted, Authenticators, Books, Limiters, Seen},
+    inbound::{self, Admitted, Authenticators, Books, Limiters, Seen, Undeclared},
     listener,
     live::Sessions,
     outbound::{self, Mirrors, Sealers},
@@ -76,6 +81,8 @@ pub struct WorkerContext {
     pub propagation: Arc<Propagation>,
     /// Roots and revocations of now.
     pub trust: TrustStore,
+    /// Where ports are asked for that nobody declared.
+    pub undeclared: mpsc::Sender<Undeclared>,
 }
 
 /// Addresses of the listeners, all with their final ports.
@@ -87,11 +94,14 @@ pub struct Listeners {
     pub mesh: SocketAddr,
     /// Calls by local port.
     pub upstreams: Vec<(Upstream, SocketAddr)>,
-    /// Plaintext fronts of app ports.
+    /// Plaintext fronts of app ports, and of [`UNDECLARED`] ones.
     pub inbound: Vec<(SocketAddr, u16)>,
     /// Calls of the app that were redirected, in each family; empty unless transparent.
     pub redirected: Vec<SocketAddr>,
 }
+
+/// In place of the number of a port of the app, where that is to be asked of each connection.
+pub const UNDECLARED: u16 = 0;
 
 /// Monotonic time since the process began, equal on all threads. It takes no room: it is in every body.
 #[derive(Clone, Copy)]
@@ -301,6 +311,10 @@ fn serve(worker: &Rc<Worker>, sockets: Sockets) -> io::Result<()> {
     };
     open(sockets.mesh, Phase::Draining)?.run(inbound::mesh);
     for (port, socket) in sockets.inbound {
+        if port == UNDECLARED {
+            open(socket, Phase::Draining)?.run(inbound::undeclared);
+            continue;
+        }
         open(socket, Phase::Draining)?.run(move |worker, io| inbound::plaintext(worker, port, io));
     }
     open(sockets.outbound, Phase::Stopped)?.run(outbound::by_host);

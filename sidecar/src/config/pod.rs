@@ -18,6 +18,10 @@ pub struct PodArgs {
     /// Liveness and readiness for everybody who can reach it, and the probes of --app-probe; nothing else
     #[arg(long, value_name = "ADDR")]
     pub health_listen: Option<SocketAddr>,
+    /// Metrics at --health-listen too, and the control plane is told that they are there: for a Prometheus that does not run
+    /// on this machine
+    #[arg(long, requires = "health_listen")]
+    pub health_metrics: bool,
     /// Probe or hook of the app that is made at /probe/NAME of --health-listen: NAME=JSON, with httpGet, tcpSocket or grpc
     /// and timeoutSeconds as in a pod
     #[arg(long = "app-probe", value_name = "NAME=JSON", requires = "health_listen")]

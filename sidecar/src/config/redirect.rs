@@ -1,4 +1,4 @@
-//! The ports at which a transparent sidecar takes what is redirected to it, as a flag: `outbound=15001,dns=15053,80=18080`.
+//! The ports at which a transparent sidecar takes what is redirected to it, as a flag: `outbound=15001,dns=15053,rest=15099,80=18080`.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -13,6 +13,8 @@ pub struct RedirectPorts {
     pub dns: u16,
     /// By port of the app, where the calls to it come.
     pub inbound: BTreeMap<u16, u16>,
+    /// Where calls to all other ports of the app come.
+    pub rest: Option<u16>,
 }
 
 impl FromStr for RedirectPorts {
@@ -26,6 +28,7 @@ impl FromStr for RedirectPorts {
             match what {
                 "outbound" => ports.outbound = number,
                 "dns" => ports.dns = number,
+                "rest" => ports.rest = Some(number),
                 app => _ = ports.inbound.insert(port(app)?, number),
             }
         }
@@ -39,8 +42,9 @@ mod tests {
 
     #[test]
     fn ports_are_named_by_what_comes_there() {
-        let ports: RedirectPorts = "outbound=15001,dns=15053,8080=18080".parse().expect("valid");
+        let ports: RedirectPorts = "outbound=15001,dns=15053,rest=15099,8080=18080".parse().expect("valid");
         assert_eq!((ports.outbound, ports.dns, ports.inbound[&8080]), (15001, 15053, 18080));
+        assert_eq!(ports.rest, Some(15099));
         for wrong in ["", "outbound", "outbound=0", "http=1", "8080=x"] {
             assert!(wrong.parse::<RedirectPorts>().is_err(), "{wrong}");
         }

@@ -50,6 +50,19 @@ async fn http_app(io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin)
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
 }
 
+#[tokio::test]
+async fn metrics_are_shown_where_they_are_asked_for() {
+    let (readiness, drain) = (Readiness::default(), Drain::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("free");
+    let address = listener.local_addr().expect("bound");
+    let telemetry = Telemetry::default();
+    telemetry.gauge("weft_ready", "Ready", &[]).set(1.0);
+    let health = Health::new(readiness.subscribe(), drain.clone(), [10, 1, 2, 3].into(), &[]);
+    tokio::spawn(health.with_metrics(Some(telemetry)).run(listener));
+    let (status, text) = Sidecar { address, readiness, drain }.get("/metrics").await;
+    assert!(status == 200 && text.contains("weft_ready 1"), "{status} {text}");
+}
+
 struct Sidecar {
     address: SocketAddr,
     readiness: Readiness,

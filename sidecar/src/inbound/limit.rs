@@ -128,7 +128,7 @@ impl Limit {
     }
 }
 
-/// Counts a request in all limits that it meets, up to the first that refuses it. What to tell the caller of the limit
+/// Counts a request in all limits that it meets, or in none when one of them refuses it. What to tell the caller of the limit
 /// with the least left, or of the one that refused it with the error; `None`: it meets no limit. `rule` is what the caller
 /// says that it follows.
 pub fn check(
@@ -144,10 +144,8 @@ pub fn check(
     let view = RequestView { method: &received.method, path, query, headers };
     let caller = Caller { identity: peer.map(|peer| &peer.id), source, headers, claims };
     let mut tightest: Option<(&Limit, u32, Duration)> = None;
-    for limit in limits {
-        if !limit.meets((peer.is_some(), rule), &view) {
-            continue;
-        }
+    let meets = |limit: &&Limit| limit.meets((peer.is_some(), rule), &view);
+    for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| meets(limit)) {
         match limit.limiter.check(&caller, now) {
             Decision::Allowed { remaining, reset_after } => {
                 limit.allowed.increment(1);
@@ -157,6 +155,8 @@ pub fn check(
             }
             Decision::Limited { retry_after, reset_after } => {
                 limit.limited.increment(1);
+                // Who is refused by one limit must not use up the others.
+                limits.iter().take(index).filter(meets).for_each(|before| before.limiter.undo(&caller));
                 let detail = format!("over the limit {}", limit.name());
                 let error = ProxyError::unsent(Reason::RateLimited, detail);
                 return Some((limit.told(0, reset_after, Some(retry_after)), Some(error)));

@@ -21,6 +21,7 @@ use crate::{
         CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, IDLE, Leg, grpc_status},
         forward::Received,
+        refused::Refused,
         reply,
     },
     telemetry::{
@@ -41,12 +42,7 @@ pub async fn run(worker: Rc<Worker>, connection: Rc<Connection>, request: Reques
     let (worker, connection, started) = (&worker, &connection, Instant::now());
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
-        Err(refused) => {
-            worker.unrouted(Direction::Inbound).record(&refused.ended(started));
-            let mut response = reply::error(&refused.error, false, Some(refused.status));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
-        }
+        Err(refused) => return at_once(worker, connection, &refused, started),
     };
     let version = received.version;
     let (caller, rule) = own(&received, request.headers_mut());
@@ -79,7 +75,11 @@ pub async fn run(worker: Rc<Worker>, connection: Rc<Connection>, request: Reques
     };
     let app = match connection.app(worker) {
         Ok(app) => app,
-        Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
+        Err(error) => {
+            let end = |span: &mut OpenSpan| span.failed(&error, received.grpc);
+            unserved(worker, connection, (&received, request.headers()), started, end);
+            return failed(&error, worker.unrouted(Direction::Inbound), received.grpc);
+        }
     };
     let (mut span, serving) = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
     let now = (!app.authenticators.is_empty())
@@ -173,6 +173,41 @@ fn traced<'a>(
         span.route = rule.filter(|_| connection.peer.is_some()).cloned();
     });
     (span, serving)
+}
+
+/// The answer to a request that is refused before anything else looks at it.
+fn at_once(worker: &Worker, connection: &Connection, refused: &Refused, started: Instant) -> Response<Body> {
+    worker.unrouted(Direction::Inbound).record(&refused.ended(started));
+    let (told, nothing) = ((&refused.received(), refused.headers()), HeaderMap::new());
+    unserved(worker, connection, told, started, |span| {
+        span.answered_here((refused.status, &nothing), Some(refused.error.reason));
+    });
+    let mut response = reply::error(&refused.error, false, Some(refused.status));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// The span, and the line of the access log, of a request that leads to no port of the app: it was refused before anybody
+/// looked where it goes. Nobody's telemetry is in force before there is a configuration.
+fn unserved(
+    worker: &Worker,
+    connection: &Connection,
+    (received, headers): (&Received, &HeaderMap),
+    started: Instant,
+    end: impl FnOnce(&mut OpenSpan),
+) {
+    let mut snapshot = worker.snapshot();
+    let Some(workload) = &snapshot.load().workload else { return };
+    let trace = Traced::of(&workload.telemetry, headers, false, || worker.random());
+    let id = SpanId::random(worker.random());
+    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.spans);
+    span.of_all(started);
+    span.from_ip(connection.source);
+    span.add(|span| {
+        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.clone());
+        span.service = connection.service();
+    });
+    end(&mut span);
 }
 
 async fn forward(

@@ -59,8 +59,11 @@ pub async fn serve(worker: Rc<Worker>, io: TcpStream) {
     }
 }
 
-/// Where the app wanted to go.
-fn original(io: &TcpStream) -> Result<SocketAddr, ProxyError> {
+/// Where a redirected connection was to go.
+///
+/// # Errors
+/// When it was not redirected.
+pub fn original(io: &TcpStream) -> Result<SocketAddr, ProxyError> {
     let local = io.local_addr().map_err(|error| ProxyError::unsent(Reason::ClientGone, error.to_string()))?;
     let original = original_of(io, local);
     // What was not redirected leads to this listener itself, or to nobody knows where: going there would come back.

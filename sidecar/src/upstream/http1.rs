@@ -1,5 +1,5 @@
 //! HTTP/1.1 to an application: one connection, driven by the task of the request that uses it. No task and no channel stand
-//! between a request and the socket; hyper's client has both (`sidecar/docs/adr/0005`). Nothing here knows of pools.
+//! between a request and the socket; hyper's client has both (`sidecar/docs/adr/0006`). Nothing here knows of pools.
 
 mod body;
 mod head;

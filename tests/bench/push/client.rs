@@ -69,7 +69,7 @@ impl Client {
         used.extend((0..args.used).map(|_| service(random.random_range(0..args.services))));
         let parse = |name: &String| ObjectName::parse(&format!("{NAMESPACE}/{name}"));
         let name = format!("caller-{number:04}");
-        let port = WorkloadPort { port: 8080, name: "http".into(), protocol: Protocol::Http.into() };
+        let port = WorkloadPort { port: 8080, name: "http".into(), protocol: Protocol::Http.into(), undeclared: false };
         let registration = Registration {
             namespace: NAMESPACE.into(),
             labels: [("app".to_owned(), format!("callers-{}", number / 10))].into(),

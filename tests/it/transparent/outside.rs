@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{net::eventually, process::Process};
 
-const STRICT: &str = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: strict, namespace: \
+pub const STRICT: &str = "apiVersion: weft.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: strict, namespace: \
                       weft-system}\nspec: {mode: Strict}\n";
 const REGISTRY_ONLY: &str = "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec: \
                              {outboundTraffic: RegistryOnly}\n";

@@ -49,6 +49,8 @@ fn the_rules_of_the_host_are_what_they_were_after_an_end_and_after_a_kill_and_a_
     assert_eq!(ours(), 1, "{}", mesh.lan.ruleset("c"));
     let (code, text) = mesh.lan.run("c", &[env!("CARGO_BIN_EXE_weft"), "redirect", "status"]);
     assert!(code == 3 && text.contains("rest"), "{text}");
+    let (code, text) = mesh.lan.run("c", &[env!("CARGO_BIN_EXE_weft"), "check", "--pre"]);
+    assert!(code == 3 && text.contains("is of a weft run that was killed. weft redirect remove"), "{text}");
     let (code, text) = super::lan::ran(&mut mesh.run_command("c", "third", &["--transparent"], &["true"]));
     assert_eq!(code, 0, "{text}");
     assert_eq!(mesh.lan.ruleset("c"), before);
@@ -133,6 +135,9 @@ fn rules_can_be_installed_twice_shown_and_removed_twice() {
     assert!(installed[0].contains("table inet weft.sidecar"), "{}", installed[0]);
     let (code, text) = lan.run("a", &[weft, "redirect", "status"]);
     assert!(code == 0 && text.contains("weft.sidecar") && text.contains("installed"), "{text}");
+    let (code, text) = lan.run("a", &[weft, "check", "--pre", "--transparent"]);
+    assert!(code == 3 && text.contains("table weft.sidecar redirects to port 15001, where nobody listens"), "{text}");
+    assert!(text.contains("the kernel knows all that the rules need"), "{text}");
     // A set of rules that nft does not take changes nothing.
     let (code, text) = lan.run("a", &[&line[..], &["--user", "nobody-has-this-name"]].concat());
     assert!(code == 1 && text.contains("nft refused the rules"), "{text}");

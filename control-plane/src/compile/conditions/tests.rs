@@ -179,12 +179,22 @@ fn a_policy_says_what_holds_for_each_target() {
     let limits = "limits: [{requests: 1}]";
     let accepted = ["web: Accepted true Accepted", "web: Programmed true Programmed"];
     let no_port = ["web: Accepted false TargetNotFound", "web: Programmed false TargetNotFound"];
-    let cases: [(&str, String, &[&str]); 11] = [
+    let cases: [(&str, String, &[&str]); 12] = [
         ("TrafficPolicy", target("web"), &accepted),
         ("AuthorizationPolicy", target("web"), &accepted),
         ("PeerAuthentication", format!("{}, mode: Strict", target("web")), &accepted),
         ("TelemetryPolicy", format!("{}, accessLog: {{mode: All}}", target("web")), &accepted),
-        ("RateLimitPolicy", format!("{}, {limits}", target("web")), &accepted),
+        (
+            "RateLimitPolicy",
+            limits.to_owned(),
+            &["default: Accepted true Accepted", "default: Programmed true Programmed"],
+        ),
+        // A Service without a selector, as all of these: nobody would count.
+        (
+            "RateLimitPolicy",
+            format!("{}, {limits}", target("web")),
+            &["web: Accepted false UnsupportedValue", "web: Programmed false UnsupportedValue"],
+        ),
         ("TrafficPolicy", section("http"), &accepted),
         ("TrafficPolicy", section("htpt"), &no_port),
         (

@@ -287,6 +287,45 @@ spec:
 }
 
 #[test]
+fn a_rate_limit_whose_requests_no_sidecar_counts_says_so() {
+    let outside = "
+apiVersion: v1
+kind: Service
+metadata: {name: out}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: mixed}
+spec:
+  parentRefs: [{kind: Service, group: '', name: other}]
+  rules:
+  - backendRefs: [{name: web, port: 80}, {name: out, port: 80}]
+---
+";
+    let mixed = HTTP_ROUTE.replace("name: r", "name: mixed");
+    for (targets, expected) in [
+        (vec!["kind: Service, name: out"], Some("Service default/out has no selector")),
+        (
+            vec![mixed.as_str()],
+            Some("rule 0 of HTTPRoute default/mixed leads to Service default/out, which has no selector"),
+        ),
+        (vec!["kind: Service, name: web"], None),
+        (vec![HTTP_ROUTE], None),
+        (vec![], None),
+    ] {
+        let rate = policy("RateLimitPolicy", "p", None, &targets, "limits: [{requests: 5}]");
+        let (_, problems) = compile(&load(&format!("{WEB}{outside}{rate}")), &[]);
+        let told: Vec<_> = problems.iter().map(|problem| (problem.reason, problem.path.as_str())).collect();
+        assert_eq!(told.is_empty(), expected.is_none(), "{targets:?}: {problems:?}");
+        if let Some(expected) = expected {
+            assert_eq!(told, [(Reason::UnsupportedValue, "spec.targetRefs[0]")], "{targets:?}");
+            assert!(problems[0].message.starts_with(expected), "{}", problems[0]);
+        }
+    }
+}
+
+#[test]
 fn a_rate_limit_is_sent_complete() {
     let text = policy(
         "RateLimitPolicy",

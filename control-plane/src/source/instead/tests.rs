@@ -112,6 +112,29 @@ fn other_kinds_leave_a_policy_that_refuses_plaintext_or_everyone_or_the_mode_of_
     assert_eq!(mode, Some(crate::source::policies::security::PeerMode::Strict));
 }
 
+fn is_registry_only(resources: &Resources) -> bool {
+    let mesh = resources.mesh_configs.get("default").and_then(|mesh| mesh.value.spec.outbound_traffic);
+    matches!(mesh, Some(crate::source::policies::mesh::OutboundTraffic::RegistryOnly))
+}
+
+#[test]
+fn a_mesh_config_that_may_close_the_way_out_closes_it_until_it_can_be_read() {
+    let of = |spec: &str| is_registry_only(&at_first(&object("MeshConfig", "name: default", spec)).0);
+    for spec in ["outboundTraffic: RegistryOnly, x: 1", "outboundTraffic: RegistryOnli", "outboundTrafic: RegistryOnly"]
+    {
+        assert!(of(spec), "{spec}");
+    }
+    for spec in ["x: 1", "outboundTraffic: AllowAny, x: 1", "peerMode: Strictt"] {
+        assert!(!of(spec), "{spec}");
+    }
+    let mode = |resources: &Resources| resources.mesh_configs["default"].value.spec.peer_mode;
+    let (resources, told) = at_first(&object("MeshConfig", "name: default", "outboundTraffic: RegistryOnly, x: 1"));
+    assert_eq!(mode(&resources), None, "it said nothing of who is let in");
+    assert!(told[0].contains("its outboundTraffic is RegistryOnly, the rest by default"), "{told:?}");
+    let (resources, _) = at_first("kind: MeshConfig\nspec: {outboundTraffic: [\n");
+    assert!(is_registry_only(&resources) && mode(&resources).is_some());
+}
+
 #[test]
 fn good_policies_of_a_bad_file_stay_and_other_objects_do_not() {
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}]}\n---\n";
@@ -130,8 +153,9 @@ fn a_file_that_is_no_yaml_denies_everything_if_it_may_hold_a_policy() {
          wrong with it, or remove it)"
     ));
     assert!(at_first("kind: [\n").1.is_empty());
-    let unreadable = of_unreadable(&"/etc/weft/A b.yaml".into(), None).expect("it may hold a policy");
+    let unreadable = of_unreadable(&"/etc/weft/A b.yaml".into(), None);
     let mut resources = Resources::default();
-    unreadable.insert(&mut resources, &mut Vec::new());
+    unreadable.iter().for_each(|one| one.insert(&mut resources, &mut Vec::new()));
     assert!(resources.authorization_policies.contains_key("weft-system/a-b-yaml"));
+    assert!(is_registry_only(&resources), "it may say so");
 }

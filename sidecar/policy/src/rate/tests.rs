@@ -108,6 +108,27 @@ fn each_kind_of_key_has_its_own_count() {
 }
 
 #[test]
+fn what_is_taken_back_was_never_counted() {
+    for key in [RateKey::Total, RateKey::SourceIp] {
+        let limiter = ten_a_second(3, key.clone());
+        let headers = HeaderMap::new();
+        let caller = |source| Caller { identity: None, source, headers: &headers, claims: None };
+        for now in [0, 50_000_000, 900_000_000] {
+            let before = from(&limiter, address(1), now);
+            for _ in 0..10 {
+                assert!(from(&limiter, address(1), now).is_allowed(), "{key:?} {now}");
+                limiter.undo(&caller(address(1)));
+            }
+            limiter.undo(&caller(address(1)));
+            assert_eq!(from(&limiter, address(1), now), before, "{key:?} {now}");
+            limiter.undo(&caller(address(1)));
+        }
+        limiter.undo(&caller(address(2)));
+        assert_eq!(admitted(&limiter, address(1), 900_000_000, 9), 3, "{key:?}: no more than a burst");
+    }
+}
+
+#[test]
 fn more_keys_than_there_is_room_for_only_make_it_more_lenient() {
     let limiter = ten_a_second(1, RateKey::SourceIp);
     for number in 0..100_000 {

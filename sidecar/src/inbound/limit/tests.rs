@@ -61,7 +61,7 @@ async fn what_is_over_a_limit_is_refused_in_the_callers_protocol_and_says_when_t
 }
 
 #[tokio::test]
-async fn a_limit_counts_what_it_matches_and_the_tightest_is_told() {
+async fn a_limit_counts_what_it_matches_and_lets_in_and_the_tightest_is_told() {
     local(async {
         let app = App::start("web", &[]).await;
         let path = PathMatch::Prefix("/dear".into());
@@ -70,7 +70,7 @@ async fn a_limit_counts_what_it_matches_and_the_tightest_is_told() {
         let net = Net::inbound(Spoken::Http1, app.address, vec![Arc::new(limit("all", 9)), Arc::new(dear)]).await;
         assert!(net.get("/dear", &[]).await.headers["ratelimit"].as_bytes().starts_with(b"\"dear\";r=0"));
         assert_eq!(net.get("/dear", &[]).await.status, 429);
-        assert!(net.get("/cheap", &[]).await.headers["ratelimit"].as_bytes().starts_with(b"\"all\";r=6"));
+        assert!(net.get("/cheap", &[]).await.headers["ratelimit"].as_bytes().starts_with(b"\"all\";r=7"));
     })
     .await;
 }

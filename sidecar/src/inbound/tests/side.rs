@@ -145,6 +145,7 @@ impl Side {
             clock: Clock::start(),
             spans: crate::telemetry::export::SpanSink::none(&telemetry),
             limiters: Arc::default(),
+            undeclared: tokio::sync::mpsc::channel(1).0,
             seen: Arc::default(),
             propagation: Arc::default(),
             trust: trust.clone(),

@@ -351,6 +351,7 @@ fn worker(snapshot: Snapshot, telemetry: Telemetry, address: SocketAddr, log: Op
     let whose = Whose { service: "client", namespace: "shop", instance: "client-1", version: None };
     let log = log.map(|path| AccessLog::start(&telemetry, Some(path)).expect("started").0);
     let context = WorkerContext {
+        undeclared: tokio::sync::mpsc::channel(1).0,
         config: Arc::new(SidecarConfig { namespace: "shop".into() }),
         snapshot: watch::Sender::new(Arc::new(snapshot)).subscribe(),
         clock: Clock::start(),
