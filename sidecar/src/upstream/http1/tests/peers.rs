@@ -242,18 +242,21 @@ async fn an_answer_of_a_peer_that_takes_no_more_is_still_an_answer() {
     local(async {
         let (mut connection, mut far) = connected().await;
         let (mut request, sender) = post(("transfer-encoding", "chunked")).await;
-        let mut sending = std::pin::pin!(connection.send(&mut request));
-        let begun = std::future::poll_fn(|context| Poll::Ready(sending.as_mut().poll(context).is_pending()));
-        assert!(begun.await, "no answer yet");
-        // It closes with bytes unread, so that what is sent afterwards is refused.
-        far.read_u8().await.expect("a request");
-        far.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.expect("open");
-        drop(far);
-        sender.send(Frame::data(Bytes::from(vec![b'x'; 1000]))).await.expect("open");
-        for _ in 0..200 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(sending.await.expect("an answer").status, 413);
+        let answer = {
+            let mut sending = std::pin::pin!(connection.send(&mut request));
+            let begun = std::future::poll_fn(|context| Poll::Ready(sending.as_mut().poll(context).is_pending()));
+            assert!(begun.await, "no answer yet");
+            // It closes with bytes unread, so that what is sent afterwards is refused.
+            far.read_u8().await.expect("a request");
+            far.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.expect("open");
+            drop(far);
+            sender.send(Frame::data(Bytes::from(vec![b'x'; 1000]))).await.expect("open");
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            sending.await.expect("an answer")
+        };
+        assert_eq!(answer.status, 413);
         assert_eq!(body(&mut connection).await, Ok(b"no".to_vec()));
         assert!(!connection.is_free().await, "the peer has ended its side");
     })
