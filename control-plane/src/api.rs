@@ -8,6 +8,7 @@ pub mod admit;
 pub mod body;
 mod ca;
 mod columns;
+pub mod crds;
 mod defaults;
 mod discovery;
 mod explain;
@@ -87,6 +88,8 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// What sidecars count and see.
     pub observers: Observers,
+    /// The objects live in the API server of a cluster, and are only shown here.
+    pub elsewhere: bool,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
@@ -134,6 +137,7 @@ impl ApiState {
             traces: None,
             enrolment: None,
             metrics: Metrics::default(),
+            elsewhere: false,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
