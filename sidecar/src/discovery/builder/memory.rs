@@ -78,6 +78,6 @@ fn a_service_and_an_endpoint_take_few_bytes() {
     let (none, ten) = (held(0), held(10));
     let endpoint = (ten - none) / 10;
     println!("bytes: {none} for a service, {endpoint} for each of its endpoints");
-    assert!(none <= 4000, "a service takes {none} bytes");
-    assert!(endpoint <= 600, "an endpoint takes {endpoint} bytes");
+    assert!(none <= 2800, "a service takes {none} bytes");
+    assert!(endpoint <= 560, "an endpoint takes {endpoint} bytes");
 }
