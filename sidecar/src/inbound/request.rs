@@ -38,8 +38,8 @@ const LOOKS: u32 = 3;
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Serves one request of an inbound connection.
-pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let started = Instant::now();
+pub async fn run(worker: Rc<Worker>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let (worker, connection, started) = (&worker, &connection, Instant::now());
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
         Err(refused) => return at_once(worker, connection, &refused, started),
@@ -214,7 +214,7 @@ async fn forward(
     worker: &Rc<Worker>,
     (app, permit): (&App, Permit),
     received: &mut Received,
-    request: Request<Body>,
+    mut request: Request<Body>,
     (caller_http2, again): (bool, bool),
     (started, span): (Instant, &mut OpenSpan),
 ) -> Result<Response<Body>, ProxyError> {
@@ -225,13 +225,14 @@ async fn forward(
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
     let key = permit.key(http2);
-    let mut request = Some(received.leg(request, http2)?);
+    received.leg(&mut request, http2)?;
+    let mut request = Some(request);
     // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an
     // app that accepts and closes is looked at a few times only.
     let mut looks = 0;
-    let (response, lease) = loop {
+    let response = loop {
         looks += 1;
-        let mut lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
+        let lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
         let sent = tokio::select! {
             biased;
             sent = lease.send(&mut request) => sent,
@@ -241,7 +242,7 @@ async fn forward(
             Ok(mut response) => {
                 // Ours alone: the app does not say what may be sent again.
                 response.headers_mut().remove(UNSENT);
-                break (response, lease);
+                break response;
             }
             Err(_) if request.is_some() && looks < LOOKS => {}
             Err(error) => return Err(error),
@@ -256,7 +257,6 @@ async fn forward(
         grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
         reason: None,
         leg: Leg::App(permit),
-        lease: Some(lease),
         permit: None,
         place: None,
         complete: false,
