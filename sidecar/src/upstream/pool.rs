@@ -140,21 +140,10 @@ impl Held {
         self.connection.into_bytes()
     }
 
-    /// Gives the connection back, now that the answer has ended, when its request has too.
+    /// Gives the connection back, now that the answer has ended. One whose answer came before the end of its request is
+    /// closed, and no more of that is sent.
     pub fn finish(mut self: Box<Self>) {
-        if self.connection.is_uploading() {
-            tokio::task::spawn_local(async move {
-                if self.connection.is_free().await {
-                    self.give_back();
-                }
-            });
-        } else if self.connection.is_kept() {
-            self.give_back();
-        }
-    }
-
-    fn give_back(mut self: Box<Self>) {
-        let Some(pool) = self.pool.take() else { return };
+        let Some(pool) = self.pool.take().filter(|_| self.connection.is_kept()) else { return };
         let mut idle = pool.idle.borrow_mut();
         self.since = Instant::now();
         if self.is_usable(self.since) && idle.len() < IDLE_PER_KEY {
