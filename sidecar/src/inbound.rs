@@ -75,7 +75,8 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     }
     let Ok(address) = io.peer_addr() else { return };
     let trusted = worker.sessions.trusted();
-    let (stream, identity, own) = match handshake(&worker, io).await {
+    // Boxed, so that its state goes with it: what comes after lives for as long as the peer likes.
+    let (stream, identity, own) = match Box::pin(handshake(&worker, io)).await {
         Ok(accepted) => accepted,
         Err((reason, detail)) => {
             let labels = [("side", "server"), ("reason", reason)];
@@ -91,10 +92,9 @@ pub async fn mesh(worker: Rc<Worker>, io: TcpStream) {
     let life = identity::connection_life(&identity, worker.random());
     let peer = Peer { identity, address, session, life };
     if tunnels {
-        return Box::pin(tunnel::serve(worker, stream, peer)).await;
+        return Box::pin(tunnel::serve(worker, *stream, peer)).await;
     }
-    // Boxed, as it is passed on a few times, and each step of a future keeps room for it.
-    requests(worker, Box::new(stream), peer, target, &own).await;
+    requests(worker, stream, peer, target, &own).await;
 }
 
 /// Requests over mutual TLS.
@@ -294,7 +294,7 @@ pub async fn keep(worker: Rc<Worker>) {
 async fn handshake(
     worker: &Worker,
     io: TcpStream,
-) -> Result<(TlsStream<TcpStream>, PeerIdentity, SpiffeId), (&'static str, String)> {
+) -> Result<(Box<TlsStream<TcpStream>>, PeerIdentity, SpiffeId), (&'static str, String)> {
     let own = worker.context.identity.borrow().clone();
     let own = identity::in_force(own, SystemTime::now()).map_err(|why| (Reason::NotReady.as_str(), why.to_owned()))?;
     let acceptor = TlsAcceptor::from(Arc::clone(&own.server));
@@ -302,7 +302,8 @@ async fn handshake(
     let stream = match accepted {
         Err(_) => return Err(("handshake_timeout", format!("no TLS session within {HANDSHAKE:?}"))),
         Ok(Err(error)) => return Err((refusal(&error), error.to_string())),
-        Ok(Ok(stream)) => stream,
+        // Boxed, as it is passed on a few times, and each step of a future keeps room for it.
+        Ok(Ok(stream)) => Box::new(stream),
     };
     // A wrong protocol is refused by rustls; none at all is no sidecar's either.
     if stream.get_ref().1.alpn_protocol().is_none() {

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use tokio::sync::watch;
@@ -16,15 +16,16 @@ use weft_policy::{
     model::{BackendPolicy, Endpoint, Locality, ObjectName, Protocol, Service, Target, WorkloadConfig},
     outlier::{Ejections, Health},
     retry::Budget,
+    session,
 };
 
-use crate::telemetry::{CircuitMetrics, HttpMetrics, TcpMetrics};
+use crate::telemetry::{CircuitMetrics, HttpMetrics, TcpMetrics, Telemetry};
 
 /// One consistent view of the mesh.
 #[derive(Default)]
 pub struct Snapshot {
     /// Lower-case host name, without a port, or virtual IP address to the service.
-    pub hosts: HashMap<Box<str>, ObjectName>,
+    pub hosts: HashMap<Arc<str>, ObjectName>,
     /// The services that this workload uses.
     pub services: HashMap<ObjectName, Arc<Service>>,
     /// Every port of every service above, with its endpoints.
@@ -88,8 +89,19 @@ pub struct Cluster {
 pub struct RouteMetrics {
     /// Name of the rule; empty for a port without routes.
     pub rule: Box<str>,
-    /// By whether the hop was mutual TLS: `[plaintext, mtls]`.
-    pub http: [HttpMetrics; 2],
+    http: Handles<HttpMetrics>,
+}
+
+/// Handles by whether the hop was mutual TLS, `[plaintext, mtls]`: each made when the first request or connection comes,
+/// since of most targets only one is ever wanted.
+type Handles<T> = [OnceLock<T>; 2];
+
+impl RouteMetrics {
+    /// Of a rule of this name.
+    #[must_use]
+    pub fn new(rule: &str) -> Self {
+        Self { rule: rule.into(), http: Default::default() }
+    }
 }
 
 impl Cluster {
@@ -101,6 +113,32 @@ impl Cluster {
         }
         // A rule that is not there has come to this target by no way that a configuration has.
         self.routes.binary_search_by(|route| (*route.rule).cmp(rule)).unwrap_or(0)
+    }
+
+    /// Where the requests of one of `routes` are counted, by whether the hop was mutual TLS.
+    pub fn http(&self, route: usize, mtls: bool) -> &HttpMetrics {
+        let RouteMetrics { rule, http } = &self.routes[route];
+        http[usize::from(mtls)].get_or_init(|| self.shared.circuit.http(rule, mtls))
+    }
+}
+
+impl ClusterShared {
+    /// Where opaque connections are counted, by whether the hop was mutual TLS.
+    pub fn tcp(&self, mtls: bool) -> &TcpMetrics {
+        self.tcp[usize::from(mtls)].get_or_init(|| self.circuit.tcp(mtls))
+    }
+
+    /// Of a target that was not there before.
+    #[must_use]
+    pub fn new(telemetry: &Telemetry, target: &Target) -> Self {
+        Self {
+            limits: Limits::default(),
+            budget: Budget::default(),
+            ejections: Arc::default(),
+            breaker: Arc::default(),
+            circuit: CircuitMetrics::new(telemetry, target),
+            tcp: Default::default(),
+        }
     }
 }
 
@@ -116,14 +154,13 @@ pub struct ClusterShared {
     pub breaker: Arc<Breaker>,
     /// Changes of the circuits above, and retries.
     pub circuit: CircuitMetrics,
-    /// Opaque connections, by whether the hop was mutual TLS: `[plaintext, mtls]`.
-    pub tcp: [TcpMetrics; 2],
+    tcp: Handles<TcpMetrics>,
 }
 
 /// One replica as a target of one service port; lives as long as the endpoint keeps its identity.
 pub struct EndpointState {
-    /// From discovery.
-    pub endpoint: Endpoint,
+    /// From discovery, which holds it too.
+    pub endpoint: Arc<Endpoint>,
     /// Where the app of this endpoint serves this port, for plaintext.
     pub address: SocketAddr,
     /// What tokens of sessions call it.
@@ -134,6 +171,21 @@ pub struct EndpointState {
     pub health: Arc<Health>,
     /// The last try could not connect to it.
     pub unreachable: AtomicBool,
+}
+
+impl EndpointState {
+    /// Without any load yet. `address` is where its app serves the port.
+    #[must_use]
+    pub fn new(endpoint: &Arc<Endpoint>, address: SocketAddr, health: Arc<Health>) -> Self {
+        Self {
+            session: session::of_endpoint(address, endpoint.workload.as_ref()),
+            endpoint: Arc::clone(endpoint),
+            address,
+            load: EndpointLoad::default(),
+            health,
+            unreachable: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Candidate for EndpointState {

@@ -140,11 +140,6 @@ impl Telemetry {
         self.0.registry.gauge(name, help, labels)
     }
 
-    /// A gauge of something configured: to be held as long as that is.
-    pub fn gauge_of(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
-        self.0.registry.gauge_of(name, help, labels)
-    }
-
     /// What a caller is called in labels: `namespace/service account`, with its trust domain before that when it is not
     /// `domain`. Beyond the bound all callers have one name.
     #[must_use]

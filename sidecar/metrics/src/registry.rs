@@ -115,12 +115,6 @@ impl Registry {
         metrics::Gauge::from_arc(self.get(name, Labels::new(labels), true, make))
     }
 
-    /// A gauge of something that may go: it lives for as long as the handle is held, and [`IDLE`] longer.
-    pub fn gauge_of(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> metrics::Gauge {
-        let make = || Gauge(name, help, AtomicU64::new(0));
-        metrics::Gauge::from_arc(self.get(name, Labels::new(labels), false, make))
-    }
-
     /// Durations, made on the first call with these labels. It stays for ever: labels must be of a closed set.
     pub fn timer(&self, name: &'static str, help: &'static str, labels: &[(&'static str, &str)]) -> Arc<dyn Timing> {
         self.get(name, Labels::new(labels), true, || Timer(name, help, Histogram::default()))

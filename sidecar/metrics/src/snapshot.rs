@@ -8,9 +8,13 @@ use crate::{
     text::{self, Format},
 };
 
-/// Labels of a series, in the order in which they are written.
+/// Labels of a series, in the order in which they are written. One text for all of them, each name and each value with
+/// [`END`] behind it: a process may keep thousands.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Labels(Arc<[(&'static str, Box<str>)]>);
+pub struct Labels(Arc<str>);
+
+/// Ends a name or a value. What names something in a mesh never has it; from other text it is left out.
+const END: char = '\0';
 
 /// What a family is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,24 +71,34 @@ impl Labels {
     /// From pairs.
     #[must_use]
     pub fn new(pairs: &[(&'static str, &str)]) -> Self {
-        Self(pairs.iter().map(|(name, value)| (*name, Box::from(*value))).collect())
+        Self::joined(pairs.iter().copied())
     }
 
     /// The same names with another value each, but for those that keep theirs.
     pub(crate) fn shared(&self, value: &str, kept: &[&str]) -> Self {
-        let of = |name: &'static str, own: &str| (name, Box::from(if kept.contains(&name) { own } else { value }));
-        Self(self.0.iter().map(|(name, own)| of(name, own)).collect())
+        Self::joined(self.iter().map(|(name, own)| (name, if kept.contains(&name) { own } else { value })))
+    }
+
+    fn joined<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Self {
+        let length = pairs.clone().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let mut text = String::with_capacity(length);
+        for part in pairs.flat_map(|(name, value)| [name, value]) {
+            text.extend(part.split(END));
+            text.push(END);
+        }
+        Self(text.into())
     }
 
     /// In the order in which they are written.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.iter().map(|(name, value)| (*name, &**value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let mut parts = self.0.split_terminator(END);
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
     }
 }
 
 impl Sample {
     /// All labels. One without a value is as good as none.
-    pub fn labels(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.labels.iter().chain(self.more.iter().copied())
     }
 

@@ -21,6 +21,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 pub use self::load::EndpointLoad;
@@ -80,7 +81,6 @@ pub struct Balancer {
     policy: LoadBalancing,
     /// Nearest first, none empty.
     tiers: Box<[Tier]>,
-    joined: HashMap<SocketAddr, Joined>,
     newcomers: Newcomers,
 }
 
@@ -90,27 +90,26 @@ type Joined = Option<Nanos>;
 /// The endpoints that do not have their full share yet.
 #[derive(Debug, Default)]
 struct Newcomers {
-    /// How long it takes, in nanoseconds; not 0.
+    /// How long it takes, in nanoseconds; not 0 where there are any.
     window: u64,
     /// When the last of them is done; 0 when there are none.
     until: Nanos,
-    /// By index of the endpoint.
+    /// By index of the endpoint. Empty without slow start: one that joins before that is turned on is not new.
     joined: Box<[Joined]>,
 }
 
 impl Balancer {
     /// For these endpoints, of which each pick must be given the same list in the same order. `previous` is the balancer of
-    /// the same target before, from which the ages of endpoints and the place of a round robin are taken.
+    /// the same target before, with its endpoints, from which the ages of endpoints and the place of a round robin are
+    /// taken.
     #[must_use]
     pub fn new<C: Candidate>(
         policy: &LoadBalancing,
         own: &Locality,
         endpoints: &[C],
         now: Nanos,
-        previous: Option<&Self>,
+        previous: Option<(&Self, &[C])>,
     ) -> Self {
-        let known = previous.map(|previous| &previous.joined).filter(|known| !known.is_empty());
-        let joined = |address| known.and_then(|known| known.get(&address).copied().unwrap_or(Some(now)));
         let mut tiers: BTreeMap<usize, Vec<Member>> = BTreeMap::new();
         for (index, endpoint) in (0_u32..).zip(endpoints) {
             let (hash, weight) = (hash::of_address(endpoint.address()), endpoint.weight().max(1));
@@ -118,14 +117,14 @@ impl Balancer {
             tiers.entry(rank).or_default().push(Member { index, hash, weight });
         }
         let place = |rank: usize| {
-            let before = previous.and_then(|previous| previous.tiers.get(rank)).and_then(Tier::place);
+            let before = previous.and_then(|(previous, _)| previous.tiers.get(rank)).and_then(Tier::place);
             before.unwrap_or_else(|| hash::mix(now.0))
         };
         let tiers = tiers.into_values().enumerate();
+        let joined = || joined(endpoints, now, previous);
         Self {
             tiers: tiers.map(|(rank, members)| Tier::new(&policy.algorithm, &members, place(rank))).collect(),
-            newcomers: Newcomers::new(policy, endpoints.iter().map(|endpoint| joined(endpoint.address())).collect()),
-            joined: endpoints.iter().map(|endpoint| (endpoint.address(), joined(endpoint.address()))).collect(),
+            newcomers: policy.slow_start.map_or_else(Newcomers::default, |window| Newcomers::new(window, joined())),
             policy: policy.clone(),
         }
     }
@@ -207,13 +206,23 @@ fn rank(prefer: &[Place], own: &Locality, endpoint: &Locality) -> usize {
     prefer.iter().position(near).unwrap_or(prefer.len())
 }
 
+/// When each endpoint came.
+fn joined<C: Candidate>(endpoints: &[C], now: Nanos, previous: Option<(&Balancer, &[C])>) -> Box<[Joined]> {
+    let Some((balancer, known)) = previous.filter(|(_, known)| !known.is_empty()) else {
+        return vec![None; endpoints.len()].into();
+    };
+    let before = |index: usize| balancer.newcomers.joined.get(index).copied().flatten();
+    let known: HashMap<_, _> =
+        known.iter().enumerate().map(|(index, endpoint)| (endpoint.address(), before(index))).collect();
+    endpoints.iter().map(|endpoint| known.get(&endpoint.address()).copied().unwrap_or(Some(now))).collect()
+}
+
 impl Newcomers {
-    fn new(policy: &LoadBalancing, joined: Box<[Joined]>) -> Self {
-        let window = policy.slow_start.map_or(0, |window| u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
-        match joined.iter().flatten().max() {
-            Some(&Nanos(last)) if window > 0 => Self { window, until: Nanos(last.saturating_add(window)), joined },
-            _ => Self::default(),
-        }
+    fn new(window: Duration, joined: Box<[Joined]>) -> Self {
+        let window = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
+        let last = joined.iter().flatten().max();
+        let until = last.map_or(Nanos(0), |last| Nanos(last.0.saturating_add(window)));
+        Self { window, until, joined }
     }
 
     /// There are some.

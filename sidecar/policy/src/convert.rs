@@ -10,7 +10,7 @@ mod telemetry;
 mod trust;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -31,8 +31,8 @@ use crate::{
     SpiffeId,
     model::{
         Endpoint, EndpointSlice, Filters, InboundPort, KeyMatch, Locality, MeshAddress, ObjectName, OutboundTraffic,
-        PathMatch, Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch, WeightedBackend,
-        WorkloadConfig,
+        PathMatch, PortMap, Protocol, RouteMatch, RouteRule, Routing, Service, ServicePort, Target, ValueMatch,
+        WeightedBackend, WorkloadConfig,
     },
     pattern::Pattern,
 };
@@ -149,7 +149,7 @@ fn service_port(service: &ObjectName, wire: v1::ServicePort) -> Result<ServicePo
     let direct = RouteRule {
         backends: vec![WeightedBackend { target, weight: 1, filters: Filters::default() }],
         total_weight: 1,
-        requests: at("requests", policy::requests(wire.requests))?,
+        requests: Arc::new(at("requests", policy::requests(wire.requests))?),
         ..RouteRule::default()
     };
     Ok(ServicePort {
@@ -254,7 +254,7 @@ fn route_rule(wire: v1::RouteRule) -> Result<RouteRule, Invalid> {
         name: wire.name.into(),
         total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
         backends,
-        requests: at("requests", policy::requests(wire.requests))?,
+        requests: Arc::new(at("requests", policy::requests(wire.requests))?),
         filters: filter::filters(wire.filters, filter::Place::Rule)?,
         session: wire.session.map(|wire| at("session", session::session(wire)).map(Box::new)).transpose()?,
     })
@@ -275,17 +275,34 @@ pub fn endpoint_slice(wire: v1::EndpointSlice) -> Result<EndpointSlice, Invalid>
         (_, 0) => None,
         (_, count) => return invalid("slice_count", count, "must be set on slice 0 only"),
     };
-    let mut endpoints = Vec::with_capacity(wire.endpoints.len());
+    let (mut endpoints, mut common) = (Vec::with_capacity(wire.endpoints.len()), Common::default());
     for (index, endpoint) in wire.endpoints.into_iter().enumerate() {
-        endpoints.push(at(&format!("endpoints[{index}]"), self::endpoint(endpoint))?);
+        endpoints.push(Arc::new(at(&format!("endpoints[{index}]"), self::endpoint(endpoint, &mut common))?));
     }
     Ok(EndpointSlice { service, index: wire.index, slice_count, endpoints })
 }
 
-fn endpoint(wire: v1::Endpoint) -> Result<Endpoint, Invalid> {
-    let mut ports = BTreeMap::new();
+/// What the endpoints of a slice have in common, so that each holds a reference and not a copy.
+#[derive(Default)]
+struct Common {
+    ports: Vec<PortMap>,
+    localities: Vec<Arc<Locality>>,
+    identities: Vec<SpiffeId>,
+}
+
+/// The value that was there before, if an equal one was. A slice has at most [`MAX_ENDPOINTS`] of them.
+fn shared<T: Clone + PartialEq>(known: &mut Vec<T>, value: T) -> T {
+    if let Some(same) = known.iter().find(|known| **known == value) {
+        return same.clone();
+    }
+    known.push(value.clone());
+    value
+}
+
+fn endpoint(wire: v1::Endpoint, common: &mut Common) -> Result<Endpoint, Invalid> {
+    let mut ports = Vec::with_capacity(wire.ports.len());
     for (from, to) in wire.ports {
-        ports.insert(port("ports", from)?, port(&format!("ports[{from}]"), to)?);
+        ports.push((port("ports", from)?, port(&format!("ports[{from}]"), to)?));
     }
     let mesh = if wire.mesh_address.is_empty() {
         None
@@ -294,7 +311,7 @@ fn endpoint(wire: v1::Endpoint) -> Result<Endpoint, Invalid> {
             return invalid("mesh_address", wire.mesh_address, "must be ip:port");
         };
         match SpiffeId::parse(&wire.spiffe_id) {
-            Ok(identity) => Some(MeshAddress { address, identity }),
+            Ok(identity) => Some(MeshAddress { address, identity: shared(&mut common.identities, identity) }),
             Err(error) => return invalid("spiffe_id", wire.spiffe_id, error.to_string()),
         }
     };
@@ -302,13 +319,14 @@ fn endpoint(wire: v1::Endpoint) -> Result<Endpoint, Invalid> {
         return invalid("weight", wire.weight, format!("must be at most {MAX_WEIGHT}"));
     }
     let locality = wire.locality.unwrap_or_default();
+    let locality = Locality { region: locality.region.into(), zone: locality.zone.into() };
     let workload = if wire.workload.is_empty() { None } else { Some(name("workload", &wire.workload)?) };
     Ok(Endpoint {
         address: ip("address", &wire.address)?,
-        ports,
+        ports: shared(&mut common.ports, ports.into_iter().collect()),
         mesh,
         weight: wire.weight.max(1),
-        locality: Locality { region: locality.region.into(), zone: locality.zone.into() },
+        locality: shared(&mut common.localities, Arc::new(locality)),
         healthy: wire.healthy,
         draining: wire.draining,
         workload,

@@ -65,7 +65,7 @@ pub struct Service {
     /// `namespace/name`.
     pub id: ObjectName,
     /// Lower-case host names without a port.
-    pub hostnames: Vec<Box<str>>,
+    pub hostnames: Vec<Arc<str>>,
     /// Virtual addresses.
     pub virtual_ips: Vec<IpAddr>,
     /// Unique by `port`, at least one, in the order of the resource.
@@ -156,8 +156,8 @@ pub struct RouteRule {
     pub backends: Vec<WeightedBackend>,
     /// Sum of the backends' weights.
     pub total_weight: u64,
-    /// How its requests are made.
-    pub requests: RequestPolicy,
+    /// How its requests are made. Rules share it.
+    pub requests: Arc<RequestPolicy>,
     /// What is done to them.
     pub filters: Filters,
     /// Which of them go to one endpoint.
@@ -200,8 +200,8 @@ pub struct EndpointSlice {
     pub index: u32,
     /// How many there are; only slice 0 says it.
     pub slice_count: Option<u32>,
-    /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    /// The endpoints. What several of them have in common (ports, locality, identity) is held once.
+    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 /// A replica of a service.
@@ -210,13 +210,13 @@ pub struct Endpoint {
     /// Address without a port.
     pub address: IpAddr,
     /// Service port to the port at the endpoint.
-    pub ports: BTreeMap<u16, u16>,
+    pub ports: PortMap,
     /// How to reach it over the mesh; `None`: plaintext.
     pub mesh: Option<MeshAddress>,
     /// Relative weight, at least 1.
     pub weight: u32,
     /// Where it is.
-    pub locality: Locality,
+    pub locality: Arc<Locality>,
     /// In the balancing set.
     pub healthy: bool,
     /// Takes nothing new.
@@ -224,6 +224,10 @@ pub struct Endpoint {
     /// The workload, if it is one of the mesh.
     pub workload: Option<ObjectName>,
 }
+
+/// Service ports and the ports at an endpoint that they lead to. Cheap to clone: endpoints share it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortMap(Arc<[(u16, u16)]>);
 
 /// The mesh listener of an endpoint and who must answer there.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -281,6 +285,22 @@ pub struct InboundPort {
     pub access: Access,
     /// Tokens of the requests; a request must satisfy all that apply to it.
     pub request_authentications: Vec<InboundAuthentication>,
+}
+
+impl PortMap {
+    /// The port at the endpoint for a service port.
+    #[must_use]
+    pub fn get(&self, port: u16) -> Option<u16> {
+        // There are a few.
+        self.0.iter().find(|(from, _)| *from == port).map(|(_, to)| *to)
+    }
+}
+
+impl FromIterator<(u16, u16)> for PortMap {
+    /// Of a service port that comes twice the last one counts.
+    fn from_iter<I: IntoIterator<Item = (u16, u16)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+    }
 }
 
 impl ObjectName {

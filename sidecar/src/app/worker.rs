@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{
     net::TcpListener,
@@ -349,10 +350,8 @@ impl Accepting {
         spawn_local(listener::accept_loop(socket, admit, drain.clone(), end, move |io, _peer, permit| {
             let connection = handle(Rc::clone(&worker), io);
             let guard = if end == Phase::Draining { drain.inbound_guard() } else { drain.guard() };
-            spawn_local(async move {
-                connection.await;
-                drop((permit, guard));
-            });
+            // An async block would have room for the connection twice: where it is captured, and where it is awaited.
+            spawn_local(connection.map(move |()| drop((permit, guard))));
         }));
     }
 }

@@ -2,28 +2,26 @@
 //! and breakers are of an endpoint or a service, not of one version of them.
 
 mod alone;
+#[cfg(test)]
+mod memory;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use weft_policy::{
-    balance::{Balancer, EndpointLoad},
-    breaker::Breaker,
-    limits::Limits,
+    balance::Balancer,
     model::{BackendPolicy, Endpoint, Locality, Service, ServicePort, Target},
-    outlier::{Ejections, Health},
-    retry::Budget,
-    session,
+    outlier::Health,
 };
 
 use super::state::State;
 use crate::{
     app::worker::Clock,
     snapshot::{Cluster, ClusterShared, EndpointState, RouteMetrics, Snapshot},
-    telemetry::{CircuitMetrics, Direction, Hop, Telemetry, gauges},
+    telemetry::{Telemetry, gauges},
 };
 
 /// Keeps what outlives a snapshot.
@@ -33,21 +31,28 @@ pub struct Builder {
     own: Locality,
     clock: Clock,
     /// Of the last snapshot.
-    clusters: HashMap<Target, Arc<Cluster>>,
-    shared: HashMap<Target, Arc<ClusterShared>>,
-    endpoints: HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
+    clusters: HashMap<Target, Built>,
+    /// Also read by who wants metrics.
+    shared: Arc<Mutex<BTreeMap<Target, Arc<ClusterShared>>>>,
     /// Each endpoint is wanted alone too; by its address, as in the last snapshot.
     alone: Option<HashMap<SocketAddr, Arc<Cluster>>>,
     /// Names of the rules that lead to a target, for metrics.
     rules: HashMap<Target, BTreeSet<Box<str>>>,
 }
 
+/// A cluster, and the endpoint set that it was built of or would have been.
+struct Built {
+    all: Arc<[Arc<Endpoint>]>,
+    cluster: Arc<Cluster>,
+}
+
 impl Builder {
     /// With nothing built yet.
     #[must_use]
     pub fn new(telemetry: Telemetry, own: Locality, clock: Clock) -> Self {
-        let (clusters, shared, endpoints, rules) = Default::default();
-        Self { telemetry, own, clock, clusters, shared, endpoints, rules, alone: None }
+        let (clusters, shared, rules) = Default::default();
+        gauges::upstreams(&telemetry, &shared);
+        Self { telemetry, own, clock, clusters, shared, rules, alone: None }
     }
 
     /// Whether the app's calls are found by address: services by their virtual ones, and each endpoint alone.
@@ -63,8 +68,9 @@ impl Builder {
             Snapshot { absent: state.absent(), workload: state.workload_config(), ..Snapshot::default() };
         let services: Vec<_> = services.into_iter().collect();
         self.rules = rules(&services);
-        let mut kept = HashMap::new();
+        let mut clusters = HashMap::with_capacity(self.clusters.len());
         for service in services {
+            let endpoints = state.endpoints(&service.id);
             for host in &service.hostnames {
                 snapshot.hosts.entry(host.clone()).or_insert_with(|| service.id.clone());
             }
@@ -76,9 +82,10 @@ impl Builder {
             }
             for port in &service.ports {
                 let target = Target { service: service.id.clone(), port: port.port };
-                let cluster = self.cluster(&target, port, state.endpoints(&service.id), &mut kept);
-                self.alone(&mut snapshot, &cluster, state.endpoints(&service.id));
-                snapshot.clusters.insert(target, cluster);
+                let cluster = self.cluster(&target, port, &endpoints);
+                self.alone(&mut snapshot, &cluster, &endpoints);
+                snapshot.clusters.insert(target.clone(), Arc::clone(&cluster));
+                clusters.insert(target, Built { all: Arc::clone(&endpoints), cluster });
             }
             if self.alone.is_some() {
                 for ip in &service.virtual_ips {
@@ -92,61 +99,36 @@ impl Builder {
             alone.clone_from(&snapshot.endpoints);
             snapshot.outside = state.absent_addresses();
         }
-        self.endpoints = kept;
-        self.clusters.clone_from(&snapshot.clusters);
-        self.shared.retain(|target, _| snapshot.clusters.contains_key(target));
+        self.clusters = clusters;
+        lock(&self.shared).retain(|target, _| snapshot.clusters.contains_key(target));
         snapshot
     }
 
     /// One service port with its endpoints; the cluster of before when nothing of it has changed.
-    pub(crate) fn cluster(
-        &mut self,
-        target: &Target,
-        port: &ServicePort,
-        all: &[Endpoint],
-        kept: &mut HashMap<(Target, SocketAddr, Option<SocketAddr>), Arc<EndpointState>>,
-    ) -> Arc<Cluster> {
+    pub(crate) fn cluster(&self, target: &Target, port: &ServicePort, all: &Arc<[Arc<Endpoint>]>) -> Arc<Cluster> {
         let shared = self.shared(target, &port.backend);
-        let mut endpoints = Vec::new();
-        let mut came = false;
-        for endpoint in all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining) {
-            let Some(&port) = endpoint.ports.get(&target.port) else { continue };
-            let address = SocketAddr::new(endpoint.address, port);
-            let key = (target.clone(), address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
-            let state = match self.endpoints.get(&key) {
-                Some(state) if state.endpoint == *endpoint => Arc::clone(state),
-                before => {
-                    // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
-                    let same = |state: &&Arc<EndpointState>| state.endpoint.mesh == endpoint.mesh;
-                    let health = before.filter(same).map(|state| Arc::clone(&state.health));
-                    came |= health.is_none();
-                    Arc::new(EndpointState {
-                        endpoint: endpoint.clone(),
-                        address,
-                        session: session::of_endpoint(address, endpoint.workload.as_ref()),
-                        load: EndpointLoad::default(),
-                        health: health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections))),
-                        unreachable: AtomicBool::new(false),
-                    })
-                }
-            };
-            kept.insert(key, Arc::clone(&state));
-            endpoints.push(state);
-        }
-        // Most changes are of other services: the tables of this one are not built again for them.
-        let previous = self.clusters.get(target);
+        let before = self.clusters.get(target);
+        let previous = before.map(|before| &before.cluster);
         let none = BTreeSet::new();
         let rules = self.rules.get(target).unwrap_or(&none);
-        if let Some(cluster) = previous
-            && cluster.policy == port.backend
-            && cluster.protocol == port.protocol
-            && cluster.routes.iter().skip(1).map(|route| &route.rule).eq(rules)
-            && cluster.endpoints.len() == endpoints.len()
-            && cluster.endpoints.iter().zip(&endpoints).all(|(old, new)| Arc::ptr_eq(old, new))
-        {
+        let settled = previous.filter(|cluster| {
+            (Arc::ptr_eq(&cluster.policy, &port.backend) || cluster.policy == port.backend)
+                && cluster.protocol == port.protocol
+                && cluster.routes.iter().skip(1).map(|route| &route.rule).eq(rules)
+        });
+        // Most changes are of other services: nothing of this one is looked at or built again for them.
+        if let Some(cluster) = settled.filter(|_| before.is_some_and(|before| Arc::ptr_eq(&before.all, all))) {
             return Arc::clone(cluster);
         }
-        let before = previous.map(|cluster| &cluster.balancer);
+        let (endpoints, came) = endpoints(target, all, previous.map(|cluster| &*cluster.endpoints), &shared);
+        let same = |cluster: &&Arc<Cluster>| {
+            let mut pairs = cluster.endpoints.iter().zip(&*endpoints);
+            cluster.endpoints.len() == endpoints.len() && pairs.all(|(old, new)| Arc::ptr_eq(old, new))
+        };
+        if let Some(cluster) = settled.filter(same) {
+            return Arc::clone(cluster);
+        }
+        let before = previous.map(|cluster| (&cluster.balancer, &*cluster.endpoints));
         let now = self.clock.now();
         let balancer = Balancer::new(&port.backend.load_balancing, &self.own, &endpoints, now, before);
         if came {
@@ -157,17 +139,15 @@ impl Builder {
             shared.circuit.endpoint_changed(endpoints[index].address, change);
         }
         shared.circuit.endpoints_changed(endpoints.len());
-        let (service, own) = (target.service.as_str(), self.telemetry.own());
-        let routes = std::iter::once("").chain(rules.iter().map(|rule| &**rule)).map(|rule| {
-            let hop = Hop { direction: Direction::Outbound, service, port: target.port, peer: own, route: rule };
-            RouteMetrics { rule: rule.into(), http: [false, true].map(|mtls| self.telemetry.http(&hop, mtls)) }
-        });
-        let routes = routes.collect();
+        // What was counted before goes on, also where nothing is counted for long.
+        let known = |rule: &str| previous?.routes.iter().find(|route| *route.rule == *rule).cloned();
+        let routes = std::iter::once("").chain(rules.iter().map(|rule| &**rule));
+        let routes = routes.map(|rule| known(rule).unwrap_or_else(|| RouteMetrics::new(rule))).collect();
         let policy = Arc::clone(&port.backend);
         Arc::new(Cluster {
             target: target.clone(),
             protocol: port.protocol,
-            endpoints: endpoints.into(),
+            endpoints,
             balancer,
             routes,
             policy,
@@ -176,28 +156,47 @@ impl Builder {
     }
 
     /// What outlives the snapshot, with the ceilings that the policy has now.
-    fn shared(&mut self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
-        let telemetry = &self.telemetry;
-        let shared = self.shared.entry(target.clone()).or_insert_with(|| {
-            let service = target.service.as_str();
-            let hop =
-                Hop { direction: Direction::Outbound, service, port: target.port, peer: telemetry.own(), route: "" };
-            let ejections = Arc::new(Ejections::default());
-            let shared = Arc::new(ClusterShared {
-                limits: Limits::default(),
-                budget: Budget::default(),
-                breaker: Arc::new(Breaker::default()),
-                circuit: CircuitMetrics::new(telemetry, target, &ejections),
-                ejections,
-                tcp: [false, true].map(|mtls| telemetry.tcp(&hop, mtls)),
-            });
-            gauges::upstream(telemetry, target, &shared);
-            shared
-        });
+    fn shared(&self, target: &Target, policy: &BackendPolicy) -> Arc<ClusterShared> {
+        let mut all = lock(&self.shared);
+        let shared = all.entry(target.clone()).or_insert_with(|| Arc::new(ClusterShared::new(&self.telemetry, target)));
         shared.limits.set(&policy.limits);
         shared.budget.set(&policy.retry_budget);
         Arc::clone(shared)
     }
+}
+
+/// A panic elsewhere cannot leave the list half changed.
+fn lock(all: &Mutex<BTreeMap<Target, Arc<ClusterShared>>>) -> MutexGuard<'_, BTreeMap<Target, Arc<ClusterShared>>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The endpoints that may take requests of a target, each with its state of before if it had one; whether one has come.
+fn endpoints(
+    target: &Target,
+    all: &[Arc<Endpoint>],
+    before: Option<&[Arc<EndpointState>]>,
+    shared: &ClusterShared,
+) -> (Arc<[Arc<EndpointState>]>, bool) {
+    let key = |endpoint: &Endpoint, address| (address, endpoint.mesh.as_ref().map(|mesh| mesh.address));
+    let before: HashMap<_, _> =
+        before.unwrap_or_default().iter().map(|state| (key(&state.endpoint, state.address), state)).collect();
+    let mut came = false;
+    let usable = all.iter().filter(|endpoint| endpoint.healthy && !endpoint.draining);
+    let endpoints = usable.filter_map(|endpoint| {
+        let address = SocketAddr::new(endpoint.address, endpoint.ports.get(target.port)?);
+        let known = before.get(&key(endpoint, address)).copied();
+        if let Some(state) = known.filter(|state| state.endpoint == *endpoint) {
+            return Some(Arc::clone(state));
+        }
+        // Another weight or label does not make an ill endpoint healthy; another identity is another endpoint.
+        let same = known.filter(|state| state.endpoint.mesh == endpoint.mesh);
+        let health = same.map(|state| Arc::clone(&state.health));
+        came |= health.is_none();
+        let health = health.unwrap_or_else(|| Arc::new(Health::new(&shared.ejections)));
+        Some(Arc::new(EndpointState::new(endpoint, address, health)))
+    });
+    let endpoints = endpoints.collect();
+    (endpoints, came)
 }
 
 /// Which rules lead to which targets. A rule that answers by itself has its answers at the service that was called.
@@ -230,10 +229,10 @@ mod tests {
         let mut builder = Builder::new(Telemetry::default(), own, Clock::start());
         let endpoint = |address: &str| Endpoint {
             address: address.parse().expect("valid"),
-            ports: [(80, 8000)].into(),
+            ports: [(80, 8000)].into_iter().collect(),
             mesh: None,
             weight: 1,
-            locality: Locality::default(),
+            locality: Arc::default(),
             healthy: true,
             draining: false,
             workload: None,
@@ -241,7 +240,6 @@ mod tests {
         let target = Target { service: ObjectName::new("a", "x"), port: 80 };
         let mut policy = LoadBalancing::default();
         let mut build = |policy: &LoadBalancing, endpoints: &[Endpoint]| {
-            let mut kept = HashMap::new();
             let backend = BackendPolicy { load_balancing: policy.clone(), ..BackendPolicy::default() };
             let port = ServicePort {
                 port: 80,
@@ -251,9 +249,9 @@ mod tests {
                 direct: Arc::default(),
                 backend: Arc::new(backend),
             };
-            let cluster = builder.cluster(&target, &port, endpoints, &mut kept);
-            builder.endpoints = kept;
-            builder.clusters.insert(target.clone(), Arc::clone(&cluster));
+            let all = endpoints.iter().cloned().map(Arc::new).collect();
+            let cluster = builder.cluster(&target, &port, &all);
+            builder.clusters.insert(target.clone(), Built { all, cluster: Arc::clone(&cluster) });
             cluster
         };
         let first = build(&policy, &[endpoint("10.0.0.1")]);

@@ -1,10 +1,12 @@
 //! What the sidecar holds of each type, as a state machine without I/O: responses in, ACKs and NACKs out.
 
 mod addresses;
+mod policies;
 mod stored;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
@@ -20,7 +22,7 @@ use weft_proto::{
 };
 use weft_svid::TrustStore;
 
-use self::{addresses::Addresses, stored::Originals};
+use self::{addresses::Addresses, policies::Policies, stored::Originals};
 
 /// What is held, wanted and in use.
 pub struct State {
@@ -29,8 +31,9 @@ pub struct State {
     workload: Option<Arc<WorkloadConfig>>,
     services: HashMap<ObjectName, Arc<Service>>,
     in_use: HashMap<ObjectName, Arc<Service>>,
-    slices: HashMap<ObjectName, BTreeMap<u32, EndpointSlice>>,
-    complete: HashMap<ObjectName, Vec<Endpoint>>,
+    /// By service and number.
+    slices: BTreeMap<(ObjectName, u32), EndpointSlice>,
+    complete: HashMap<ObjectName, Arc<[Arc<Endpoint>]>>,
     versions: BTreeMap<ResourceType, BTreeMap<String, String>>,
     wanted: BTreeSet<ObjectName>,
     declared: BTreeSet<ObjectName>,
@@ -38,6 +41,7 @@ pub struct State {
     bundle_seen: bool,
     originals: Originals,
     addresses: Addresses,
+    policies: Policies,
 }
 
 impl State {
@@ -51,7 +55,7 @@ impl State {
             workload: None,
             services: HashMap::new(),
             in_use: HashMap::new(),
-            slices: HashMap::new(),
+            slices: BTreeMap::new(),
             complete: HashMap::new(),
             versions: BTreeMap::new(),
             wanted: declared.clone(),
@@ -60,6 +64,7 @@ impl State {
             bundle_seen: false,
             originals: Originals::default(),
             addresses: Addresses::default(),
+            policies: Policies::default(),
         }
     }
 
@@ -87,10 +92,10 @@ impl State {
         self.wanted.len()
     }
 
-    /// The last complete endpoint set of a service.
+    /// The last complete endpoint set of a service: the same one, and the same endpoints in it, until they change.
     #[must_use]
-    pub fn endpoints(&self, service: &ObjectName) -> &[Endpoint] {
-        self.complete.get(service).map_or(&[], Vec::as_slice)
+    pub fn endpoints(&self, service: &ObjectName) -> Arc<[Arc<Endpoint>]> {
+        self.complete.get(service).cloned().unwrap_or_default()
     }
 
     /// Trust bundles that have come, or were withdrawn (`None`), since this was asked last, in their order.
@@ -148,7 +153,7 @@ impl State {
         let targets =
             self.services.values().flat_map(|service| service.referenced().map(|target| target.service.clone()));
         // What an address led to came as endpoints only.
-        let by_address = self.slices.keys().cloned();
+        let by_address = self.slices.keys().map(|(service, _)| service.clone());
         let new: BTreeSet<_> = targets.chain(by_address).filter(|name| !self.wanted.contains(name)).collect();
         self.want(new)
     }
@@ -179,7 +184,8 @@ impl State {
         let referenced = waiting.flat_map(|(_, service)| service.referenced().map(|target| target.service.clone()));
         let kept: HashSet<ObjectName> = referenced.collect();
         self.in_use.retain(|name, _| self.services.contains_key(name) || kept.contains(name));
-        self.complete.retain(|name, _| self.slices.contains_key(name) || kept.contains(name));
+        let held = |name: &ObjectName| self.slices.range(slices_of(name)).next().is_some();
+        self.complete.retain(|name, _| kept.contains(name) || held(name));
         self.originals.leave(|name| self.in_use.contains_key(name), |name| self.complete.contains_key(name));
     }
 
@@ -252,21 +258,25 @@ impl State {
                 self.workload = Some(Arc::new(workload));
             }
             ResourceType::Service => {
-                let service = convert::service(decode(bytes)?)?;
+                let mut service = convert::service(decode(bytes)?)?;
                 if service.id.as_str() != resource.name {
                     return Err(whole("id", service.id.as_str(), "differs from the resource's name"));
                 }
+                self.policies.share(&mut service);
                 self.absent.remove(&service.id);
                 self.services.insert(service.id.clone(), Arc::new(service));
             }
             ResourceType::EndpointSlice => {
-                let slice = convert::endpoint_slice(decode(bytes)?)?;
+                let mut slice = convert::endpoint_slice(decode(bytes)?)?;
                 if format!("{}/{}", slice.service, slice.index) != resource.name {
                     return Err(whole("service", slice.service.as_str(), "differs from the resource's name"));
                 }
-                let service = slice.service.clone();
-                self.slices.entry(service.clone()).or_default().insert(slice.index, slice);
-                slice_of = Some(service);
+                let key = (slice.service.clone(), slice.index);
+                if let Some(before) = self.slices.get(&key) {
+                    keep_equal(&mut slice.endpoints, &before.endpoints);
+                }
+                slice_of = Some(key.0.clone());
+                self.slices.insert(key, slice);
             }
         }
         self.originals.accepted(kind, resource);
@@ -297,25 +307,48 @@ impl State {
             ResourceType::EndpointSlice => {
                 let Some((service, index)) = name.rsplit_once('/') else { return };
                 let (Some(service), Ok(index)) = (ObjectName::parse(service), index.parse::<u32>()) else { return };
-                if let Some(slices) = self.slices.get_mut(&service) {
-                    slices.remove(&index);
-                    if slices.is_empty() {
-                        self.slices.remove(&service);
-                    }
-                }
-                self.complete_set(&service);
+                let key = (service, index);
+                self.slices.remove(&key);
+                self.complete_set(&key.0);
             }
         }
     }
 
     /// Replaces the endpoint set once slices 0 to n-1 are held; until then the last complete one stays.
     fn complete_set(&mut self, service: &ObjectName) {
-        let Some(slices) = self.slices.get(service) else { return };
-        let Some(count) = slices.get(&0).and_then(|slice| slice.slice_count) else { return };
-        if (0..count).all(|index| slices.contains_key(&index)) {
-            let all = slices.range(..count).flat_map(|(_, slice)| slice.endpoints.iter().cloned()).collect();
+        let held = || self.slices.range(slices_of(service)).map(|((_, index), slice)| (*index, slice));
+        let Some(count) = held().next().filter(|(index, _)| *index == 0).and_then(|(_, first)| first.slice_count)
+        else {
+            return;
+        };
+        if !(0..count).eq(held().map(|(index, _)| index).take_while(|index| *index < count)) {
+            return;
+        }
+        let all = || held().take_while(|(index, _)| *index < count).flat_map(|(_, slice)| &slice.endpoints);
+        let before = self.complete.get(service);
+        let same = before.is_some_and(|before| {
+            before.len() == all().count() && before.iter().zip(all()).all(|(before, now)| Arc::ptr_eq(before, now))
+        });
+        if !same {
+            let all = all().cloned().collect();
             self.complete.insert(service.clone(), all);
-            self.originals.completed(service, count);
+        }
+        self.originals.completed(service, count);
+    }
+}
+
+/// The keys of all slices of a service.
+fn slices_of(service: &ObjectName) -> RangeInclusive<(ObjectName, u32)> {
+    (service.clone(), 0)..=(service.clone(), u32::MAX)
+}
+
+/// Puts in the place of each endpoint the one of before, if it is equal: what was made of it is then known to be right.
+fn keep_equal(endpoints: &mut [Arc<Endpoint>], before: &[Arc<Endpoint>]) {
+    for (index, endpoint) in endpoints.iter_mut().enumerate() {
+        // Most stay where they are.
+        let mut candidates = before.get(index).into_iter().chain(before);
+        if let Some(same) = candidates.find(|before| **before == *endpoint) {
+            *endpoint = Arc::clone(same);
         }
     }
 }

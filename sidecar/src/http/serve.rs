@@ -164,7 +164,8 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(io), service_fn(move |request| handle(request).map(or_reset)));
-    let mut connection = std::pin::pin!(connection);
+    // Boxed: it is large, and every future that holds this one would keep room for it twice, for as long as a peer is idle.
+    let mut connection = Box::pin(connection);
     tokio::select! {
         result = connection.as_mut() => return result,
         () = drain.reached(end) => connection.as_mut().graceful_shutdown(),

@@ -85,7 +85,7 @@ pub async fn serve<IO: opaque::Stream>(
         Err(error) => {
             let target = &cluster.target;
             tracing::info!(service = %target.service, port = target.port, %error, "opaque connection failed");
-            cluster.shared.tcp[0].refused(error.reason);
+            cluster.shared.tcp(false).refused(error.reason);
             // An end would be taken for that of the data.
             io.abort();
         }
@@ -120,7 +120,7 @@ fn open_span(worker: &Worker, traced: Option<&Traced>, cluster: &Cluster) -> (Sp
 async fn copy<IO: opaque::Stream>(cluster: &Cluster, io: IO, opened: Opened) {
     let mut span = opened.span.used();
     let mtls = matches!(opened.remote, Remote::Mesh(..));
-    let metrics = &cluster.shared.tcp[usize::from(mtls)];
+    let metrics = cluster.shared.tcp(mtls);
     let open = metrics.opened();
     let moved = (Cell::new(0), Cell::new(0));
     let sent = |bytes| {

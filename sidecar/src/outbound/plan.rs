@@ -113,7 +113,7 @@ pub fn plan(
 impl Plan {
     /// Where its requests are counted.
     pub fn metrics(&self, mtls: bool) -> &HttpMetrics {
-        &self.cluster.routes[self.route].http[usize::from(mtls)]
+        self.cluster.http(self.route, mtls)
     }
 
     /// The time is over while somebody is tried. When it is the policy's, and not only the caller's, it is held against

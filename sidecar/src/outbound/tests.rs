@@ -79,7 +79,7 @@ async fn host_and_path_are_rewritten_after_routing() {
                 hostname: Some(HeaderValue::from_static("new.example")),
                 path: Some(PathModifier::Prefix("/v2".into())),
             };
-            let filters = Filters { rewrite: Some(rewrite), ..Filters::default() };
+            let filters = Filters { rewrite: Some(rewrite.into()), ..Filters::default() };
             let net = Net::start(spoken, &[("web", app.address)], with(filters)).await;
             assert_eq!(net.get("/api/items?q=/api", &[]).await.body, "web");
             let seen = app.last();
@@ -101,7 +101,7 @@ async fn a_redirect_answers_without_a_backend() {
                 status: StatusCode::PERMANENT_REDIRECT,
             };
             let filters = Filters {
-                redirect: Some(redirect),
+                redirect: Some(redirect.into()),
                 response_headers: vec![change(("x-set", "out"), ("x-add", "out"), "x-gone")],
                 ..Filters::default()
             };
@@ -127,7 +127,7 @@ fn cors() -> Filters {
         allow_methods: weft_policy::model::Allowed::Some(vec![Method::PUT]),
         ..Cors::default()
     };
-    Filters { cors: Some(cors), ..Filters::default() }
+    Filters { cors: Some(cors.into()), ..Filters::default() }
 }
 
 #[tokio::test]

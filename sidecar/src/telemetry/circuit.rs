@@ -2,30 +2,31 @@
 //! made when it first counts; it is held from then on, as long as the target is configured.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, Ordering},
+    },
 };
 
+use weft_metrics::{Collector, Labels};
 use weft_policy::{
     circuit::{State, Transition},
     model::Target,
-    outlier::Ejections,
     retry::Stop,
 };
 
-use super::Telemetry;
+use super::{Direction, Hop, HttpMetrics, TcpMetrics, Telemetry};
 
 /// Handles for the circuits and retries of one target.
 pub struct CircuitMetrics {
     telemetry: Telemetry,
     target: Target,
-    port: String,
-    ejections: Arc<Ejections>,
-    ejected: metrics::Gauge,
-    endpoints: metrics::Gauge,
-    state: metrics::Gauge,
-    counters: Mutex<BTreeMap<Key, metrics::Counter>>,
+    endpoints: AtomicU32,
+    /// As the gauge has it.
+    state: AtomicU8,
+    /// Those that have counted. There are a few; most targets have none.
+    counters: Mutex<Vec<(Key, metrics::Counter)>>,
 }
 
 /// Name and the values of the labels after those of the target; all are words of ours.
@@ -42,39 +43,46 @@ const RETRIED: Counted =
     ("weft_upstream_retried_requests_total", "Requests that were sent again, by how they ended", &["outcome"]);
 
 impl CircuitMetrics {
-    /// Handles for `target`, of which these endpoints are left out.
+    /// Handles for `target`.
     #[must_use]
-    pub fn new(telemetry: &Telemetry, target: &Target, ejections: &Arc<Ejections>) -> Self {
-        let port = target.port.to_string();
-        let labels = [("service", target.service.as_str()), ("port", &*port)];
-        let gauge = |name, help| telemetry.gauge_of(name, help, &labels);
-        let ejected = gauge("weft_upstream_ejected_endpoints", "Endpoints that are left out");
-        let endpoints = gauge("weft_upstream_endpoints", "Endpoints that may take requests, those left out included");
-        let state = gauge("weft_circuit_state", "Circuit of the service: 0 closed, 1 open, 2 half-open");
-        // A target of this name may have been here before.
-        ejected.set(0.0);
-        state.set(0.0);
-        Self {
-            telemetry: telemetry.clone(),
-            target: target.clone(),
-            port,
-            ejections: Arc::clone(ejections),
-            ejected,
-            endpoints,
-            state,
-            counters: Mutex::default(),
-        }
+    pub fn new(telemetry: &Telemetry, target: &Target) -> Self {
+        let (endpoints, state, counters) = Default::default();
+        Self { telemetry: telemetry.clone(), target: target.clone(), endpoints, state, counters }
+    }
+
+    /// Handles for the requests that a rule of this name sends to the target.
+    #[must_use]
+    pub fn http(&self, rule: &str, mtls: bool) -> HttpMetrics {
+        self.telemetry.http(&self.hop(rule), mtls)
+    }
+
+    /// Handles for opaque connections to the target.
+    #[must_use]
+    pub fn tcp(&self, mtls: bool) -> TcpMetrics {
+        self.telemetry.tcp(&self.hop(""), mtls)
+    }
+
+    fn hop<'a>(&'a self, route: &'a str) -> Hop<'a> {
+        let (service, port) = (self.target.service.as_str(), self.target.port);
+        Hop { direction: Direction::Outbound, service, port, peer: self.telemetry.own(), route }
     }
 
     /// Endpoints came or went; there are this many now.
     pub fn endpoints_changed(&self, all: usize) {
-        self.ejected.set(f64::from(self.ejections.out()));
-        self.endpoints.set(u32::try_from(all).map_or(f64::MAX, f64::from));
+        self.endpoints.store(u32::try_from(all).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Says how many endpoints there are and how many are left out, and the circuit of the service.
+    pub(super) fn collect(&self, ejected: u32, labels: &Labels, out: &mut Collector) {
+        out.gauge("weft_upstream_ejected_endpoints", "Endpoints that are left out", labels, ejected.into());
+        let help = "Endpoints that may take requests, those left out included";
+        out.gauge("weft_upstream_endpoints", help, labels, self.endpoints.load(Ordering::Relaxed).into());
+        let help = "Circuit of the service: 0 closed, 1 open, 2 half-open";
+        out.gauge("weft_circuit_state", help, labels, self.state.load(Ordering::Relaxed).into());
     }
 
     /// The circuit of an endpoint changed.
     pub fn endpoint_changed(&self, endpoint: SocketAddr, change: Transition) {
-        self.ejected.set(f64::from(self.ejections.out()));
         let (to, cause) = (change.to.as_str(), change.cause.as_str());
         self.count(TRANSITIONS, ["endpoint", to, cause]);
         if change.to == State::Open {
@@ -85,11 +93,12 @@ impl CircuitMetrics {
 
     /// The circuit of the service changed.
     pub fn service_changed(&self, change: Transition) {
-        self.state.set(match change.to {
-            State::Closed => 0.0,
-            State::Open => 1.0,
-            State::HalfOpen => 2.0,
-        });
+        let state = match change.to {
+            State::Closed => 0,
+            State::Open => 1,
+            State::HalfOpen => 2,
+        };
+        self.state.store(state, Ordering::Relaxed);
         let (to, cause) = (change.to.as_str(), change.cause.as_str());
         self.count(TRANSITIONS, ["service", to, cause]);
         tracing::info!(target = self.name(), to, cause, "circuit of a service changed");
@@ -116,11 +125,15 @@ impl CircuitMetrics {
 
     fn count(&self, (name, help, more): Counted, values: [&'static str; 3]) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let counter = counters.entry((name, values)).or_insert_with(|| {
-            let own = [("service", self.target.service.as_str()), ("port", &*self.port)];
-            let labels: Vec<_> = own.into_iter().chain(more.iter().copied().zip(values)).collect();
-            self.telemetry.counter_of(name, help, &labels)
-        });
+        if let Some((_, counter)) = counters.iter().find(|(key, _)| *key == (name, values)) {
+            return counter.increment(1);
+        }
+        let port = self.target.port.to_string();
+        let own = [("service", self.target.service.as_str()), ("port", &*port)];
+        let labels: Vec<_> = own.into_iter().chain(more.iter().copied().zip(values)).collect();
+        let counter = self.telemetry.counter_of(name, help, &labels);
         counter.increment(1);
+        counters.reserve_exact(1);
+        counters.push(((name, values), counter));
     }
 }

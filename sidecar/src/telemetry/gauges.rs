@@ -2,7 +2,8 @@
 //! do, which version runs.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -100,23 +101,29 @@ fn collect(metrics: &RuntimeMetrics, labels: &Labels, out: &mut Collector) {
     out.counter("weft_runtime_parks_total", "Times that there was nothing to do", labels, parks);
 }
 
-/// What is in flight to a target, for as long as it is configured.
-pub fn upstream(telemetry: &Telemetry, target: &Target, shared: &Arc<ClusterShared>) {
-    let shared: Weak<ClusterShared> = Arc::downgrade(shared);
-    let (service, port) = (target.service.clone(), target.port.to_string());
-    let own = Labels::new(&[("service", service.as_str()), ("port", &port)]);
-    let direction = Direction::Outbound.as_str();
-    let hop = Labels::new(&[("direction", direction), ("service", service.as_str()), ("port", &port)]);
-    // A target that went and came back has one that is new; what is in flight to the old one ends uncounted.
-    telemetry.registry().source_of("upstream", &own.clone(), move |out| {
-        let Some(shared) = shared.upgrade() else { return false };
-        let limits = &shared.limits;
-        out.gauge(ACTIVE.0, ACTIVE.1, &hop, limits.requests.current().into());
-        let help = "Requests that wait for a connection";
-        out.gauge("weft_upstream_pending_requests", help, &own, limits.pending.current().into());
-        out.gauge("weft_upstream_connections", "Connections that are open", &own, limits.connections.current().into());
-        let help = "Retries in flight, those that wait for their time included";
-        out.gauge("weft_upstream_active_retries", help, &own, limits.retries.current().into());
+/// What is in flight to each of these targets and what their circuits are, for as long as somebody keeps the list. The labels
+/// are made when somebody reads: there may be a thousand targets.
+pub fn upstreams(telemetry: &Telemetry, all: &Arc<Mutex<BTreeMap<Target, Arc<ClusterShared>>>>) {
+    let all = Arc::downgrade(all);
+    telemetry.registry().source(move |out| {
+        let Some(all) = all.upgrade() else { return false };
+        for (target, shared) in &*all.lock().unwrap_or_else(PoisonError::into_inner) {
+            upstream(target, shared, out);
+        }
         true
     });
+}
+
+fn upstream(target: &Target, shared: &ClusterShared, out: &mut Collector) {
+    let (service, port) = (target.service.as_str(), target.port.to_string());
+    let own = Labels::new(&[("service", service), ("port", &port)]);
+    let hop = Labels::new(&[("direction", Direction::Outbound.as_str()), ("service", service), ("port", &port)]);
+    let limits = &shared.limits;
+    out.gauge(ACTIVE.0, ACTIVE.1, &hop, limits.requests.current().into());
+    let help = "Requests that wait for a connection";
+    out.gauge("weft_upstream_pending_requests", help, &own, limits.pending.current().into());
+    out.gauge("weft_upstream_connections", "Connections that are open", &own, limits.connections.current().into());
+    let help = "Retries in flight, those that wait for their time included";
+    out.gauge("weft_upstream_active_retries", help, &own, limits.retries.current().into());
+    shared.circuit.collect(shared.ejections.out(), &own, out);
 }

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -17,7 +17,11 @@ use crate::error::{ProxyError, Reason};
 
 /// Kinds of end that one series can tell apart: by class, reason, gRPC status and version. More of them, which is what an
 /// app does that answers at random, share one more.
-pub const PLACES: usize = 32;
+pub const PLACES: usize = FEW + MORE;
+/// Places that every series has: most see no other kinds than success, and a failure or two.
+const FEW: usize = 4;
+/// Places from the kind on that finds none among these.
+const MORE: usize = 28;
 /// `1xx` to `5xx`, and everything that is none of them.
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const VERSIONS: [&str; 3] = ["1.0", "1.1", "2"];
@@ -59,13 +63,16 @@ struct Bodies {
 }
 
 struct HttpSeries {
-    /// What each place counts, 0 while it is free, and how many.
-    places: [(AtomicU32, AtomicU64); PLACES],
+    places: [Place; FEW],
+    more: OnceLock<Box<[Place; MORE]>>,
     /// All that found no place.
     others: AtomicU64,
     durations: Histogram,
     bodies: Arc<Bodies>,
 }
+
+/// What a place counts, 0 while it is free, and how many.
+type Place = (AtomicU32, AtomicU64);
 
 #[derive(Default)]
 struct Active(AtomicU64);
@@ -87,6 +94,7 @@ impl Telemetry {
         let bodies = registry.series("bodies", &[direction, service, port, peer, route], Bodies::default);
         HttpMetrics(registry.series("http", &[direction, service, port, peer, route, tls], || HttpSeries {
             places: Default::default(),
+            more: OnceLock::new(),
             others: AtomicU64::new(0),
             durations: Histogram::default(),
             bodies,
@@ -189,21 +197,28 @@ fn words(key: u32) -> [(&'static str, &'static str); 4] {
 
 impl HttpSeries {
     fn count(&self, key: u32) {
-        for (kind, count) in &self.places {
-            let mut held = kind.load(Ordering::Relaxed);
-            if held == 0 {
-                held = match kind.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => key,
-                    Err(other) => other,
-                };
-            }
-            if held == key {
-                count.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+        if !(add(&self.places, key) || add(self.more.get_or_init(Box::default).as_slice(), key)) {
+            self.others.fetch_add(1, Ordering::Relaxed);
         }
-        self.others.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Counts in the place that has the key, or the first one that is free; false when there is none.
+fn add(places: &[Place], key: u32) -> bool {
+    for (kind, count) in places {
+        let mut held = kind.load(Ordering::Relaxed);
+        if held == 0 {
+            held = match kind.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => key,
+                Err(other) => other,
+            };
+        }
+        if held == key {
+            count.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+    }
+    false
 }
 
 impl Series for HttpSeries {
@@ -220,7 +235,7 @@ impl Series for HttpSeries {
                 out.counter_with(("weft_http_requests_total", help), labels, words, count);
             }
         };
-        for (kind, count) in &self.places {
+        for (kind, count) in self.places.iter().chain(self.more.get().into_iter().flat_map(|more| more.iter())) {
             // A place that is being taken counts in the next look.
             let kind = kind.load(Ordering::Relaxed);
             if kind != 0 {

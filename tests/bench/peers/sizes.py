@@ -55,16 +55,11 @@ def growth(name, what, pid, connect, count):
 
 def many_services(bench, options):
     """Resident memory with many services, each with 10 endpoints, all of them in use by the app."""
-    count = options.services
-    # Nobody listens there: what is measured is what is known of them.
-    names = {
-        f"s{number}": ([f"127.{1 + number // 100}.{number % 100}.{host}" for host in range(1, ENDPOINTS + 1)], bench.backends["http"])
-        for number in range(count)
-    }
+    names = many(options.services, ENDPOINTS, bench.backends["http"])
     rows, port = [], {name: free_port() for name in ("weft", "haproxy", "envoy")}
     if bench.wants("weft"):
-        resources = {"services": "---\n".join(weft.outside(name, hosts, to) for name, (hosts, to) in names.items())}
-        plane = weft.Plane(bench.processes, bench.programs["weft"], os.path.join(bench.directory, "weft-many"), resources)
+        own = {"services": resources(names)}
+        plane = weft.Plane(bench.processes, bench.programs["weft"], os.path.join(bench.directory, "weft-many"), own)
         process = plane.sidecar("client", "--outbound-listen", at(port["weft"]))
         rows += resident("weft", process, port["weft"], names)
     if bench.wants("haproxy"):
@@ -75,6 +70,17 @@ def many_services(bench, options):
         command = envoy.many(bench.programs["envoy"], bench.directory, port["envoy"], names)
         rows += resident("envoy", bench.processes.start(*command), port["envoy"], names)
     return rows
+
+
+def many(services, endpoints, port):
+    """Services by name: hosts and port of the endpoints of each. Nobody listens there."""
+    host = lambda number, endpoint: f"127.{1 + number // 100}.{number % 100}.{endpoint}"
+    hosts = lambda number: [host(number, endpoint) for endpoint in range(1, endpoints + 1)]
+    return {f"s{number}": (hosts(number), port) for number in range(services)}
+
+
+def resources(names):
+    return "---\n".join(weft.outside(name, hosts, to) for name, (hosts, to) in names.items())
 
 
 def resident(system, process, port, names, asked=None):

@@ -48,9 +48,11 @@ pub fn filters(wire: Vec<v1::Filter>, place: Place) -> Result<Filters, Invalid> 
             Some(Kind::Redirect(_)) if filters.redirect.is_some() => return twice(),
             Some(Kind::Rewrite(_)) if filters.rewrite.is_some() => return twice(),
             Some(Kind::Cors(_)) if filters.cors.is_some() => return twice(),
-            Some(Kind::Redirect(wire)) => filters.redirect = Some(at(&format!("{path}.redirect"), redirect(wire))?),
-            Some(Kind::Rewrite(wire)) => filters.rewrite = Some(at(&format!("{path}.rewrite"), rewrite(wire))?),
-            Some(Kind::Cors(wire)) => filters.cors = Some(at(&format!("{path}.cors"), cors(wire))?),
+            Some(Kind::Redirect(wire)) => {
+                filters.redirect = Some(at(&format!("{path}.redirect"), redirect(wire))?.into())
+            }
+            Some(Kind::Rewrite(wire)) => filters.rewrite = Some(at(&format!("{path}.rewrite"), rewrite(wire))?.into()),
+            Some(Kind::Cors(wire)) => filters.cors = Some(at(&format!("{path}.cors"), cors(wire))?.into()),
             Some(Kind::Mirror(wire)) => filters.mirrors.push(at(&format!("{path}.mirror"), mirror(wire))?),
         }
     }

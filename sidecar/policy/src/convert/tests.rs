@@ -85,7 +85,7 @@ fn what_is_absent_is_the_default_of_the_mesh() {
     let service = service(wire_service()).expect("valid");
     let port = &service.ports[0];
     assert_eq!(*port.backend, crate::model::BackendPolicy::default());
-    assert_eq!(port.direct.requests, crate::model::RequestPolicy::default());
+    assert_eq!(*port.direct.requests, crate::model::RequestPolicy::default());
     assert_eq!(port.direct.backends[0].target.as_ref().map(|target| target.port), Some(8080));
 }
 
@@ -176,7 +176,7 @@ fn wire_slice() -> v1::EndpointSlice {
 fn a_slice_is_converted_and_a_missing_weight_is_one() {
     let slice = endpoint_slice(wire_slice()).expect("valid");
     assert_eq!(slice.endpoints[0].weight, 1);
-    assert_eq!(slice.endpoints[0].ports[&8080], 9000);
+    assert_eq!(slice.endpoints[0].ports.get(8080), Some(9000));
     assert_eq!(slice.slice_count, Some(1));
 }
 

@@ -4,7 +4,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Target;
 
-/// The filters of a rule or a backend, each kind in its place. Empty by default.
+/// The filters of a rule or a backend, each kind in its place. Empty by default, and small while it is: most rules
+/// have none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters {
     /// To the request's headers, in order.
@@ -12,13 +13,13 @@ pub struct Filters {
     /// To the response's headers, in order.
     pub response_headers: Vec<HeaderModifier>,
     /// The answer is this redirect.
-    pub redirect: Option<Redirect>,
+    pub redirect: Option<Box<Redirect>>,
     /// To host and path.
-    pub rewrite: Option<Rewrite>,
+    pub rewrite: Option<Box<Rewrite>>,
     /// Copies, and who gets them.
     pub mirrors: Vec<Mirror>,
     /// Cross-origin requests.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
 }
 
 /// Changes to headers: first `set`, then `add`, then `remove`.

@@ -209,9 +209,9 @@ impl World<'_> {
                 Arc::new(Replica { index, address, weight: plan.weight, load: EndpointLoad::default(), health })
             }));
         }
-        self.members = members;
         let (policy, now) = (&self.script.balancing, Nanos(self.now));
-        self.balancer = Balancer::new(policy, &NOWHERE, &self.members, now, Some(&self.balancer));
+        self.balancer = Balancer::new(policy, &NOWHERE, &members, now, Some((&self.balancer, &self.members[..])));
+        self.members = members;
         let healths = self.members.iter().map(|replica| &replica.health);
         let released = self.ejections.sync(&self.script.outlier, healths);
         for (index, transition) in released {

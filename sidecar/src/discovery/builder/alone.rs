@@ -2,28 +2,20 @@
 //! limits and circuits, but no choice and no routes. Also those that take no calls of the service: who dials an address
 //! wants that one.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{net::SocketAddr, sync::Arc};
 
-use weft_policy::{
-    balance::{Balancer, EndpointLoad},
-    model::Endpoint,
-    outlier::Health,
-    session,
-};
+use weft_policy::{balance::Balancer, model::Endpoint, outlier::Health};
 
 use super::Builder;
 use crate::snapshot::{Cluster, EndpointState, Snapshot};
 
 impl Builder {
     /// Adds the endpoints of a service port, if anybody looks for them.
-    pub(super) fn alone(&self, snapshot: &mut Snapshot, cluster: &Arc<Cluster>, all: &[Endpoint]) {
+    pub(super) fn alone(&self, snapshot: &mut Snapshot, cluster: &Arc<Cluster>, all: &[Arc<Endpoint>]) {
         let Some(before) = &self.alone else { return };
         for endpoint in all {
             snapshot.inside.insert(endpoint.address);
-            let Some(&port) = endpoint.ports.get(&cluster.target.port) else { continue };
+            let Some(port) = endpoint.ports.get(cluster.target.port) else { continue };
             let address = SocketAddr::new(endpoint.address, port);
             // Of several services with the same endpoint the first counts, in whatever order they are held.
             let key = |cluster: &Cluster| (cluster.target.service.to_string(), cluster.target.port);
@@ -40,21 +32,15 @@ impl Builder {
         &self,
         cluster: &Cluster,
         previous: Option<&Arc<Cluster>>,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         address: SocketAddr,
     ) -> Arc<Cluster> {
         let same = |state: &&Arc<EndpointState>| state.address == address && state.endpoint == *endpoint;
         let known = cluster.endpoints.iter().find(same);
         let known = known.or_else(|| previous.and_then(|previous| previous.endpoints.iter().find(same)));
         let state = known.cloned().unwrap_or_else(|| {
-            Arc::new(EndpointState {
-                endpoint: endpoint.clone(),
-                address,
-                session: session::of_endpoint(address, endpoint.workload.as_ref()),
-                load: EndpointLoad::default(),
-                health: Arc::new(Health::new(&cluster.shared.ejections)),
-                unreachable: AtomicBool::new(false),
-            })
+            let health = Arc::new(Health::new(&cluster.shared.ejections));
+            Arc::new(EndpointState::new(endpoint, address, health))
         });
         let unchanged = |previous: &&Arc<Cluster>| {
             previous.policy == cluster.policy

@@ -196,6 +196,46 @@ fn rule_10_a_reconnect_carries_the_whole_subscription_and_what_is_held() {
 }
 
 #[test]
+fn an_endpoint_that_has_not_changed_is_the_same_one_in_the_next_set() {
+    let (mut state, x) = (state(), name("a/x"));
+    let kind = ResourceType::EndpointSlice;
+    let with = |addresses: &[&str]| {
+        let mut slice = slice("a/x", 0, 1);
+        let one = slice.endpoints.remove(0);
+        let at = |address: &&str| v1::Endpoint { address: (*address).into(), ..one.clone() };
+        slice.endpoints = addresses.iter().map(at).collect();
+        response(kind, &[("a/x/0", slice)])
+    };
+    state.apply(with(&["10.0.0.1", "10.0.0.2"]));
+    let first = state.endpoints(&x);
+    state.apply(with(&["10.0.0.1", "10.0.0.2"]));
+    assert!(Arc::ptr_eq(&first, &state.endpoints(&x)), "nothing has changed");
+    state.apply(with(&["10.0.0.3", "10.0.0.1"]));
+    let next = state.endpoints(&x);
+    assert!(Arc::ptr_eq(&first[0], &next[1]), "it has moved only");
+    assert_eq!(next[0].address.to_string(), "10.0.0.3");
+}
+
+#[test]
+fn services_with_equal_policies_share_them() {
+    let mut state = state();
+    let limited = |id: &str, requests| {
+        let mut service = service(id, Some("a/y"));
+        let limits = Some(v1::Limits { connections: 1, pending: 1, requests, retries: 0 });
+        service.ports[0].backend = Some(v1::BackendPolicy { limits, ..Default::default() });
+        service
+    };
+    let services = [("a/x", limited("a/x", 1)), ("a/y", limited("a/y", 1)), ("a/z", limited("a/z", 2))];
+    assert_eq!(state.apply(response(ResourceType::Service, &services)).error_detail, None);
+    let port = |id: &str| &state.services[&name(id)].ports[0];
+    assert!(Arc::ptr_eq(&port("a/x").backend, &port("a/y").backend));
+    assert!(!Arc::ptr_eq(&port("a/x").backend, &port("a/z").backend));
+    assert_eq!(port("a/z").backend.limits.requests, 2);
+    let routed = |id: &str| &port(id).routing.as_ref().expect("routed").rules[0].requests;
+    assert!(Arc::ptr_eq(routed("a/x"), &port("a/z").direct.requests));
+}
+
+#[test]
 fn a_name_twice_in_a_response_is_refused() {
     let mut state = state();
     let twice = [("a/x", service("a/x", None)), ("a/x", service("a/x", None))];

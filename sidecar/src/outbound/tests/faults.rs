@@ -1,6 +1,9 @@
 //! Failures on purpose, in each protocol.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::StatusCode;
 use weft_policy::model::{Abort, Fault, RequestPolicy, RouteRule};
@@ -15,7 +18,7 @@ fn fault() -> Fault {
 
 fn with(fault: Fault) -> RouteRule {
     let requests = RequestPolicy { faults: vec![fault], ..RequestPolicy::default() };
-    RouteRule { requests, ..rule(vec![to("web")]) }
+    RouteRule { requests: requests.into(), ..rule(vec![to("web")]) }
 }
 
 fn abort(abort: Abort) -> RouteRule {
@@ -100,7 +103,7 @@ async fn a_delay_ends_with_the_timeout_of_the_request() {
     local(async {
         let app = App::start("web", &[]).await;
         let mut rule = with(Fault { delay: Some((Duration::from_secs(3600), ALWAYS)), ..fault() });
-        rule.requests.timeout = Some(Duration::from_millis(20));
+        Arc::make_mut(&mut rule.requests).timeout = Some(Duration::from_millis(20));
         let net = Net::start(Spoken::Http1, &[("web", app.address)], rule).await;
         let begun = Instant::now();
         let answer = net.get("/api", &[]).await;

@@ -1,6 +1,6 @@
 //! A second try beside a slow first one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::spawn_local, time::timeout};
 use weft_policy::model::{BackendPolicy, OutlierDetection, RequestPolicy, Retry, RouteRule};
@@ -9,7 +9,8 @@ use super::net::{App, Net, Spoken, local, rule, to};
 
 pub fn hedged() -> RouteRule {
     let retry = Retry { hedge_after: Some(Duration::from_millis(20)), ..Retry::default() };
-    RouteRule { requests: RequestPolicy { retry, ..RequestPolicy::default() }, ..rule(vec![to("web")]) }
+    let requests = Arc::new(RequestPolicy { retry, ..RequestPolicy::default() });
+    RouteRule { requests, ..rule(vec![to("web")]) }
 }
 
 /// An endpoint that accepts and never answers.

@@ -31,7 +31,7 @@ async fn what_a_service_a_filter_and_a_fault_answer_is_a_line_each() {
             assert_eq!(lines[0]["upstream_host"], json!(app.address.to_string()));
 
             let redirect = Redirect { scheme: None, hostname: None, path: None, port: None, status: StatusCode::FOUND };
-            let filters = Filters { redirect: Some(redirect), ..Filters::default() };
+            let filters = Filters { redirect: Some(redirect.into()), ..Filters::default() };
             let net = Net::start(spoken, &apps, RouteRule { filters, ..rule(vec![]) }).await;
             net.get("/api", &[]).await;
             assert_eq!(fields(&net.lines(1).await[0])[2..], [&json!(302), &Value::Null, &json!(1)]);
@@ -40,7 +40,7 @@ async fn what_a_service_a_filter_and_a_fault_answer_is_a_line_each() {
             let name = "shop/chaos".into();
             let fault = Fault { name, headers: vec![], delay: None, abort, bandwidth: None, expires: None };
             let requests = RequestPolicy { faults: vec![fault], ..RequestPolicy::default() };
-            let net = Net::start(spoken, &apps, RouteRule { requests, ..rule(vec![to("web")]) }).await;
+            let net = Net::start(spoken, &apps, RouteRule { requests: requests.into(), ..rule(vec![to("web")]) }).await;
             net.get("/api", &[]).await;
             let code = if spoken == Spoken::Grpc { 200 } else { 404 };
             let line = net.lines(1).await.remove(0);
@@ -105,7 +105,7 @@ async fn a_caller_that_leaves_before_the_next_try_is_a_line() {
             std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         let retry = Retry { backoff_min: Duration::from_secs(600), ..Retry::default() };
         let requests = RequestPolicy { retry, ..RequestPolicy::default() };
-        let rule = RouteRule { requests, ..rule(vec![to("web")]) };
+        let rule = RouteRule { requests: requests.into(), ..rule(vec![to("web")]) };
         let net = Net::start(Spoken::Http1, &[("web", gone)], rule).await;
         let mut caller = TcpStream::connect(net.address).await.expect("listens");
         caller.write_all(b"GET /api/left HTTP/1.1\r\nhost: web.shop\r\n\r\n").await.expect("sent");

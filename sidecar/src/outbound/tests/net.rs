@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     rc::Rc,
@@ -193,6 +193,8 @@ impl Net {
         let address = listener.local_addr().expect("bound");
         let worker = worker(snapshot, telemetry.clone(), address, Some(log.path()));
         spawn_local(async move {
+            // As long as it lives its targets are in the metrics.
+            let _builder = builder;
             while let Ok((io, _)) = listener.accept().await {
                 spawn_local(outbound::by_host(Rc::clone(&worker), io));
             }
@@ -332,16 +334,16 @@ fn add(
     };
     let endpoint = |address: &SocketAddr| Endpoint {
         address: address.ip(),
-        ports: [(80, address.port())].into(),
+        ports: [(80, address.port())].into_iter().collect(),
         mesh: None,
         weight: 1,
-        locality: Locality::default(),
+        locality: Arc::default(),
         healthy: true,
         draining: false,
         workload: None,
     };
-    let endpoints: Vec<_> = addresses.iter().map(endpoint).collect();
-    snapshot.clusters.insert(target.clone(), builder.cluster(&target, &port, &endpoints, &mut HashMap::new()));
+    let endpoints = addresses.iter().map(endpoint).map(Arc::new).collect();
+    snapshot.clusters.insert(target.clone(), builder.cluster(&target, &port, &endpoints));
     let id = target.service;
     let service = Service { id: id.clone(), hostnames: vec![], virtual_ips: vec![], ports: vec![port] };
     snapshot.services.insert(id, Arc::new(service));

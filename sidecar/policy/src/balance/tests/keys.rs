@@ -83,7 +83,7 @@ fn keys_move_to_a_new_endpoint_by_and_by_and_never_back() {
         let all = endpoints(&[1, 1, 1, 1]);
         let own = Locality::default();
         let first = Balancer::new(&policy(algorithm.clone()), &own, &all[..3], Nanos(0), None);
-        let grown = Balancer::new(&policy(algorithm.clone()), &own, &all, Nanos(SECOND), Some(&first));
+        let grown = Balancer::new(&policy(algorithm.clone()), &own, &all, Nanos(SECOND), Some((&first, &all[..3])));
         let mut before = homes(&first, &all[..3], 0, |_| true);
         let mut shares = Vec::new();
         for age in [0, 30, 60, 100] {

@@ -84,9 +84,9 @@ fn a_new_endpoint_gets_its_share_by_and_by() {
         let all = endpoints(&[1, 1, 1, 1]);
         let own = Locality::default();
         let first = Balancer::new(&policy, &own, &all[..3], Nanos(5 * SECOND), None);
-        let grown = Balancer::new(&policy, &own, &all, Nanos(6 * SECOND), Some(&first));
+        let grown = Balancer::new(&policy, &own, &all, Nanos(6 * SECOND), Some((&first, &all[..3])));
         // A change of something else does not make it new again.
-        let later = Balancer::new(&policy, &own, &all, Nanos(7 * SECOND), Some(&grown));
+        let later = Balancer::new(&policy, &own, &all, Nanos(7 * SECOND), Some((&grown, &all[..])));
         let share = |seconds: u64| shares(&later, &all, seconds * SECOND, 10_000, |_| true)[3];
         let mut last = 0.0;
         for (at, least, most) in [(7, 0.01, 0.06), (11, 0.10, 0.20), (16, 0.20, 0.30)] {
@@ -104,7 +104,7 @@ fn endpoints_of_the_first_set_are_not_new() {
     let own = Locality::default();
     let empty = Balancer::new::<Endpoint>(&policy, &own, &[], Nanos(SECOND), None);
     // Also not those that come to a service without endpoints: there is nobody else to take their share.
-    let first = Balancer::new(&policy, &own, &all, Nanos(2 * SECOND), Some(&empty));
+    let first = Balancer::new(&policy, &own, &all, Nanos(2 * SECOND), Some((&empty, &all[..0])));
     assert!(!first.newcomers.any(Nanos(2 * SECOND)));
 }
 
@@ -115,6 +115,7 @@ fn a_round_robin_goes_on_where_it_was() {
     let mut random = generator(1);
     let mut next = |balancer: &Balancer| pick(balancer, &all, (None, 0), &mut random, |_| true).expect("available");
     let one = next(&first);
-    let second = Balancer::new(&by(Algorithm::RoundRobin), &Locality::default(), &all, Nanos(9), Some(&first));
+    let second =
+        Balancer::new(&by(Algorithm::RoundRobin), &Locality::default(), &all, Nanos(9), Some((&first, &all[..])));
     assert_eq!(next(&second), (one + 1) % 3);
 }
