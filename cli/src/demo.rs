@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod checks;
+mod live;
 mod load;
 mod mesh;
 mod ports;
@@ -99,6 +100,7 @@ async fn stages(
     let mut figures = Figures { expected_proxies: mesh::PROXIES - 1, ..Figures::default() };
 
     progress.stage("traffic flows");
+    figures.live = live::watch(&mesh.server(), load).await;
     sleep_until(start + duration * 8 / 100).await;
     progress.stage("the load calls ledger, which it may not");
     figures.security.deny(mesh).await;

@@ -23,7 +23,7 @@ pub enum Output {
 /// Prints `value` in the form that was asked for; `empty` stands for a table without rows.
 pub fn print(output: Output, value: &Value, names: &[String], table: &Table, empty: &str) {
     match output {
-        Output::Json => anstream::println!("{value:#}"),
+        Output::Json => anstream::println!("{}", json(value, true)),
         Output::Yaml => anstream::print!("{}", yaml::text(value)),
         Output::Name => names.iter().for_each(|name| anstream::println!("{}", shown(name))),
         Output::Table | Output::Wide if table.is_empty() => anstream::eprintln!("{empty}"),
@@ -40,9 +40,29 @@ pub fn text(value: &Value, field: &str) -> String {
     }
 }
 
+/// Whether it would move a terminal's cursor, or turn its writing around.
+pub fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON for a terminal. It has escapes of its own for the controls below a space; the others that steer get theirs here,
+/// and stay the same text for who reads JSON.
+pub fn json(value: &Value, indented: bool) -> String {
+    let plain = if indented { format!("{value:#}") } else { value.to_string() };
+    let mut text = String::with_capacity(plain.len());
+    for c in plain.chars() {
+        // The only controls that JSON leaves between its texts.
+        if steers(c) && c != '\n' {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 /// A text of others for a terminal: what would move its cursor or turn its writing around is escaped.
 pub fn shown(text: &str) -> String {
-    let steers = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if steers(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
@@ -83,6 +103,16 @@ mod tests {
     #[test]
     fn what_steers_a_terminal_is_escaped() {
         assert_eq!(shown("a\u{9b}\u{202e}\u{2066}é"), "a\\u{9b}\\u{202e}\\u{2066}é");
+    }
+
+    #[test]
+    fn json_and_yaml_steer_no_terminal_and_are_the_same_value() {
+        let value = serde_json::json!({"path": "/a\u{9b}2J\u{7f}\u{202e}b\u{1b}[2J\n", "number": 1, "k\u{85}": "é"});
+        for text in [json(&value, false), json(&value, true), yaml::text(&value)] {
+            assert!(!text.contains(|c| steers(c) && c != '\n'), "{text:?}");
+            let source = crate::objects::Source { file: String::new(), text: text.clone() };
+            assert_eq!(crate::objects::parse(&source).unwrap(), std::slice::from_ref(&value), "{text}");
+        }
     }
 
     #[test]

@@ -75,7 +75,10 @@ pub struct Item {
 pub struct Caller {
     outside: bool,
     namespace: String,
+    /// As its sidecar calls itself.
     name: String,
+    /// As its certificate has it.
+    service_account: String,
     /// SPIFFE id.
     pub identity: String,
 }
@@ -138,7 +141,14 @@ impl Item {
         if self.from.outside {
             return "(outside)".to_owned();
         }
-        format!("{}/{}", self.from.namespace, self.from.name)
+        let Caller { namespace, name, service_account: account, .. } = &self.from;
+        // The name is the sidecar's own word: where it is not that of the identity, both are shown.
+        let own = name.strip_prefix(account.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        if own || account.is_empty() {
+            format!("{namespace}/{name}")
+        } else {
+            format!("{namespace}/{name} (sa {account})")
+        }
     }
 
     /// The end of an edge, or the service.
@@ -232,6 +242,28 @@ mod tests {
         assert_eq!(texts, ["0.2ms", "99.9ms", "250ms", "1.50s", "-"]);
         assert_eq!([Some(0.04), Some(12.34), Some(250.4), None].map(rate), ["0.0", "12.3", "250", "-"]);
         assert_eq!([0, 1023, 1024, 1536, 5 << 30].map(bytes), ["0B", "1023B", "1.0KiB", "1.5KiB", "5.0GiB"]);
+    }
+
+    #[test]
+    fn a_caller_that_calls_itself_otherwise_than_its_identity_is_shown_with_both() {
+        let caller = |name: &str, account: &str| {
+            let from = Caller {
+                namespace: "shop".into(),
+                name: name.into(),
+                service_account: account.into(),
+                ..Caller::default()
+            };
+            Item { from, ..Item::default() }.caller()
+        };
+        for (name, account, shown) in [
+            ("web", "web", "shop/web"),
+            ("web-v2", "web", "shop/web-v2"),
+            ("bank", "web", "shop/bank (sa web)"),
+            ("webbank", "web", "shop/webbank (sa web)"),
+            ("web", "default", "shop/web (sa default)"),
+        ] {
+            assert_eq!(caller(name, account), shown);
+        }
     }
 
     #[test]

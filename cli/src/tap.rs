@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     args,
-    listing::{Output, number, shown, text},
+    listing::{Output, json, number, shown, text},
     numbers::latency,
     server::{Server, ServerArgs, with_query},
     stat::full_name,
@@ -132,7 +132,7 @@ fn started(line: &Value) {
 
 fn print(output: Output, line: &Value) {
     match output {
-        Output::Json => anstream::println!("{line}"),
+        Output::Json => anstream::println!("{}", json(line, false)),
         Output::Yaml => anstream::print!("---\n{}", yaml::text(line)),
         Output::Name => anstream::println!("{}", shown(&text(line, "traceId"))),
         Output::Table | Output::Wide => anstream::println!("{}", row(line, output == Output::Wide)),

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::{
     args,
     numbers::{Answer, Item},
+    run::Signals,
     server::{CallError, Lines, Server, ServerArgs, with_query},
     stat,
 };
@@ -84,9 +85,18 @@ pub async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
     let path = path(&args);
     // The first answer may be a refusal: it is told before the screen is taken.
     let lines = server.lines(&path).await?;
+    // A terminal that is left as it was drawn on is of no use: not by a signal either.
+    let mut signals = Signals::new()?;
     let (keys, over) = keyboard();
+    let (sender, answers) = mpsc::channel(1);
+    let url = server.url().to_owned();
+    let following = tokio::spawn(follow(server, path, lines, sender));
     let mut screen = ratatui::init();
-    let shown = show(&mut screen, (&server, &path, lines), keys).await;
+    let shown = tokio::select! {
+        shown = show(&mut screen, &url, answers, keys) => shown,
+        _ = signals.next_end() => Ok(()),
+    };
+    following.abort();
     over.store(true, Relaxed);
     ratatui::restore();
     shown.map(|()| ExitCode::SUCCESS)
@@ -130,13 +140,16 @@ fn keyboard() -> (mpsc::Receiver<Option<KeyEvent>>, Arc<AtomicBool>) {
     (keys, over)
 }
 
+/// A line of the API, or why there is none.
+type Answered = Result<serde_json::Value, CallError>;
+
 async fn show(
     screen: &mut ratatui::DefaultTerminal,
-    (server, path, lines): (&Server, &str, Lines),
+    url: &str,
+    mut answers: mpsc::Receiver<Answered>,
     mut keys: mpsc::Receiver<Option<KeyEvent>>,
 ) -> anyhow::Result<()> {
     let mut top = Top::default();
-    let mut lines = Some(lines);
     loop {
         screen.draw(|frame| draw::draw(frame, &top))?;
         tokio::select! {
@@ -145,43 +158,62 @@ async fn show(
                 Some(None) => {}
                 None => return Ok(()),
             },
-            line = next(server, path, &mut lines) => top.came(line, server.url()),
+            Some(line) = answers.recv() => top.came(line, url),
         }
     }
 }
 
-/// The next line, of a new connection where the old one has ended.
-async fn next(server: &Server, path: &str, lines: &mut Option<Lines>) -> Result<serde_json::Value, CallError> {
+/// Lines as they come, on a new connection where the old one has ended. Apart from the keys, so that none of them makes
+/// the wait for a connection begin anew.
+async fn follow(server: Server, path: String, first: Lines, answers: mpsc::Sender<Answered>) {
+    let mut lines = Some(first);
     loop {
-        let Some(open) = lines else {
-            tokio::time::sleep(AGAIN).await;
-            *lines = Some(server.lines(path).await?);
-            continue;
-        };
-        match open.next().await {
-            Ok(Some(line)) => return Ok(line),
-            Ok(None) => *lines = None,
-            Err(error) => {
-                *lines = None;
-                return Err(error);
+        let answer = match &mut lines {
+            Some(open) => open.next().await.transpose(),
+            None => {
+                tokio::time::sleep(AGAIN).await;
+                match server.lines(&path).await {
+                    Ok(open) => {
+                        lines = Some(open);
+                        continue;
+                    }
+                    Err(error) => Some(Err(error)),
+                }
             }
+        };
+        if !matches!(answer, Some(Ok(_))) {
+            lines = None;
+        }
+        if let Some(answer) = answer
+            && answers.send(answer).await.is_err()
+        {
+            return;
         }
     }
 }
 
 impl Top {
-    fn came(&mut self, line: Result<serde_json::Value, CallError>, url: &str) {
+    fn came(&mut self, line: Answered, url: &str) {
         let answer = line.map_err(anyhow::Error::from).and_then(|line| stat::answer(&line, url));
         match answer {
             Ok(answer) => {
                 self.trouble = None;
                 if !self.paused {
-                    self.answer = Some(answer);
+                    self.change(|top| top.answer = Some(answer));
                 }
             }
             Err(error) => self.trouble = Some(format!("{error:#}")),
         }
-        self.selected = self.selected.min(self.rows().len().saturating_sub(1));
+    }
+
+    /// Changes what is listed or its order: what was selected stays selected, wherever it is now.
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        let of = |item: &Item| (item.from.identity.clone(), item.caller(), item.called().to_owned());
+        let selected = self.rows().get(self.selected).map(|item| of(item));
+        change(self);
+        let rows = self.rows();
+        let now = selected.and_then(|selected| rows.iter().position(|item| of(item) == selected));
+        self.selected = now.unwrap_or(self.selected).min(rows.len().saturating_sub(1));
     }
 
     /// True when it is over.
@@ -195,12 +227,13 @@ impl Top {
                 self.selected = 0;
             }
             KeyCode::Char('s') => {
-                self.order = match self.order {
+                let next = match self.order {
                     Order::Rate => Order::Success,
                     Order::Success => Order::Slowest,
                     Order::Slowest => Order::Name,
                     Order::Name => Order::Rate,
                 };
+                self.change(|top| top.order = next);
             }
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Down | KeyCode::Char('j') => self.selected = (self.selected + 1).min(last),

@@ -2,10 +2,15 @@
 
 use serde_json::Value;
 
-/// The tree as YAML.
+use crate::listing::{json, steers};
+
+/// The tree as YAML. One with texts that would steer a terminal is written as JSON, which is YAML too and has escapes for
+/// them.
 pub fn text(value: &Value) -> String {
-    // A tree of strings, numbers and lists always has a form in YAML; JSON is YAML too.
-    serde_saphyr::to_string(value).unwrap_or_else(|_| format!("{value:#}\n"))
+    // A tree of strings, numbers and lists always has a form in YAML.
+    let text = serde_saphyr::to_string(value).ok();
+    text.filter(|text| !text.contains(|c| steers(c) && c != '\n' && c != '\t'))
+        .unwrap_or_else(|| format!("{}\n", json(value, true)))
 }
 
 #[cfg(test)]

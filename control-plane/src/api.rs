@@ -8,6 +8,7 @@ pub mod admit;
 pub mod body;
 mod ca;
 mod columns;
+pub mod crds;
 mod defaults;
 mod discovery;
 mod explain;
@@ -41,7 +42,7 @@ use axum::{
 };
 use tokio::sync::{Semaphore, watch as channel};
 
-use self::{access::Access, objects::Pages};
+use self::{access::Access, objects::Pages, observe::places::Places};
 pub use self::{access::Caller, status::ApiError};
 use crate::{
     ca::{Ca, enrolment::Enrolment},
@@ -87,11 +88,14 @@ pub struct ApiState {
     pub metrics: Metrics,
     /// What sidecars count and see.
     pub observers: Observers,
+    /// The objects live in the API server of a cluster, and are only shown here.
+    pub elsewhere: bool,
     writes: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     log_reads: Arc<Semaphore>,
-    looking: Arc<Semaphore>,
+    looking: Places,
+    tapping: Places,
     explains: Arc<Semaphore>,
     pages: Pages,
 }
@@ -133,11 +137,13 @@ impl ApiState {
             traces: None,
             enrolment: None,
             metrics: Metrics::default(),
+            elsewhere: false,
             writes: at_once(MAX_WRITES),
             lists: at_once(MAX_LISTS),
             watches: at_once(MAX_WATCHES),
             log_reads: at_once(MAX_LOG_READS),
-            looking: at_once(observe::LOOKING),
+            looking: Places::new(observe::LOOKING),
+            tapping: Places::new(observe::tap::TAPPING),
             explains: at_once(MAX_EXPLAINS),
             pages: Pages::default(),
         }

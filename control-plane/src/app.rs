@@ -4,6 +4,7 @@ mod compiling;
 mod conditions;
 pub(crate) mod incoming;
 mod operators;
+mod sources;
 mod spans;
 
 use std::{
@@ -18,7 +19,11 @@ use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
 
-use self::{compiling::Compiling, conditions::Statuses};
+use self::{
+    compiling::Compiling,
+    conditions::{Sink, Statuses},
+    sources::Sources,
+};
 use crate::{
     api::{self, ApiState, Pushed},
     ca::{
@@ -39,7 +44,6 @@ use crate::{
     },
     registry::{Claims, RESTORED, Registry},
     sessions::Secret,
-    source::{Resources, Source},
     store::Store,
 };
 
@@ -79,14 +83,8 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let reading = view.subscribe();
     let reflected = watch::Sender::new(Reflected::default());
     let reflecting = reflected.subscribe();
-    let (files, source) = resources(&args)?;
-    let written = source.as_ref().map_or_else(|| watch::Sender::default().subscribe(), |source| source.files());
-    let in_files = Arc::clone(&written.borrow());
-    if let Err(error) = api::meshconfig::ensure(&store, &in_files, args.dev).await {
-        // The defaults are in force all the same, and reads go on.
-        tracing::warn!(error = format!("{error:#}"), "the defaults are not visible");
-    }
-    let resources = crate::source::stored::follow(files, store.state());
+    let stopping = watch::Sender::new(false);
+    let Sources { resources, written, directory, sink } = Sources::follow(&args, &store, &stopping).await?;
     let client = jwks::Client::new(&args.allow_jwks_host, args.jwks_ca.as_ref())?;
     let kept = jwks::Kept::new(data_dir.join("jwks"));
     let fetching = jwks::Fetching::new(resources.clone(), client, kept, jwks::Times::default());
@@ -95,7 +93,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
         sets: fetching.sets(),
         resources: resources.clone(),
         resources_ended: false,
-        source,
+        source: directory,
         registered: registry.watch(),
         trust: ca.watch(),
         ca: Arc::clone(&ca),
@@ -107,14 +105,14 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     };
     let proxies = Proxies::default();
     tokio::spawn(metrics::follow(reading.clone(), proxies.clone(), metrics.clone()));
-    let statuses = Statuses::new(store.clone(), compiling.found.subscribe(), proxies.clone());
+    let elsewhere = matches!(sink, Sink::Cluster(_));
+    let statuses = Statuses::new(store.clone(), sink, compiling.found.subscribe(), proxies.clone());
     tokio::spawn(statuses.run());
     tokio::spawn(compiling.run());
     tokio::spawn(fetching.run());
 
     // Nobody is served before the first compile: an empty view would look like an empty mesh.
     reading.clone().wait_for(|view| view.revision > 0).await.context("first compile")?;
-    let stopping = watch::Sender::new(false);
     let discovery = Discovery::new(
         reading.clone(),
         registry.clone(),
@@ -133,6 +131,7 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     state.enrolment = Some(identity.enrolment.clone());
     state.traces = traces;
     state.metrics = metrics;
+    state.elsewhere = elsewhere;
     let router = api::router(state);
     let guard = Guard(Arc::clone(&ca));
     let ending = ended(stopping.subscribe());
@@ -254,23 +253,4 @@ async fn stop() -> Result<()> {
     }
     tracing::info!("stopping");
     Ok(())
-}
-
-/// The resources as they change, and where their problems are.
-type Followed = (watch::Receiver<Arc<Resources>>, Option<Arc<Source>>);
-
-/// The resources of the directory, followed; or none.
-fn resources(args: &ControlPlaneArgs) -> Result<Followed> {
-    let Some(directory) = &args.resources else {
-        let none = Resources::of(&args.trust_domain);
-        return Ok((watch::Sender::new(Arc::new(none)).subscribe(), None));
-    };
-    let source = Arc::new(Source::open(directory, &args.trust_domain)?);
-    let following = Arc::clone(&source);
-    tokio::spawn(async move {
-        if let Err(error) = following.run().await {
-            tracing::error!(%error, "the resource directory is no longer followed");
-        }
-    });
-    Ok((source.watch(), Some(source)))
 }

@@ -27,6 +27,7 @@ use crate::{
 };
 
 use self::{
+    endpoints::Endpoints,
     instances::Instance,
     policies::{Authentications, Guards, Inbound, Policies},
     services::ServiceView,
@@ -87,11 +88,11 @@ pub fn compile_with(
     let authentications = Authentications::of(&policies, sets);
     problems.extend(authentications.problems());
     let inbound = (Inbound::of(&policies, &routings), Guards::of(resources), authentications);
-    let objects = endpoints::by_service(resources);
+    let endpoints = Endpoints::of(resources, &instances);
     let mut output = Output::new();
     for view in views.values() {
         put_service(&mut output, view, &routings, &policies);
-        put_slices(&mut output, view, &objects, &instances);
+        put_slices(&mut output, view, &endpoints);
     }
     let mut memberships: HashMap<&str, Vec<&ServiceView<'_>>> = HashMap::new();
     for view in views.values() {
@@ -116,13 +117,8 @@ fn put_service(output: &mut Output, view: &ServiceView<'_>, routings: &routes::R
     output.insert((ResourceType::Service, view.id.clone()), Compiled { bytes: shared, aliases: Vec::new(), views });
 }
 
-fn put_slices(
-    output: &mut Output,
-    view: &ServiceView<'_>,
-    objects: &endpoints::ByService<'_>,
-    instances: &BTreeMap<String, Instance>,
-) {
-    for slice in endpoints::slices(view, objects, instances) {
+fn put_slices(output: &mut Output, view: &ServiceView<'_>, endpoints: &Endpoints<'_>) {
+    for slice in endpoints.slices(view) {
         let name = format!("{}/{}", view.id, slice.index);
         put(output, ResourceType::EndpointSlice, name, &slice, vec![view.id.clone()]);
     }

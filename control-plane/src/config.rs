@@ -1,9 +1,11 @@
 //! Flags of the control plane.
 
+pub mod source;
 pub mod webhook;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
+pub use source::{SourceArgs, SourceKind};
 pub use webhook::WebhookArgs;
 
 use crate::ca::LIFETIMES;
@@ -89,6 +91,8 @@ pub struct ControlPlaneArgs {
     /// Log filter
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+    #[command(flatten)]
+    pub source: SourceArgs,
     #[command(flatten)]
     pub webhook: WebhookArgs,
 }

@@ -5,6 +5,7 @@ mod de;
 pub mod files;
 mod instead;
 mod load;
+pub mod pods;
 pub mod policies;
 mod problem;
 pub(crate) mod routes;
@@ -107,6 +108,9 @@ pub struct Resources {
     pub request_authentications: BTreeMap<String, Arc<Object<Custom<RequestAuthenticationSpec>>>>,
     /// `weft.dev/v1alpha1` MeshConfig.
     pub mesh_configs: BTreeMap<String, Arc<Object<Custom<MeshConfigSpec>>>>,
+    /// The pods of the cluster that this is the configuration of; `None` outside of one. In a cluster the endpoints of every
+    /// Service are those of its EndpointSlices.
+    pub pods: Option<Arc<pods::Pods>>,
     /// What was left out when objects of several sources were put together.
     pub problems: Vec<Problem>,
     /// The same for objects of the store, by their keys.
@@ -144,6 +148,11 @@ impl Resources {
 /// The object of a JSON tree, and what is wrong with it. Problems have no line.
 pub(crate) fn from_json(value: &serde_json::Value) -> Loaded {
     load::object(&Arc::default(), &yaml::Node::from(value))
+}
+
+/// The same, with problems of this place.
+pub(crate) fn from_json_at(place: &str, value: &serde_json::Value) -> Loaded {
+    load::object(&place.into(), &yaml::Node::from(value))
 }
 
 /// The documents of a YAML text as JSON trees.

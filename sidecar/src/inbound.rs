@@ -23,6 +23,7 @@ use std::{
 pub use books::Books;
 pub use connection::{Admitted, App};
 use connection::{Connection, LeadsTo};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 pub use jwt::{Authenticators, Reserved};
@@ -125,7 +126,7 @@ async fn requests(
         session.left(life),
         move |request: Request<Incoming>| {
             let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-            async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
+            request::run(worker, connection, request).map(Ok::<_, Infallible>)
         },
     );
     tokio::select! {
@@ -143,7 +144,7 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let connection = Connection::new(&worker, None, from.ip(), LeadsTo::Port(port), None);
     let refuse = |reason: Reason| {
         handles(&worker, &connection).tcp.refused(reason);
-        tracing::info!(port, reason = reason.as_str(), "plaintext connection refused");
+        tracing::info!(port, reason = reason.as_str(), peer = %from, "plaintext connection refused");
     };
     let app = match connection.app(&worker) {
         Ok(app) => app,
@@ -191,7 +192,8 @@ pub async fn plaintext(worker: Rc<Worker>, port: u16, mut io: TcpStream) {
     let (drain, end, ended) = (worker.context.drain.clone(), Phase::Draining, Rc::clone(&connection));
     let handle = move |request: Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(request::run(&worker, &connection, request).await) }
+        // Not in an `async` block, into which the whole future would be moved for each request.
+        request::run(worker, connection, request).map(Ok::<_, Infallible>)
     };
     let serving = async {
         if http2 {

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
 pub use mirror::Mirrors;
@@ -144,7 +145,8 @@ async fn requests(worker: Rc<Worker>, io: Rewind<TcpStream>, http2: bool, destin
     let handle = move |request: Request<Incoming>| {
         let (worker, caller) = (Rc::clone(&worker), Rc::clone(&caller));
         let snapshot = Arc::clone(snapshot.borrow_mut().load());
-        async move { Ok::<Response<Body>, Infallible>(exchange::run(worker, snapshot, caller, request).await) }
+        // Not in an `async` block, into which the whole future would be moved for each request.
+        exchange::run(worker, snapshot, caller, request).map(Ok::<Response<Body>, Infallible>)
     };
     // The app may need us until it is gone itself: its connections do not end with the drain.
     let end = Phase::Stopped;

@@ -31,6 +31,9 @@ pub use self::{
 };
 use crate::error::Reason;
 
+/// False in the build that the bench compares with (`tests/bench/telemetry.py`), and in no other: there a request counts
+/// nothing, reads no clock for it, and its trace context passes unread.
+const COUNTED: bool = !cfg!(feature = "without-telemetry");
 /// Callers with series of their own; all others share one. Callers that are idle for long make room.
 const PEERS: usize = 64;
 /// In place of a caller beyond the bound.

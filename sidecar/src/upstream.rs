@@ -2,6 +2,7 @@
 //! connection and send; nothing here knows of routes or retries.
 
 mod connect;
+mod http1;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ use weft_policy::{
 
 use connect::Own;
 pub use connect::tcp as connect_tcp;
-use pool::{Held, Shared};
-pub use pool::{Lease, Pool, StreamGuard};
+pub use http1::Error as Http1Error;
+use pool::Shared;
+pub use pool::{Held, Lease, Pool, Stream, StreamGuard};
 
 use crate::{
     error::{ProxyError, Reason},
@@ -160,11 +162,9 @@ impl Pools {
         let _waiting = rules.limits.map(pending).transpose()?;
         if !key.is_http2() {
             let place = rules.limits.map(connection).transpose()?;
-            let sender = self.counted(key, connect::http1(key, rules.connect).await)?;
-            return Ok(Lease::Http1(
-                pool,
-                Box::new(Held::new(sender, rules.idle.unwrap_or(IDLE), rules.max_age, place)),
-            ));
+            let connection = self.counted(key, connect::http1(key, rules.connect).await)?;
+            let times = (rules.idle.unwrap_or(IDLE), rules.max_age);
+            return Ok(Lease::Http1(Box::new(Held::new(connection, pool, times, place))));
         }
         let _turn = pool.turn().await?;
         if let Some(lease) = pool.stream(rules.streams) {

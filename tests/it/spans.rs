@@ -5,6 +5,7 @@ mod broken;
 mod chain;
 mod collectors;
 mod long;
+mod refused;
 mod rows;
 mod second;
 mod trace;

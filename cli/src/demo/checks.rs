@@ -87,6 +87,19 @@ impl Healing {
     }
 }
 
+/// What the load sent between two pauses, as it counted itself and as commands told.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// By the load.
+    pub load: Window,
+    /// By `weft stat`.
+    pub stat: Window,
+    /// By `weft tap`.
+    pub tap: Window,
+    /// Why a command told nothing.
+    pub trouble: Option<String>,
+}
+
 /// What became of the spans.
 #[derive(Clone, Debug, Default)]
 pub struct Traced {
@@ -105,6 +118,8 @@ pub struct Traced {
 pub struct Figures {
     /// The whole run.
     pub total: Window,
+    /// While live traffic was watched.
+    pub live: Live,
     /// Before the route was shifted.
     pub before_canary: Window,
     /// After the route was shifted.
@@ -166,6 +181,7 @@ pub fn all(figures: &Figures) -> Vec<Check> {
     vec![
         traffic(figures),
         mtls(figures),
+        live(figures),
         denied,
         root,
         canary(figures),
@@ -235,6 +251,21 @@ fn rate_limit(figures: &Figures) -> Check {
         ok,
         detail: format!("{answered} of a burst answered, {limited} refused with 429, {other} other"),
     }
+}
+
+/// Within a hundredth; of a few requests, exactly.
+fn live(figures: &Figures) -> Check {
+    let Live { load, stat, tap, trouble } = &figures.live;
+    let agrees = |told: &Window| {
+        let close = |told: u64, counted: u64| told.abs_diff(counted) <= counted / 100;
+        close(told.requests, load.requests) && close(told.failed, load.failed)
+    };
+    let ok = trouble.is_none() && load.requests > 0 && agrees(stat) && agrees(tap);
+    let numbers = |of: &Window| format!("{} requests, {} failed", of.requests, of.failed);
+    let detail = trouble
+        .clone()
+        .unwrap_or_else(|| format!("the load counted {}; stat {}; tap {}", numbers(load), numbers(stat), numbers(tap)));
+    Check { name: "stat-and-tap", ok, detail }
 }
 
 fn trace(figures: &Figures) -> Check {

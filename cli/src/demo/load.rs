@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use weft_examples::client::Client;
 
 use super::checks::Window;
@@ -35,6 +35,9 @@ struct Tally {
 pub struct Load {
     tally: Arc<Mutex<Tally>>,
     stopped: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
+    /// Requests on their way.
+    busy: Arc<AtomicUsize>,
 }
 
 impl Load {
@@ -50,6 +53,19 @@ impl Load {
     /// No request starts after this.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends nothing until [`Self::resume`]; what was on its way is answered and counted when this returns.
+    pub async fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+        while self.busy.load(Ordering::SeqCst) > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
     }
 
     /// What happened so far.
@@ -81,9 +97,16 @@ impl Load {
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stopped.load(Ordering::Relaxed) {
             pace.tick().await;
+            // Before the look at the flag: a pause that begins after it waits for this request.
+            self.busy.fetch_add(1, Ordering::SeqCst);
+            if self.paused.load(Ordering::SeqCst) {
+                self.busy.fetch_sub(1, Ordering::SeqCst);
+                continue;
+            }
             let start = Instant::now();
             let answer = storefront(&client).await;
             self.record(answer, start.elapsed());
+            self.busy.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

@@ -13,23 +13,35 @@ use crate::numbers::{Item, latency, percent, rate};
 
 const KEYS: &str = "q quit  tab services/edges  s order  p pause  up/down select";
 
+/// Columns from which on everything is shown; on a narrower screen names would have no room.
+const WIDE: u16 = 110;
+
+struct Column {
+    heading: &'static str,
+    cell: fn(&Item) -> Cell<'static>,
+    /// It has what room there is.
+    is_name: bool,
+    /// A narrow screen is without it.
+    spared: bool,
+}
+
 /// Paints the whole screen.
 pub fn draw(frame: &mut Frame, top: &Top) {
     let [head, list, foot] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
     frame.render_widget(title(top), head);
     let rows = top.rows();
-    let (heading, widths) = columns(top.pane);
-    let cells = rows.iter().map(|item| match top.pane {
-        Pane::Services => service(item),
-        Pane::Edges => edge(item),
-    });
+    let narrow = list.width < WIDE;
+    let columns: Vec<&Column> = columns(top.pane).iter().filter(|column| !(narrow && column.spared)).collect();
+    let cells = rows.iter().map(|item| Row::new(columns.iter().map(|column| (column.cell)(item))));
+    let widths = columns.iter().map(|column| if column.is_name { Constraint::Fill(1) } else { Constraint::Length(9) });
+    let heading = Row::new(columns.iter().map(|column| column.heading));
     let table = Table::new(cells.collect::<Vec<_>>(), widths)
-        .header(Row::new(heading).style(Style::new().add_modifier(Modifier::BOLD)))
+        .header(heading.style(Style::new().add_modifier(Modifier::BOLD)))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let selected = (!rows.is_empty()).then_some(top.selected);
     frame.render_stateful_widget(table, list, &mut TableState::new().with_selected(selected));
-    frame.render_widget(Line::styled(KEYS, Style::new().fg(Color::DarkGray)), foot);
+    frame.render_widget(last(top), foot);
 }
 
 fn title(top: &Top) -> Line<'static> {
@@ -51,53 +63,59 @@ fn title(top: &Top) -> Line<'static> {
     if top.paused {
         spans.push(Span::styled(" [paused]", Style::new().fg(Color::Yellow)));
     }
-    let missing = top.answer.as_ref().and_then(|answer| answer.missing());
-    if let Some(trouble) = top.trouble.clone().or(missing) {
-        spans.push(Span::styled(format!(" {trouble}"), Style::new().fg(Color::Red)));
+    if top.trouble.is_some() {
+        spans.push(Span::styled(" [old]", Style::new().fg(Color::Red)));
     }
     Line::from(spans)
 }
 
-fn columns(pane: Pane) -> (Vec<&'static str>, Vec<Constraint>) {
-    let number = Constraint::Length(9);
-    match pane {
-        Pane::Services => (
-            vec!["SERVICE", "RPS", "SUCCESS", "ACTUAL", "P50", "P95", "P99", "MTLS", "RETRIES", "TCP"],
-            [vec![Constraint::Fill(1)], vec![number; 9]].concat(),
-        ),
-        Pane::Edges => (
-            vec!["FROM", "TO", "MTLS", "RPS", "SUCCESS", "P99", "TCP"],
-            [vec![Constraint::Fill(1), Constraint::Fill(1)], vec![number; 5]].concat(),
-        ),
+/// What is wrong, else the keys: a line of its own, of which a narrow screen shows the beginning.
+fn last(top: &Top) -> Line<'static> {
+    let missing = top.answer.as_ref().and_then(|answer| answer.missing());
+    match top.trouble.clone().or(missing) {
+        Some(trouble) => Line::styled(trouble, Style::new().fg(Color::Red)),
+        None => Line::styled(KEYS, Style::new().fg(Color::DarkGray)),
     }
 }
 
-fn service(item: &Item) -> Row<'static> {
-    let [p50, p95, p99] = [item.latency_ms.p50, item.latency_ms.p95, item.latency_ms.p99].map(latency);
-    Row::new([
-        Cell::from(item.called().to_owned()),
-        Cell::from(rate(item.requests_per_second)),
-        success(item.success_rate),
-        Cell::from(percent(item.actual_success_rate)),
-        Cell::from(p50),
-        Cell::from(p95),
-        Cell::from(p99),
-        secured(item),
-        Cell::from(item.retries.to_string()),
-        Cell::from(item.connections()),
-    ])
+const fn column(heading: &'static str, cell: fn(&Item) -> Cell<'static>) -> Column {
+    Column { heading, cell, is_name: false, spared: false }
 }
 
-fn edge(item: &Item) -> Row<'static> {
-    Row::new([
-        Cell::from(item.caller()),
-        Cell::from(item.called().to_owned()),
-        secured(item),
-        Cell::from(rate(item.requests_per_second)),
-        success(item.success_rate),
-        Cell::from(latency(item.latency_ms.p99)),
-        Cell::from(item.connections()),
-    ])
+const fn named(heading: &'static str, cell: fn(&Item) -> Cell<'static>) -> Column {
+    Column { is_name: true, ..column(heading, cell) }
+}
+
+const fn spared(heading: &'static str, cell: fn(&Item) -> Cell<'static>) -> Column {
+    Column { spared: true, ..column(heading, cell) }
+}
+
+const fn columns(pane: Pane) -> &'static [Column] {
+    const SERVICES: &[Column] = &[
+        named("SERVICE", |item| Cell::from(item.called().to_owned())),
+        column("RPS", |item| Cell::from(rate(item.requests_per_second))),
+        column("SUCCESS", |item| success(item.success_rate)),
+        spared("ACTUAL", |item| Cell::from(percent(item.actual_success_rate))),
+        spared("P50", |item| Cell::from(latency(item.latency_ms.p50))),
+        column("P95", |item| Cell::from(latency(item.latency_ms.p95))),
+        column("P99", |item| Cell::from(latency(item.latency_ms.p99))),
+        column("MTLS", secured),
+        spared("RETRIES", |item| Cell::from(item.retries.to_string())),
+        spared("TCP", |item| Cell::from(item.connections())),
+    ];
+    const EDGES: &[Column] = &[
+        named("FROM", |item| Cell::from(item.caller())),
+        named("TO", |item| Cell::from(item.called().to_owned())),
+        column("MTLS", secured),
+        column("RPS", |item| Cell::from(rate(item.requests_per_second))),
+        column("SUCCESS", |item| success(item.success_rate)),
+        column("P99", |item| Cell::from(latency(item.latency_ms.p99))),
+        spared("TCP", |item| Cell::from(item.connections())),
+    ];
+    match pane {
+        Pane::Services => SERVICES,
+        Pane::Edges => EDGES,
+    }
 }
 
 fn success(share: Option<f64>) -> Cell<'static> {

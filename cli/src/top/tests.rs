@@ -68,10 +68,18 @@ fn services_are_drawn_with_the_busiest_first() {
 fn edges_are_drawn_with_whether_they_are_secured() {
     let mut top = top();
     assert!(!press(&mut top, KeyCode::Tab));
-    let lines = text(&screen(&top, 100));
+    let lines = text(&screen(&top, 110));
     assert!(lines[0].starts_with("weft top: edges"), "{lines:#?}");
     let row: Vec<&str> = lines[2].split_whitespace().collect();
     assert_eq!(row, ["shop/web", "shop/catalog:80", "plaintext", "7.0", "100.00", "%", "3.0ms", "1+2"]);
+}
+
+#[test]
+fn a_terminal_of_eighty_columns_shows_whose_numbers_they_are() {
+    let lines = text(&screen(&top(), 80));
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&lines[1]), ["SERVICE", "RPS", "SUCCESS", "P95", "P99", "MTLS"]);
+    assert_eq!(words(&lines[2]), ["shop/b:80", "50.0", "80.00", "%", "2.0ms", "9.0ms", "mTLS"]);
 }
 
 #[test]
@@ -111,9 +119,27 @@ fn keys_order_select_pause_and_end() {
 fn trouble_is_told_and_the_last_numbers_stay() {
     let mut top = top();
     top.came(Err(CallError::Nonsense { method: http::Method::GET, url: "u".into(), why: "gone".into() }), "http://x");
-    let lines = text(&screen(&top, 200));
-    assert!(lines[0].contains("GET u: gone"), "{lines:#?}");
+    // On a narrow screen too.
+    let lines = text(&screen(&top, 80));
+    assert!(lines[7].contains("GET u: gone"), "{lines:#?}");
     assert!(lines[2].starts_with("shop/b:80"), "{lines:#?}");
     top.came(Ok(line()), "http://x");
-    assert!(!text(&screen(&top, 200))[0].contains("gone"));
+    assert!(text(&screen(&top, 80))[7].starts_with("q quit"));
+}
+
+#[test]
+fn what_is_selected_stays_selected_when_the_order_changes() {
+    let mut top = top();
+    let selected = |top: &Top| top.rows()[top.selected].called().to_owned();
+    assert_eq!(selected(&top), "shop/b:80", "the busiest");
+    let mut calm = line();
+    calm["items"][1]["requestsPerSecond"] = json!(0.5);
+    top.came(Ok(calm), "http://x");
+    assert_eq!((selected(&top).as_str(), top.selected), ("shop/b:80", 1));
+    press(&mut top, KeyCode::Char('s'));
+    assert_eq!((selected(&top).as_str(), top.selected), ("shop/b:80", 0), "it fails most");
+    let mut gone = line();
+    gone["items"] = json!([item("shop/a:80", 1.0, 1.0, 1.0)]);
+    top.came(Ok(gone), "http://x");
+    assert_eq!(selected(&top), "shop/a:80");
 }

@@ -16,6 +16,19 @@ impl ApiState {
         self.files.borrow().get(key).cloned().or_else(|| self.store.get(key))
     }
 
+    /// Refuses to change objects that live in the API server of a cluster.
+    ///
+    /// # Errors
+    /// 403 that says where to change them.
+    pub(super) fn refuse_elsewhere(&self) -> Result<(), ApiError> {
+        if !self.elsewhere {
+            return Ok(());
+        }
+        let message = "objects are read-only here: they live in the API server of the cluster (--source kubernetes); change \
+                       them there, as with kubectl apply";
+        Err(ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message))
+    }
+
     /// Refuses to change what a file has.
     ///
     /// # Errors

@@ -180,6 +180,9 @@ async fn rolled_back(state: &ApiState, caller: Caller, peer: Option<Peer>, body:
     if caller.namespace.is_some() && caller.namespace != wanted.namespace {
         return Err(state.access.refuse_rollback(&caller, peer, wanted.namespace));
     }
+    if !wanted.dry_run {
+        state.refuse_elsewhere()?;
+    }
     let within = |key: &Key| wanted.namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace);
     let revision = wanted.to_revision;
     let _permit = state.log_reads.try_acquire().map_err(|_| busy())?;

@@ -66,6 +66,9 @@ async fn route(state: &ApiState, parts: Parts, body: Body) -> Result<Response, A
     if call.method == Method::GET {
         return read(state, call);
     }
+    if !call.options.dry_run {
+        state.refuse_elsewhere()?;
+    }
     let _permit = state.writes.try_acquire().map_err(|_| ApiError::too_many("writes"))?;
     let bytes = body::read(&call.headers, body).await?;
     match (call.method.as_str(), call.target.name.is_some()) {

@@ -2,9 +2,10 @@
 //! they counted since they started (`since=start`), or twice, `window` apart, for what happened in between; with
 //! `watch=true` again every `interval`, one JSON document a line, each over at most the last `window`.
 
+pub mod places;
 pub mod tap;
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     Json,
@@ -16,12 +17,14 @@ use axum::{
 use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use weft_policy::SpiffeId;
 use weft_proto::{ResourceType, v1};
 
+use self::places::Place;
 use super::{ApiState, Caller, status::ApiError};
 use crate::{
     observe::{
@@ -32,8 +35,8 @@ use crate::{
     push::View,
 };
 
-/// People who look at once.
-pub const LOOKING: usize = 32;
+/// People who look at once, and with one token.
+pub const LOOKING: (usize, usize) = (32, 8);
 /// The shortest and the longest window, in seconds; the default of one answer, and of a watch.
 const WINDOW: (u64, u64, u64, u64) = (1, 300, 1, 10);
 /// The shortest and the longest time between two lines of a watch, in seconds; clients give up on silence of 30 s.
@@ -109,12 +112,11 @@ pub async fn edges(
 }
 
 async fn answer(state: ApiState, query: StatQuery, caller: Caller, show: Show) -> Result<Response, ApiError> {
-    let permit = Arc::clone(&state.looking).try_acquire_owned();
-    let permit = permit.map_err(|_| ApiError::too_many("readers of statistics"))?;
+    let place = state.looking.take(&caller.name).map_err(|full| full.error("readers of statistics"))?;
     let watch = query.watch;
     let wanted = wanted(query, caller, show)?;
     if watch {
-        return Ok(watched(state, wanted, permit));
+        return Ok(watched(state, wanted, place));
     }
     let mut before = None;
     if let Some(window) = wanted.window {
@@ -154,10 +156,10 @@ fn seconds(field: &str, text: Option<&str>, (least, most): (u64, u64), default: 
 }
 
 /// A line for each interval, until the client goes.
-fn watched(state: ApiState, wanted: Wanted, permit: OwnedSemaphorePermit) -> Response {
+fn watched(state: ApiState, wanted: Wanted, place: Place) -> Response {
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
-        let _permit = permit;
+        let _place = place;
         let end = Instant::now() + LONGEST;
         let mut before: VecDeque<Collected> = VecDeque::new();
         while Instant::now() < end {
@@ -272,7 +274,9 @@ fn caller(from: &Origin) -> Value {
     match from {
         Origin::Outside => json!({ "outside": true }),
         Origin::App { namespace, name, identity } => {
-            json!({ "namespace": namespace, "name": name, "identity": identity })
+            let id = SpiffeId::parse(identity).ok();
+            let account = id.as_ref().and_then(SpiffeId::namespace_and_account).map(|(_, account)| account);
+            json!({ "namespace": namespace, "name": name, "serviceAccount": account, "identity": identity })
         }
     }
 }
@@ -305,19 +309,15 @@ fn rounded(number: f64, digits: i32) -> f64 {
     (number * scale).round() / scale
 }
 
-/// Which service port each workload serves at which port of its app. Of several services the first in order.
+/// Which service ports each workload serves at which port of its app.
 fn served(view: &View) -> Served {
-    let mut served = Served::new();
+    let mut served = Served::default();
     for resource in view.all(ResourceType::EndpointSlice, "") {
         let bytes = resource.resource.as_ref().map(|any| any.value.as_ref()).unwrap_or_default();
         let Ok(slice) = v1::EndpointSlice::decode(bytes) else { continue };
         for endpoint in slice.endpoints.into_iter().filter(|endpoint| !endpoint.workload.is_empty()) {
             for (port, at) in endpoint.ports {
-                let name = format!("{}:{port}", slice.service);
-                let known = served.entry((endpoint.workload.clone(), at)).or_insert_with(|| name.clone());
-                if name < *known {
-                    *known = name;
-                }
+                served.insert(&endpoint.workload, at, format!("{}:{port}", slice.service));
             }
         }
     }

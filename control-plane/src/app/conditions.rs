@@ -17,6 +17,7 @@ use crate::{
         kinds::{self, StatusShape},
     },
     compile::conditions::{self, Condition, Conditions, Refused, Verdict},
+    kubernetes::status::Writer,
     push::{
         debounce::{Changes, Debounce},
         proxies::Proxies,
@@ -47,11 +48,33 @@ pub struct Found {
     pub problems: Vec<Problem>,
 }
 
+/// Where statuses are written.
+pub enum Sink {
+    /// Into the store, which has the objects.
+    Store,
+    /// To the API server of the cluster that has them; the store reflects it.
+    Cluster(Writer),
+}
+
+/// Why a status was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The store did not take it.
+    #[error(transparent)]
+    Store(#[from] AppendError),
+    /// The API server did not.
+    #[error("{0}")]
+    Cluster(String),
+}
+
 /// The task that writes, and what it follows.
 pub struct Statuses {
     store: Store,
+    sink: Sink,
     found: watch::Receiver<Arc<Found>>,
     proxies: Proxies,
+    /// Whether this control plane was the one that writes to the cluster.
+    led: bool,
     refusals: watch::Receiver<u64>,
     refused: Refused,
     /// They are to be read anew.
@@ -69,11 +92,11 @@ pub struct Statuses {
 impl Statuses {
     /// Of the objects of this store.
     #[must_use]
-    pub fn new(store: Store, found: watch::Receiver<Arc<Found>>, proxies: Proxies) -> Self {
+    pub fn new(store: Store, sink: Sink, found: watch::Receiver<Arc<Found>>, proxies: Proxies) -> Self {
         let (refusals, refused_next) = (proxies.refusals(), Instant::now());
         let (refused, settled) = (Refused::new(), BTreeMap::new());
-        let (refused_due, again, retry) = (false, None, RETRY);
-        Self { store, found, proxies, refusals, refused, refused_due, refused_next, settled, again, retry }
+        let (refused_due, again, retry, led) = (false, None, RETRY, false);
+        Self { store, sink, found, proxies, led, refusals, refused, refused_due, refused_next, settled, again, retry }
     }
 
     /// Writes for as long as there are compiles to come.
@@ -93,6 +116,11 @@ impl Statuses {
             self.refused_next = Instant::now() + PACE;
         }
         let found = Arc::clone(&self.found.borrow_and_update());
+        if matches!(&self.sink, Sink::Cluster(writer) if !writer.leads()) {
+            // Who writes now may write other things: what was settled is not any more.
+            self.settled.clear();
+            return;
+        }
         let state = self.store.snapshot();
         let (mut settled, mut wanted) = (BTreeMap::new(), Vec::new());
         for (key, verdict) in conditions::of(&found.resources, &found.problems, &self.refused) {
@@ -102,11 +130,11 @@ impl Statuses {
                 _ => wanted.push((key, verdict)),
             }
         }
-        let store = &self.store;
+        let (store, sink) = (&self.store, &self.sink);
         let mut writing = stream::iter(wanted)
-            .map(async |(key, verdict)| (write(store, &key, &verdict).await, key, verdict))
+            .map(async |(key, verdict)| (write(store, sink, &key, &verdict).await, key, verdict))
             .buffer_unordered(AT_ONCE);
-        let mut failed: Option<(usize, AppendError)> = None;
+        let mut failed: Option<(usize, WriteError)> = None;
         while let Some((result, key, verdict)) = writing.next().await {
             match result {
                 Ok(revision) => settled.extend(revision.map(|revision| (key, (verdict, revision)))),
@@ -141,11 +169,20 @@ impl Changes for Statuses {
                 None => std::future::pending().await,
             }
         };
-        let (changed, refused, again) = tokio::select! {
-            changed = self.found.changed() => (changed.is_ok(), false, false),
-            () = refused => (true, true, false),
-            () = again => (true, false, true),
+        let led = self.led;
+        let leading = async {
+            let Sink::Cluster(writer) = &self.sink else { return std::future::pending().await };
+            if writer.leading().wait_for(|leads| *leads != led).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         };
+        let (changed, refused, again, turned) = tokio::select! {
+            () = leading => (true, false, false, true),
+            changed = self.found.changed() => (changed.is_ok(), false, false, false),
+            () = refused => (true, true, false, false),
+            () = again => (true, false, true, false),
+        };
+        self.led ^= turned;
         // Told once: the next pass looks.
         if refused {
             self.refusals.mark_unchanged();
@@ -159,7 +196,10 @@ impl Changes for Statuses {
 }
 
 /// Writes one status. The revision at which it says so; none when the object is another or gone.
-async fn write(store: &Store, key: &Key, verdict: &Verdict) -> Result<Option<Revision>, AppendError> {
+async fn write(store: &Store, sink: &Sink, key: &Key, verdict: &Verdict) -> Result<Option<Revision>, WriteError> {
+    if let Sink::Cluster(writer) = sink {
+        return write_to_cluster(store, writer, key, verdict).await;
+    }
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -173,9 +213,41 @@ async fn write(store: &Store, key: &Key, verdict: &Verdict) -> Result<Option<Rev
             Ok(events) => return Ok(events.last().map(|event| event.revision)),
             // Somebody was faster, perhaps with another part of the status.
             Err(AppendError::Conflict { .. }) if attempt < ATTEMPTS => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The same to the API server, of what is not Kubernetes' own. What it has then comes by its watch.
+async fn write_to_cluster(
+    store: &Store,
+    writer: &Writer,
+    key: &Key,
+    verdict: &Verdict,
+) -> Result<Option<Revision>, WriteError> {
+    if kinds::by_kind(&key.kind).is_none_or(|kind| kind.strategic()) {
+        return Ok(None);
+    }
+    let Some(stored) = store.get(key).filter(|stored| is_of(stored, verdict)) else { return Ok(None) };
+    let conditions = of_services(&verdict.conditions, &stored.object);
+    let Some(object) = with_status(&stored, &conditions, Timestamp::now()) else { return Ok(Some(stored.revision)) };
+    writer.write(key, &object["status"]).await.map_err(WriteError::Cluster)?;
+    Ok(None)
+}
+
+/// Of a route's parents those that are Services: the others are gateways, whose status others write.
+fn of_services(conditions: &Conditions, object: &Value) -> Conditions {
+    let parents = &object["spec"]["parentRefs"];
+    if parents.is_null() {
+        return conditions.clone();
+    }
+    let is_service = |reference: &Value| reference["kind"] == "Service";
+    Conditions::Each(match conditions {
+        Conditions::Each(each) => each.iter().filter(|(reference, _)| is_service(reference)).cloned().collect(),
+        Conditions::Whole(all) => {
+            entries(parents).filter(|parent| is_service(parent)).map(|parent| (parent.clone(), all.clone())).collect()
+        }
+    })
 }
 
 /// Whether the verdict was found of this very object and generation.

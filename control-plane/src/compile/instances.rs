@@ -54,7 +54,12 @@ pub fn collect(
             continue;
         }
         epochs.insert(id.clone(), registration.epoch_ms);
-        found.insert(id.clone(), from_registration(id, entry));
+        let mut instance = from_registration(id.clone(), entry);
+        // What the API server says of a pod is not the pod's to say.
+        if let Some(pod) = resources.pods.as_ref().and_then(|pods| pods.get(&id)) {
+            instance.labels = pod.labels.clone();
+        }
+        found.insert(id, instance);
     }
     found
 }

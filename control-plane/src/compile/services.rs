@@ -136,7 +136,10 @@ pub fn collect<'a>(
     let mut views: BTreeMap<String, ServiceView<'a>> =
         resources.services.values().map(|object| (object.id(), explicit(object, &labelled))).collect();
     let selected: BTreeSet<String> = views.values().flat_map(|view| view.members.iter().cloned()).collect();
-    for instance in instances.values().filter(|instance| !selected.contains(&instance.id)) {
+    // In a cluster a pod has the Services that are written, and no others.
+    let is_pod = |id: &str| resources.pods.as_ref().is_some_and(|pods| pods.contains_key(id));
+    let alone = |instance: &&Instance| !selected.contains(&instance.id) && !is_pod(&instance.id);
+    for instance in instances.values().filter(alone) {
         problems.extend(implicit(&mut views, instance));
     }
     views
@@ -145,7 +148,8 @@ pub fn collect<'a>(
 /// Instances by namespace, label and value: asking each service about each instance takes longest of all.
 pub type Labelled<'a> = HashMap<(&'a str, &'a str, &'a str), Vec<&'a Instance>>;
 
-fn labelled(instances: &BTreeMap<String, Instance>) -> Labelled<'_> {
+/// All instances in that order.
+pub fn labelled(instances: &BTreeMap<String, Instance>) -> Labelled<'_> {
     let mut found = Labelled::new();
     for instance in instances.values() {
         for (key, value) in &instance.labels {
@@ -191,9 +195,7 @@ pub fn explicit<'a>(object: &'a Object<core::Service>, labelled: &Labelled<'_>) 
 fn implicit(views: &mut BTreeMap<String, ServiceView<'_>>, instance: &Instance) -> Option<Problem> {
     let name = instance.labels.get("app").filter(|app| is_dns_label(app)).unwrap_or(&instance.name);
     let id = format!("{}/{name}", instance.namespace);
-    if declared(instance).next().is_none() {
-        return None;
-    }
+    declared(instance).next()?;
     if views.get(&id).is_some_and(|view| view.object.is_some()) {
         let kind = if instance.registered { "registration" } else { "workload" };
         return Some(Problem {

@@ -16,6 +16,7 @@ use kube::{
     api::{ListParams, PostParams, WatchEvent, WatchParams},
 };
 
+use super::chain;
 use crate::{ca::Ca, inject::ROOTS};
 
 /// What others may have changed is looked at again after this.
@@ -154,17 +155,6 @@ impl Publisher {
             Err(error) => Err(error),
         }
     }
-}
-
-/// The error with its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

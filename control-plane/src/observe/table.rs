@@ -2,7 +2,7 @@
 //! since the sidecars started. A call is counted where it leaves the caller's sidecar; one from outside the mesh where it
 //! comes in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use weft_proto::v1::{Direction, HttpSeries, TcpSeries};
 
@@ -17,7 +17,7 @@ pub enum Origin {
     App {
         /// Namespace, as the certificate has it.
         namespace: String,
-        /// Label `app`, or the name.
+        /// Label `app`, or the name: the sidecar's own word, unless only attested labels are taken.
         name: String,
         /// SPIFFE id, as the certificate has it.
         identity: String,
@@ -50,8 +50,26 @@ pub struct Numbers {
 /// By caller and called service port (`namespace/name:port`).
 pub type Edges = BTreeMap<(Origin, String), Numbers>;
 
-/// Which service port a workload (`namespace/name`) serves at a port of its app.
-pub type Served = HashMap<(String, u32), String>;
+/// Which service ports (`namespace/name:port`) a workload (`namespace/name`) serves at a port of its app. What it says of
+/// others is not taken from it.
+#[derive(Debug, Default)]
+pub struct Served(HashMap<String, BTreeMap<u32, BTreeSet<String>>>);
+
+impl Served {
+    /// One more.
+    pub fn insert(&mut self, workload: &str, at: u32, target: String) {
+        self.0.entry(workload.to_owned()).or_default().entry(at).or_default().insert(target);
+    }
+
+    /// Of several service ports the first in order.
+    fn at(&self, workload: &str, port: u32) -> Option<&String> {
+        self.0.get(workload)?.get(&port)?.first()
+    }
+
+    fn has(&self, workload: &str, target: &str) -> bool {
+        self.0.get(workload).is_some_and(|ports| ports.values().any(|targets| targets.contains(target)))
+    }
+}
 
 impl Numbers {
     /// Adds another one's.
@@ -118,11 +136,12 @@ fn add(edges: &mut Edges, workload: &Workload, (base, report): (&Report, &Report
         Direction::Outbound => Some((app(), target(service, port))),
         // From a sidecar: counted there.
         Direction::Inbound if mtls => None,
-        Direction::Inbound if !service.is_empty() => Some((Origin::Outside, target(service, port))),
-        Direction::Inbound if port > 0 => {
-            let named = served.get(&(workload.id(), port)).cloned();
-            let own = || format!("{}/{}:{port}", workload.namespace, workload.app);
-            Some((Origin::Outside, named.unwrap_or_else(own)))
+        // Of what it serves by the configuration, whatever it says.
+        Direction::Inbound if !service.is_empty() || port > 0 => {
+            let (id, named) = (workload.id(), target(service, port));
+            let at = served.at(&id, port).filter(|_| service.is_empty()).cloned();
+            let called = at.or_else(|| served.has(&id, &named).then_some(named));
+            Some((Origin::Outside, called.unwrap_or_else(|| target("", 0))))
         }
         Direction::Inbound | Direction::Unspecified => None,
     };

@@ -56,7 +56,7 @@ impl FromIterator<Arc<Stored>> for Files {
 }
 
 /// An object of a file as the API shows it: with its namespace and its place. No event made it, so its revision is 0.
-pub(super) fn written(key: Key, mut object: Value, place: &str) -> Arc<Stored> {
+pub(crate) fn written(key: Key, mut object: Value, place: &str) -> Arc<Stored> {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         if !key.namespace.is_empty() {
             metadata.insert("namespace".into(), key.namespace.as_str().into());

@@ -81,6 +81,7 @@ pub struct TargetRef {
     #[serde(default)]
     pub group: String,
     /// `Service`, `Namespace`, `HTTPRoute` or `GRPCRoute`.
+    #[schemars(extend("enum" = ["Service", "Namespace", "HTTPRoute", "GRPCRoute"]))]
     pub kind: String,
     /// Name of the target.
     pub name: String,
@@ -120,6 +121,20 @@ impl JsonSchema for Span {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$" })
+    }
+}
+
+/// Says in a schema which words gRPC codes are.
+pub(crate) fn grpc_codes(schema: &mut Schema) {
+    words(schema, &weft_policy::grpc::CODES);
+}
+
+/// Says in a schema which words it takes, itself or as items.
+fn words(schema: &mut Schema, known: &[&str]) {
+    let words = serde_json::json!(known);
+    match schema.get_mut("items").and_then(serde_json::Value::as_object_mut) {
+        Some(items) => _ = items.insert("enum".into(), words),
+        None => _ = schema.insert("enum".into(), words),
     }
 }
 

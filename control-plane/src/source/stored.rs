@@ -126,7 +126,7 @@ impl Reader {
 }
 
 /// Whether two versions of an object differ at most in their status.
-fn same_but_status(old: &Value, new: &Value) -> bool {
+pub(crate) fn same_but_status(old: &Value, new: &Value) -> bool {
     let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old == new };
     let rest = |fields: &serde_json::Map<String, Value>| fields.keys().filter(|name| *name != "status").count();
     rest(old) == rest(new) && old.iter().all(|(name, value)| name == "status" || new.get(name) == Some(value))

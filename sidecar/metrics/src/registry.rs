@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,8 +24,12 @@ use crate::{
 pub const IDLE: Duration = Duration::from_secs(600);
 /// Sets of labels in one process; what is beyond it shares one series for each name.
 pub const MAX_SERIES: usize = 8192;
-/// Value of every label of the series that is shared beyond the cap.
+/// Value of the labels of the series that is shared beyond the cap, but for those of [`CLOSED`].
 pub const OVERFLOW: &str = "overflow";
+/// Labels with a few values of ours, which tell series apart beyond the cap too.
+const CLOSED: [&str; 2] = ["direction", "tls"];
+/// Series that a reader takes at a time: who makes a series meanwhile waits for no more than that.
+const TURN: usize = 64;
 
 /// One set of labels and what is counted under it.
 pub trait Series: Any + Send + Sync {
@@ -38,10 +43,14 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     max: usize,
-    series: Mutex<BTreeMap<(&'static str, Labels), Entry>>,
+    series: Mutex<BTreeMap<Key, Entry>>,
     sources: Mutex<Vec<Source>>,
+    keyed: Mutex<BTreeMap<Key, Source>>,
     overflowed: Mutex<BTreeMap<&'static str, u64>>,
 }
+
+/// Name and labels.
+type Key = (&'static str, Labels);
 
 /// Says values that are known elsewhere; false when there is no more to say, ever.
 type Source = Box<dyn Fn(&mut Collector) -> bool + Send + Sync>;
@@ -68,8 +77,8 @@ impl Registry {
     /// With a cap on the sets of labels.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let (series, sources, overflowed) = Default::default();
-        Self(Arc::new(Inner { max, series, sources, overflowed }))
+        let (series, sources, keyed, overflowed) = Default::default();
+        Self(Arc::new(Inner { max, series, sources, keyed, overflowed }))
     }
 
     /// The series of this name and labels, made on the first call. It lives for as long as the handle is held, and
@@ -122,12 +131,22 @@ impl Registry {
         lock(&self.0.sources).push(Box::new(source));
     }
 
+    /// The same for something that may go and come back: in place of the source of this name and labels from before.
+    pub fn source_of(
+        &self,
+        name: &'static str,
+        labels: &Labels,
+        source: impl Fn(&mut Collector) -> bool + Send + Sync + 'static,
+    ) {
+        lock(&self.0.keyed).insert((name, labels.clone()), Box::new(source));
+    }
+
     fn get<S: Series>(&self, name: &'static str, labels: Labels, pinned: bool, make: impl FnOnce() -> S) -> Arc<S> {
         let mut all = lock(&self.0.series);
         let mut key = (name, labels);
         if !all.contains_key(&key) && all.len() >= self.0.max {
             *lock(&self.0.overflowed).entry(name).or_default() += 1;
-            key.1 = key.1.all(OVERFLOW);
+            key.1 = key.1.shared(OVERFLOW, &CLOSED);
         }
         // Asked for again: the time without a holder begins anew.
         if let Some(entry) = all.get_mut(&key) {
@@ -143,8 +162,10 @@ impl Registry {
         series
     }
 
-    /// Drops what nobody has held for [`IDLE`]. To be called now and then.
+    /// Drops what nobody has held for [`IDLE`], and sources of what has gone. To be called now and then, and not while
+    /// somebody reads: what is being read counts as held.
     pub fn expire(&self, now: Instant) {
+        lock(&self.0.keyed).retain(|_, source| source(&mut Collector::default()));
         lock(&self.0.series).retain(|_, entry| {
             if entry.pinned || Arc::strong_count(&entry.series) > 1 {
                 entry.unheld = None;
@@ -173,14 +194,9 @@ impl Registry {
     #[must_use]
     pub fn snapshot_with(&self, more: impl FnOnce(&mut Collector)) -> Snapshot {
         let mut out = Collector::default();
-        let held = {
-            let all = lock(&self.0.series);
-            for ((_, labels), entry) in &*all {
-                entry.series.collect(labels, &mut out);
-            }
-            all.len()
-        };
+        let held = self.collect(&mut out);
         lock(&self.0.sources).retain(|source| source(&mut out));
+        lock(&self.0.keyed).retain(|_, source| source(&mut out));
         more(&mut out);
         let none = Labels::new(&[]);
         let help = "Sets of labels that this process keeps";
@@ -188,6 +204,27 @@ impl Registry {
         let family = ("weft_series_overflowed_total", "Series that were not made because there are as many as may be");
         out.counter_with(family, &none, &[], lock(&self.0.overflowed).values().sum());
         out.0
+    }
+
+    /// What all series hold, and how many there are. The lock is held to take a few of them, and not while they are read:
+    /// workers make series for new connections.
+    fn collect(&self, out: &mut Collector) -> usize {
+        let mut turn: Vec<(Key, Arc<dyn Series>)> = Vec::with_capacity(TURN);
+        let mut count = 0;
+        loop {
+            let last = turn.last().map(|(key, _)| key.clone());
+            turn.clear();
+            let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let all = lock(&self.0.series);
+            let next = all.range((from, Bound::Unbounded)).take(TURN);
+            turn.extend(next.map(|(key, entry)| (key.clone(), Arc::clone(&entry.series))));
+            drop(all);
+            if turn.is_empty() {
+                return count;
+            }
+            count += turn.len();
+            turn.iter().for_each(|((_, labels), series)| series.collect(labels, out));
+        }
     }
 
     /// Everything, now, as text.

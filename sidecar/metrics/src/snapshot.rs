@@ -70,9 +70,10 @@ impl Labels {
         Self(pairs.iter().map(|(name, value)| (*name, Box::from(*value))).collect())
     }
 
-    /// The same names with another value each.
-    pub(crate) fn all(&self, value: &str) -> Self {
-        Self(self.0.iter().map(|(name, _)| (*name, Box::from(value))).collect())
+    /// The same names with another value each, but for those that keep theirs.
+    pub(crate) fn shared(&self, value: &str, kept: &[&str]) -> Self {
+        let of = |name: &'static str, own: &str| (name, Box::from(if kept.contains(&name) { own } else { value }));
+        Self(self.0.iter().map(|(name, own)| of(name, own)).collect())
     }
 
     /// In the order in which they are written.

@@ -110,6 +110,76 @@ fn beyond_the_cap_all_share_a_series_and_are_counted() {
 }
 
 #[test]
+fn series_beyond_the_cap_keep_their_direction_and_whether_they_are_secured() {
+    let registry = Registry::new(0);
+    for (direction, tls) in [("inbound", "mtls"), ("outbound", "mtls"), ("outbound", "none")] {
+        for peer in ["a", "b"] {
+            registry
+                .counter("weft_c_total", "C.", &[("direction", direction), ("peer", peer), ("tls", tls)])
+                .increment(1);
+        }
+    }
+    let text = registry.render(Format::Prometheus);
+    for line in [
+        "weft_c_total{direction=\"inbound\",peer=\"overflow\",tls=\"mtls\"} 2\n",
+        "weft_c_total{direction=\"outbound\",peer=\"overflow\",tls=\"mtls\"} 2\n",
+        "weft_c_total{direction=\"outbound\",peer=\"overflow\",tls=\"none\"} 2\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+/// A series that makes another one when it is read, as a worker may at any time.
+struct Busy(Registry);
+
+impl Series for Busy {
+    fn collect(&self, _: &Labels, _: &mut Collector) {
+        self.0.counter("weft_made_total", "M.", &[]).increment(1);
+    }
+}
+
+#[test]
+fn series_can_be_made_while_others_are_read() {
+    let registry = Registry::default();
+    let numbers = 0..1000;
+    let names: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    let held: Vec<_> =
+        names.iter().map(|name| registry.series("busy", &[("n", name)], || Busy(registry.clone()))).collect();
+    let (sender, read) = std::sync::mpsc::channel();
+    let reader = registry.clone();
+    std::thread::spawn(move || sender.send(reader.snapshot()));
+    read.recv_timeout(Duration::from_secs(20)).expect("nobody waits for the reader");
+    let text = registry.render(Format::Prometheus);
+    assert!(
+        text.contains("weft_made_total 2000\n") && text.contains("weft_series 1001\n"),
+        "each is read once: {text}"
+    );
+    drop(held);
+}
+
+#[test]
+fn a_source_of_what_comes_back_takes_the_place_of_the_one_before_and_goes_unread() {
+    let (registry, start) = (Registry::default(), Instant::now());
+    let labels = Labels::new(&[("service", "a")]);
+    let say = |value: f64, alive: &std::sync::Arc<AtomicU64>| {
+        let (alive, labels) = (std::sync::Arc::downgrade(alive), labels.clone());
+        registry.source_of("upstream", &labels.clone(), move |out: &mut Collector| {
+            out.gauge("weft_g", "G.", &labels, value);
+            alive.upgrade().is_some()
+        });
+    };
+    let (old, new) = (std::sync::Arc::new(AtomicU64::new(0)), std::sync::Arc::new(AtomicU64::new(0)));
+    say(1.0, &old);
+    say(2.0, &new);
+    let text = registry.render(Format::Prometheus);
+    assert!(text.contains("weft_g{service=\"a\"} 2\n") && text.matches("weft_g{").count() == 1, "{text}");
+    assert_eq!(std::sync::Arc::weak_count(&old), 0, "nothing of it is left");
+    drop(new);
+    registry.expire(start);
+    assert!(!registry.render(Format::Prometheus).contains("weft_g{"), "nobody has to read for it to go");
+}
+
+#[test]
 fn a_source_that_has_no_more_to_say_is_dropped() {
     let registry = Registry::default();
     let asked = std::sync::Arc::new(AtomicU64::new(0));

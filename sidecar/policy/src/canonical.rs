@@ -8,7 +8,7 @@ mod response;
 pub use authority::{Authority, canonical_path, path};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 pub use identity::{is_identity, strip_identity};
-pub use response::{response, trailers};
+pub use response::{response, response_length, trailers};
 
 use crate::fields::Fields;
 

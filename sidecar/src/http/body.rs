@@ -16,16 +16,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 pub use self::{
     finish::{Finish, Leg, LoadGuard, grpc_status},
-    incoming::{Ends, Times},
+    incoming::{Ends, Incoming, Times},
     replay::{MAX_REPLAY, Replay},
     tee::{Copied, Tee},
 };
 use self::{incoming::FromPeer, paced::Paced};
-use crate::{error::Reason, inbound, telemetry::HttpMetrics};
+use crate::{error::Reason, inbound, telemetry::HttpMetrics, upstream::Http1Error};
 
 /// A body on which nothing moves for this time ends with [`BodyError::Idle`], unless a policy has another time.
 pub const IDLE: Duration = Duration::from_secs(300);
@@ -61,6 +60,9 @@ pub enum BodyError {
     /// The connection or the stream failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The connection to the application failed, or what came on it was no HTTP.
+    #[error(transparent)]
+    Http1(Http1Error),
     /// The stream was reset before its end.
     #[error("the peer reset the stream before the end of the body")]
     Cut,

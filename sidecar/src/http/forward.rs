@@ -1,11 +1,11 @@
 //! Turning a received request into one that can be sent on, and the answer back: canonical form, HTTP version of the
 //! next leg, WebSocket across versions. Shared by outbound and inbound.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, io, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use weft_policy::{
@@ -15,7 +15,7 @@ use weft_policy::{
 
 use super::{
     CALLER_VERSION,
-    body::{Body, Ends, Finish, IDLE, Times},
+    body::{Body, Ends, Finish, IDLE, Incoming, Times},
     is_grpc,
     refused::{Refusal, Refused, few_fields, websocket_only},
     websocket,
@@ -63,7 +63,7 @@ impl Received {
     ///
     /// # Errors
     /// The rule that the request breaks.
-    pub fn new(mut request: Request<Incoming>) -> Result<(Self, Request<Body>), Refused> {
+    pub fn new(mut request: Request<hyper::body::Incoming>) -> Result<(Self, Request<Body>), Refused> {
         if let Err(refusal) = few_fields(request.headers()).and_then(|()| websocket_only(&request)) {
             return Err(refusal.of(request.into_parts().0));
         }
@@ -103,7 +103,7 @@ impl Received {
         let body = if received.is_bodyless() {
             Body::empty()
         } else {
-            Body::incoming(body, ends, Times { idle: (!grpc).then_some(IDLE), ..Times::default() })
+            Body::incoming(Incoming::Caller(body), ends, Times { idle: (!grpc).then_some(IDLE), ..Times::default() })
         };
         Ok((received, Request::from_parts(parts, body)))
     }
@@ -184,45 +184,47 @@ impl Received {
         }
     }
 
-    /// The request for one leg. `http2` is the version of that leg; `request` comes from [`Received::new`] or from an
-    /// earlier try.
+    /// Makes of a request what is sent on one leg. `http2` is the version of that leg; `request` comes from
+    /// [`Received::new`] or from an earlier try.
     ///
     /// # Errors
     /// When Host and path do not make a URI.
-    pub fn leg(&self, request: Request<Body>, http2: bool) -> Result<Request<Body>, ProxyError> {
-        let (mut parts, body) = request.into_parts();
+    pub fn leg(&self, request: &mut Request<Body>, http2: bool) -> Result<(), ProxyError> {
         let invalid = |error: http::Error| ProxyError::unsent(Reason::BadRequest, format!("host and path: {error}"));
-        // Of an earlier try of which nothing was sent.
-        if Fields::of(&parts.headers).has(Fields::HOST | Fields::CONTENT_LENGTH | Fields::TRANSFER_ENCODING) {
-            parts.headers.remove(header::HOST);
-            parts.headers.remove(header::CONTENT_LENGTH);
-            parts.headers.remove(header::TRANSFER_ENCODING);
-        }
         let path = self.rewritten.as_deref().unwrap_or(&self.path).clone();
         if http2 {
             let uri = Uri::builder().scheme("http").authority(self.host.as_bytes()).path_and_query(path);
-            parts.uri = uri.build().map_err(invalid)?;
-            parts.version = Version::HTTP_2;
+            *request.uri_mut() = uri.build().map_err(invalid)?;
+            *request.version_mut() = Version::HTTP_2;
         } else {
-            parts.uri = Uri::builder().path_and_query(path).build().map_err(invalid)?;
-            parts.headers.insert(header::HOST, self.host.clone());
-            parts.version = Version::HTTP_11;
+            *request.uri_mut() = Uri::from(path);
+            *request.version_mut() = Version::HTTP_11;
+        }
+        let headers = request.headers_mut();
+        // Of an earlier try of which nothing was sent.
+        if Fields::of(headers).has(Fields::HOST | Fields::CONTENT_LENGTH | Fields::TRANSFER_ENCODING) {
+            headers.remove(header::HOST);
+            headers.remove(header::CONTENT_LENGTH);
+            headers.remove(header::TRANSFER_ENCODING);
+        }
+        if !http2 {
+            headers.insert(header::HOST, self.host.clone());
         }
         match self.framing {
             Framing::None => {}
             Framing::Length(length) => {
-                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             }
-            // hyper gives a GET of unknown length no body unless this header says that there is one.
+            // In HTTP/1.1 there is no body unless a field says that there is one.
             Framing::Stream if !http2 => {
-                parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             Framing::Stream => {}
         }
         if self.upgrade.is_some() {
-            upgrade_leg(&mut parts, http2);
+            upgrade_leg(request, http2);
         }
-        Ok(Request::from_parts(parts, body))
+        Ok(())
     }
 
     /// The answer for the caller: canonical, with the upgrade completed when there is one; `times` are those of its
@@ -282,29 +284,10 @@ impl Switch {
         finish: Finish,
         guard: DrainGuard,
     ) -> Response<Body> {
-        let (near, far) = (self.on_upgrade, hyper::upgrade::on(&mut response));
+        let (near, far) = (self.on_upgrade, Far::of(&mut response));
         tokio::task::spawn_local(async move {
-            // The whole of it belongs to this task, whose end is the exchange's.
-            let mut finish = finish;
-            match futures_util::future::try_join(near, far).await {
-                Ok((near, far)) => {
-                    finish.complete = true;
-                    finish.span.upgraded();
-                    let (near, far) = (TokioIo::new(near), TokioIo::new(far));
-                    let (sent, received) = (Cell::new(0), Cell::new(0));
-                    let count = |moved: &Cell<u64>, bytes| moved.set(moved.get() + bytes);
-                    let (forward, backward) = (|bytes| count(&sent, bytes), |bytes| count(&received, bytes));
-                    let revoked = finish.revoked();
-                    if let Err(error) = opaque::copy_until(near, far, forward, backward, revoked).await {
-                        let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
-                        tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
-                        finish.reason = Some(reason);
-                    }
-                    finish.span.moved(sent.get(), received.get(), finish.reason);
-                    // The connection was an upgrade's: it does not go back to a pool.
-                    finish.lease = None;
-                }
-                Err(error) => tracing::debug!(%error, "upgrade failed"),
+            if let Err(error) = joined(near, far, finish).await {
+                tracing::debug!(error = crate::upstream::chain(&error), "upgrade failed");
             }
             drop(guard);
         });
@@ -328,16 +311,65 @@ impl Switch {
     }
 }
 
+/// The upstream's side of an upgrade.
+enum Far {
+    Http1(Incoming),
+    /// With the stream on which it is.
+    Http2(OnUpgrade, Incoming),
+}
+
+impl Far {
+    fn of(response: &mut Response<Incoming>) -> Self {
+        match std::mem::replace(response.body_mut(), Incoming::Nothing) {
+            stream @ Incoming::Http2(..) => Self::Http2(hyper::upgrade::on(response), stream),
+            other => Self::Http1(other),
+        }
+    }
+}
+
+/// Moves the bytes of an upgrade. The whole of the exchange belongs to this, whose end is the exchange's.
+async fn joined(near: OnUpgrade, far: Far, finish: Finish) -> io::Result<()> {
+    match far {
+        Far::Http1(Incoming::Http1(held)) => {
+            let near = near.await.map_err(io::Error::other)?;
+            moved(near, held.into_bytes()?, finish).await;
+        }
+        Far::Http1(_) => return Err(io::Error::other("the connection to the app has ended")),
+        Far::Http2(far, _stream) => {
+            let both = futures_util::future::try_join(near, far).await;
+            let (near, far) = both.map_err(io::Error::other)?;
+            moved(near, TokioIo::new(far), finish).await;
+        }
+    }
+    Ok(())
+}
+
+async fn moved(near: Upgraded, far: impl opaque::Side, mut finish: Finish) {
+    finish.complete = true;
+    finish.span.upgraded();
+    let (sent, received) = (Cell::new(0), Cell::new(0));
+    let count = |moved: &Cell<u64>, bytes| moved.set(moved.get() + bytes);
+    let (forward, backward) = (|bytes| count(&sent, bytes), |bytes| count(&received, bytes));
+    let revoked = finish.revoked();
+    if let Err(error) = opaque::copy_until(TokioIo::new(near), far, forward, backward, revoked).await {
+        let reason = finish.why_revoked().unwrap_or_else(|| error.reason());
+        tracing::debug!(%error, reason = reason.as_str(), "upgraded connection ended");
+        finish.reason = Some(reason);
+    }
+    finish.span.moved(sent.get(), received.get(), finish.reason);
+}
+
 /// WebSocket on one leg: extended CONNECT (RFC 8441) on HTTP/2, `Upgrade` on HTTP/1.1.
-fn upgrade_leg(parts: &mut request::Parts, http2: bool) {
+fn upgrade_leg(request: &mut Request<Body>, http2: bool) {
     if http2 {
-        parts.method = Method::CONNECT;
-        parts.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
     } else {
-        parts.method = Method::GET;
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        websocket::ensure_key(&mut parts.headers);
+        *request.method_mut() = Method::GET;
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        websocket::ensure_key(headers);
     }
 }
 

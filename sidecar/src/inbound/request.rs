@@ -21,6 +21,7 @@ use crate::{
         CALLER_VERSION, RULE, UNSENT,
         body::{Body, Finish, IDLE, Leg, grpc_status},
         forward::Received,
+        refused::Refused,
         reply,
     },
     telemetry::{
@@ -37,16 +38,11 @@ const LOOKS: u32 = 3;
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Serves one request of an inbound connection.
-pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-    let started = Instant::now();
+pub async fn run(worker: Rc<Worker>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let (worker, connection, started) = (&worker, &connection, Instant::now());
     let (mut received, mut request) = match Received::new(request) {
         Ok(received) => received,
-        Err(refused) => {
-            worker.unrouted(Direction::Inbound).record(&refused.ended(started));
-            let mut response = reply::error(&refused.error, false, Some(refused.status));
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
-        }
+        Err(refused) => return at_once(worker, connection, &refused, started),
     };
     let version = received.version;
     let (caller, rule) = own(&received, request.headers_mut());
@@ -79,7 +75,11 @@ pub async fn run(worker: &Rc<Worker>, connection: &Rc<Connection>, request: Requ
     };
     let app = match connection.app(worker) {
         Ok(app) => app,
-        Err(error) => return failed(&error, worker.unrouted(Direction::Inbound), received.grpc),
+        Err(error) => {
+            let end = |span: &mut OpenSpan| span.failed(&error, received.grpc);
+            unserved(worker, connection, (&received, request.headers()), started, end);
+            return failed(&error, worker.unrouted(Direction::Inbound), received.grpc);
+        }
     };
     let (mut span, serving) = traced(worker, connection, &app, (&received, rule.as_ref()), request.headers_mut());
     let now = (!app.authenticators.is_empty())
@@ -175,11 +175,46 @@ fn traced<'a>(
     (span, serving)
 }
 
+/// The answer to a request that is refused before anything else looks at it.
+fn at_once(worker: &Worker, connection: &Connection, refused: &Refused, started: Instant) -> Response<Body> {
+    worker.unrouted(Direction::Inbound).record(&refused.ended(started));
+    let (told, nothing) = ((&refused.received(), refused.headers()), HeaderMap::new());
+    unserved(worker, connection, told, started, |span| {
+        span.answered_here((refused.status, &nothing), Some(refused.error.reason));
+    });
+    let mut response = reply::error(&refused.error, false, Some(refused.status));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// The span, and the line of the access log, of a request that leads to no port of the app: it was refused before anybody
+/// looked where it goes. Nobody's telemetry is in force before there is a configuration.
+fn unserved(
+    worker: &Worker,
+    connection: &Connection,
+    (received, headers): (&Received, &HeaderMap),
+    started: Instant,
+    end: impl FnOnce(&mut OpenSpan),
+) {
+    let mut snapshot = worker.snapshot();
+    let Some(workload) = &snapshot.load().workload else { return };
+    let trace = Traced::of(&workload.telemetry, headers, false, || worker.random());
+    let id = SpanId::random(worker.random());
+    let mut span = trace.begin(Kind::Server, id, (received, received.version), headers, &worker.spans);
+    span.of_all(started);
+    span.from_ip(connection.source);
+    span.add(|span| {
+        span.peer_id = connection.peer.as_ref().map(|peer| peer.id.clone());
+        span.service = connection.service();
+    });
+    end(&mut span);
+}
+
 async fn forward(
     worker: &Rc<Worker>,
     (app, permit): (&App, Permit),
     received: &mut Received,
-    request: Request<Body>,
+    mut request: Request<Body>,
     (caller_http2, again): (bool, bool),
     (started, span): (Instant, &mut OpenSpan),
 ) -> Result<Response<Body>, ProxyError> {
@@ -190,13 +225,14 @@ async fn forward(
         Protocol::Tcp | Protocol::Tls | Protocol::Undeclared => caller_http2,
     };
     let key = permit.key(http2);
-    let mut request = Some(received.leg(request, http2)?);
+    received.leg(&mut request, http2)?;
+    let mut request = Some(request);
     // A pooled connection that the app closed while idle costs nothing but another look, since no byte was sent; an
     // app that accepts and closes is looked at a few times only.
     let mut looks = 0;
-    let (response, lease) = loop {
+    let response = loop {
         looks += 1;
-        let mut lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
+        let lease = worker.pools.lease(&key, &Rules::app().fresh(again)).await?;
         let sent = tokio::select! {
             biased;
             sent = lease.send(&mut request) => sent,
@@ -206,7 +242,7 @@ async fn forward(
             Ok(mut response) => {
                 // Ours alone: the app does not say what may be sent again.
                 response.headers_mut().remove(UNSENT);
-                break (response, lease);
+                break response;
             }
             Err(_) if request.is_some() && looks < LOOKS => {}
             Err(error) => return Err(error),
@@ -221,7 +257,6 @@ async fn forward(
         grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
         reason: None,
         leg: Leg::App(permit),
-        lease: Some(lease),
         permit: None,
         place: None,
         complete: false,

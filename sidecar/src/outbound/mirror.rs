@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use weft_policy::{
@@ -30,7 +29,7 @@ use crate::{
     app::worker::Worker,
     error::{ProxyError, Reason},
     http::{
-        body::{Body, Copied, LoadGuard, Tee},
+        body::{Body, Copied, Incoming, LoadGuard, Tee},
         forward::{Received, mark_caller_version},
     },
     snapshot::{Cluster, EndpointState},
@@ -188,16 +187,17 @@ impl Copy {
         if key.is_mesh() {
             mark_caller_version(&mut leg, self.received.version, false);
         }
-        let mut request = Some(self.received.leg(leg, key.is_http2())?);
+        self.received.leg(&mut leg, key.is_http2())?;
+        let mut request = Some(leg);
         self.span.to(&endpoint, key.address(), key.is_http2());
         let mut load = LoadGuard::new(endpoint, self.worker.clock);
         let begun = Instant::now();
         let rules = Rules::of(&self.cluster.policy, &shared.limits);
         let mut looks = 0;
-        let (response, lease) = loop {
+        let response = loop {
             looks += 1;
             let sent = match self.worker.pools.lease(&key, &rules).await {
-                Ok(mut lease) => lease.send(&mut request).await.map(|response| (response, lease)),
+                Ok(lease) => lease.send(&mut request).await,
                 Err(error) => Err(error),
             };
             match sent {
@@ -214,23 +214,19 @@ impl Copy {
         self.span.add(|span| span.answered(response.status().as_u16(), response.headers()));
         // An answer that is too long to be read is as good as a whole one here.
         self.span.ended(None, true);
-        if drain(response).await {
-            lease.give_back();
-        }
+        drain(response).await;
         Ok(())
     }
 }
 
-/// Reads an answer up to a bound. True: to its end, so that its connection is free.
-async fn drain(response: Response<Incoming>) -> bool {
+/// Reads an answer up to a bound: to its end in most cases, so that its connection is free.
+async fn drain(response: Response<Incoming>) {
     let mut body = response.into_body();
     let mut left = ANSWER;
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return false };
+    while let Some(Ok(frame)) = body.frame().await {
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
-            None => return false,
+            None => return,
         }
     }
-    true
 }

@@ -29,19 +29,23 @@ struct Spare {
 
 impl Source {
     /// A request, and when it may be sent `again` what it takes for that.
-    pub fn new(mut request: Request<Body>, received: &Received, again: bool) -> Self {
-        if !again || received.upgrade.is_some() {
-            return Self { request: Some(request), spare: None };
+    pub fn new(request: Request<Body>, received: &Received, again: bool) -> Self {
+        let mut source = Self { request: Some(request), spare: None };
+        if again && received.upgrade.is_none() {
+            source.keep(received);
         }
-        let head = head(&request);
-        if received.is_bodyless() {
-            return Self { request: Some(request), spare: Some(Box::new(Spare { head, replay: None })) };
+        source
+    }
+
+    fn keep(&mut self, received: &Received) {
+        let Some(request) = &mut self.request else { return };
+        let mut replay = None;
+        if !received.is_bodyless() {
+            replay = Replay::take(request.body_mut());
+            let Some(replay) = &replay else { return };
+            *request.body_mut() = replay.next_try();
         }
-        let Some(replay) = Replay::take(request.body_mut()) else {
-            return Self { request: Some(request), spare: None };
-        };
-        *request.body_mut() = replay.next_try();
-        Self { request: Some(request), spare: Some(Box::new(Spare { head, replay: Some(replay) })) }
+        self.spare = Some(Box::new(Spare { head: head(request), replay }));
     }
 
     /// Of the request.

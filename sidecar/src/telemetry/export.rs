@@ -4,22 +4,30 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
 use metrics::Counter;
-use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{SpanData, SpanExporter as _},
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    common::v1::InstrumentationScope,
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TryRecvError},
+        watch,
+    },
     time::Instant,
 };
+use tonic::transport::{Channel, Endpoint};
 use weft_policy::model::AccessLogFormat;
 
 use super::{Telemetry, access::AccessLog, otel, span::Span};
-use crate::{observe::taps::Taps, snapshot::Snapshot};
+use crate::{observe::taps::Taps, snapshot::Snapshot, upstream::chain};
+
+type Exporter = TraceServiceClient<Channel>;
+
+/// As the exporters of OpenTelemetry say who they are.
+const AGENT: &str = concat!("OTel-OTLP-Exporter-Weft/", env!("CARGO_PKG_VERSION"));
 
 /// Spans that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -27,6 +35,8 @@ const QUEUE: usize = 2048;
 const BATCH: usize = 512;
 /// A batch that is not full goes out after this time.
 const LINGER: Duration = Duration::from_secs(1);
+/// Between two looks at the queue: a fraction of the time in which the busiest workers fill it.
+const FETCH: Duration = Duration::from_millis(10);
 /// One export.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A batch is tried so often.
@@ -77,15 +87,15 @@ pub fn queue(
     };
     let sink = SpanSink { queue: sender, dropped: dropped("queue_full"), log, taps };
     let mut attributes = vec![
-        KeyValue::new("service.namespace", whose.namespace.to_owned()),
-        KeyValue::new("service.instance.id", whose.instance.to_owned()),
+        otel::text("service.name", whose.service),
+        otel::text("service.namespace", whose.namespace),
+        otel::text("service.instance.id", whose.instance),
     ];
-    attributes.extend(whose.version.map(|version| KeyValue::new("service.version", version.to_owned())));
+    attributes.extend(whose.version.map(|version| otel::text("service.version", version)));
     if let Ok(host) = rustix::system::uname().nodename().to_str() {
-        attributes.push(KeyValue::new("host.name", host.to_owned()));
+        attributes.push(otel::text("host.name", host));
     }
-    let resource =
-        Resource::builder_empty().with_service_name(whose.service.to_owned()).with_attributes(attributes).build();
+    let resource = Resource { attributes, ..Resource::default() };
     let exported = telemetry.counter("weft_spans_exported_total", "Spans that a collector has taken", &[]);
     (sink, Exporting { queue: receiver, exported, failed: dropped("export_failed"), resource })
 }
@@ -134,71 +144,79 @@ impl Exporting {
         while let Some(batch) = self.batch().await {
             let url = snapshot.borrow().workload.as_ref().and_then(|workload| workload.telemetry.endpoint.clone());
             if exporter.is_none() || url != to {
-                exporter = url.as_deref().and_then(|url| self.exporter(url));
+                exporter = url.as_deref().and_then(exporter_to);
                 to = url;
             }
             let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-            let Some(to) = &exporter else {
-                self.failed.increment(count);
-                continue;
+            let taken = match &exporter {
+                Some(exporter) => deliver(exporter, (&self.resource, &batch), &mut backoff).await,
+                None => 0,
             };
-            if deliver(to, batch, &mut backoff).await {
-                self.exported.increment(count);
-            } else {
-                self.failed.increment(count);
-            }
-        }
-    }
-
-    fn exporter(&self, url: &str) -> Option<SpanExporter> {
-        match exporter(url, &self.resource) {
-            Ok(exporter) => Some(exporter),
-            Err(error) => {
-                tracing::warn!(url, error = format!("{error:#}"), "no spans can be exported");
-                None
-            }
+            self.exported.increment(taken);
+            self.failed.increment(count.saturating_sub(taken));
         }
     }
 
     /// The next spans: a full batch, or what has come within [`LINGER`] of the first. `None`: there will be no more.
-    async fn batch(&mut self) -> Option<Vec<SpanData>> {
-        let mut batch = vec![otel::data(self.queue.recv().await?)];
+    ///
+    /// What comes after the first is fetched now and then. A receiver that waits is woken for each span, and the worker
+    /// that left it pays for that.
+    async fn batch(&mut self) -> Option<Vec<Span>> {
+        let mut batch = vec![self.queue.recv().await?];
         let end = Instant::now() + LINGER;
         while batch.len() < BATCH {
-            match tokio::time::timeout_at(end, self.queue.recv()).await {
-                Ok(Some(span)) => batch.push(otel::data(span)),
-                Ok(None) | Err(_) => break,
+            match self.queue.try_recv() {
+                Ok(span) => batch.push(span),
+                Err(TryRecvError::Empty) if Instant::now() < end => tokio::time::sleep(FETCH).await,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
         Some(batch)
     }
 }
 
-fn exporter(url: &str, resource: &Resource) -> Result<SpanExporter> {
-    let mut exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(url)
-        .with_timeout(TIMEOUT)
-        .build()
-        .with_context(|| format!("OTLP endpoint {url:?}"))?;
-    exporter.set_resource(resource);
-    Ok(exporter)
+fn exporter_to(url: &str) -> Option<Exporter> {
+    match Endpoint::from_shared(url.to_owned()) {
+        // Connected to when there is something to export, and again when the connection has ended.
+        Ok(endpoint) => Some(Exporter::new(endpoint.user_agent(AGENT).ok()?.connect_timeout(TIMEOUT).connect_lazy())),
+        Err(error) => {
+            tracing::warn!(url, error = chain(&error), "no spans can be exported");
+            None
+        }
+    }
 }
 
-/// Exports a batch, a few times. Between tries nothing is taken from the queue.
-async fn deliver(exporter: &SpanExporter, batch: Vec<SpanData>, backoff: &mut Duration) -> bool {
+/// Exports a batch, a few times: how many spans the collector has taken. Between tries nothing is taken from the queue.
+async fn deliver(exporter: &Exporter, (resource, batch): (&Resource, &[Span]), backoff: &mut Duration) -> u64 {
     for attempt in 1..=TRIES {
-        // The exporter's own time limit does not cover a connection that is never made.
-        match tokio::time::timeout(TIMEOUT * 2, exporter.export(batch.clone())).await {
-            Ok(Ok(())) => {
+        // Made again for the rare second try, and not copied for each first.
+        let request = request(resource, batch);
+        match tokio::time::timeout(TIMEOUT, exporter.clone().export(request)).await {
+            Ok(Ok(answer)) => {
                 *backoff = BACKOFF.0;
-                return true;
+                let refused = answer.into_inner().partial_success.map_or(0, |partial| partial.rejected_spans);
+                let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+                return count.saturating_sub(u64::try_from(refused).unwrap_or(0));
             }
-            Ok(Err(error)) => tracing::debug!(%error, attempt, "spans were not taken"),
+            Ok(Err(status)) => tracing::debug!(%status, attempt, "spans were not taken"),
             Err(_) => tracing::debug!(attempt, "no answer from the collector in time"),
         }
         tokio::time::sleep(backoff.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
         *backoff = (*backoff * 2).min(BACKOFF.1);
     }
-    false
+    0
+}
+
+fn request(resource: &Resource, batch: &[Span]) -> ExportTraceServiceRequest {
+    let scope = InstrumentationScope {
+        name: "weft".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    };
+    let spans = batch.iter().map(otel::data).collect();
+    let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }];
+    let resource = Some(resource.clone());
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { resource, scope_spans, schema_url: String::new() }],
+    }
 }

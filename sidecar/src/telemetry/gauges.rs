@@ -107,7 +107,8 @@ pub fn upstream(telemetry: &Telemetry, target: &Target, shared: &Arc<ClusterShar
     let own = Labels::new(&[("service", service.as_str()), ("port", &port)]);
     let direction = Direction::Outbound.as_str();
     let hop = Labels::new(&[("direction", direction), ("service", service.as_str()), ("port", &port)]);
-    telemetry.registry().source(move |out| {
+    // A target that went and came back has one that is new; what is in flight to the old one ends uncounted.
+    telemetry.registry().source_of("upstream", &own.clone(), move |out| {
         let Some(shared) = shared.upgrade() else { return false };
         let limits = &shared.limits;
         out.gauge(ACTIVE.0, ACTIVE.1, &hop, limits.requests.current().into());

@@ -12,7 +12,7 @@ use std::{
 use http::Version;
 use weft_metrics::{Collector, Histogram, Labels, Series, TraceId};
 
-use super::{Hop, Telemetry, port_label, reason_column, reason_word, tls};
+use super::{COUNTED, Hop, Telemetry, port_label, reason_column, reason_word, tls};
 use crate::error::{ProxyError, Reason};
 
 /// Kinds of end that one series can tell apart: by class, reason, gRPC status and version. More of them, which is what an
@@ -105,18 +105,25 @@ impl Telemetry {
 impl HttpMetrics {
     /// Counts a request that ended.
     pub fn record(&self, ended: &Ended) {
+        if !COUNTED {
+            return;
+        }
         self.0.count(key(ended));
         self.0.durations.record(ended.duration, ended.trace);
     }
 
     /// Bytes of a request's body, from the caller.
     pub fn request_bytes(&self, bytes: u64) {
-        self.0.bodies.request.fetch_add(bytes, Ordering::Relaxed);
+        if COUNTED {
+            self.0.bodies.request.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Bytes of a response's body, to the caller.
     pub fn response_bytes(&self, bytes: u64) {
-        self.0.bodies.response.fetch_add(bytes, Ordering::Relaxed);
+        if COUNTED {
+            self.0.bodies.response.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -124,7 +131,8 @@ impl Ended {
     /// Without a reason, a gRPC status or a trace.
     #[must_use]
     pub fn new(status: u16, version: Version, started: Instant) -> Self {
-        Self { status, reason: None, grpc: None, version, duration: started.elapsed(), trace: None }
+        let duration = if COUNTED { started.elapsed() } else { Duration::ZERO };
+        Self { status, reason: None, grpc: None, version, duration, trace: None }
     }
 
     /// With the answer that we make of an error.
@@ -138,12 +146,16 @@ impl Ended {
 impl ActiveRequests {
     /// One more.
     pub fn begin(&self) {
-        self.0.0.fetch_add(1, Ordering::Relaxed);
+        if COUNTED {
+            self.0.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// One that began has ended.
     pub fn end(&self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        if COUNTED {
+            self.0.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 use weft_policy::trace::propagation::Counts;
 use weft_proto::v1::{Registration, TracePropagation};
 
-use super::Telemetry;
+use super::{COUNTED, Telemetry};
 
 /// More workers share places.
 const PLACES: usize = 64;
@@ -84,6 +84,9 @@ impl Propagation {
 impl Contexts {
     /// A request to the app; what is given lives while the app serves it.
     pub fn served(&self, has_context: bool) -> Option<Serving<'_>> {
+        if !COUNTED {
+            return None;
+        }
         let place = &self.all.places[self.place];
         if !has_context {
             place.served_without.fetch_add(1, Relaxed);
@@ -96,6 +99,9 @@ impl Contexts {
 
     /// A request from the app.
     pub fn sent(&self, has_context: bool) {
+        if !COUNTED {
+            return;
+        }
         let place = &self.all.places[self.place];
         if has_context {
             place.passed_on.fetch_add(1, Relaxed);

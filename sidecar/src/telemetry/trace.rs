@@ -14,6 +14,7 @@ use weft_policy::{
 };
 
 use super::{
+    COUNTED,
     export::SpanSink,
     span::{Call, HttpCall, Kind, Moved, Span},
 };
@@ -77,13 +78,13 @@ struct Running {
 impl Traced {
     /// Reads the context of a request, or begins a trace, recorded in any case when it is `forced`.
     pub fn of(telemetry: &Telemetry, headers: &HeaderMap, forced: bool, mut random: impl FnMut() -> u64) -> Self {
-        let mut found = trace::extract(headers);
+        let mut found = if COUNTED { trace::extract(headers) } else { Incoming::default() };
         if forced {
             found.sampled = Some(true);
         }
         let Incoming { parent, debug, formats, .. } = found;
         let trace = parent.map_or_else(|| TraceId::random([random(), random()]), |parent| parent.trace);
-        let passive = telemetry.endpoint.is_none();
+        let passive = telemetry.endpoint.is_none() || !COUNTED;
         let sampled = !passive && telemetry.sampling.records(&found, trace);
         let log = match telemetry.access_log {
             AccessLogMode::All => Log::Always,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -18,33 +18,22 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use weft_policy::model::{MeshAddress, Target};
 use weft_svid::{PeerIdentity, Role};
 
-use super::{Key, chain, tunnel::Carrier, watched::Watched};
+use super::{Key, chain, http1, tunnel::Carrier, watched::Watched};
 use crate::{
     egress,
     error::{ProxyError, Reason},
-    http::{FIELDS, body::Body, serve::LocalExecutor},
+    http::{body::Body, serve::LocalExecutor},
     identity::{self, IdentityReceiver, MeshIdentity},
     listener,
     live::{Cut, Session, Sessions},
 };
 
 /// A new HTTP/1.1 connection to an application.
-pub async fn http1(key: &Key, limit: Duration) -> Result<http1::SendRequest<Body>, ProxyError> {
+pub async fn http1(key: &Key, limit: Duration) -> Result<http1::Connection, ProxyError> {
     let Key::Plain { address, .. } = key else {
         return Err(ProxyError::unsent(Reason::Internal, "the mesh transport is HTTP/2"));
     };
-    let io = tcp(*address, limit).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(FIELDS)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(|error| ProxyError::unsent(Reason::ConnectFailed, chain(&error)))?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(error = chain(&error), "HTTP/1.1 connection to the application ended");
-        }
-    });
-    Ok(sender)
+    Ok(http1::Connection::new(tcp(*address, limit).await?))
 }
 
 /// What this sidecar brings to a session.

@@ -2,21 +2,28 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     rc::Rc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use hyper::client::conn::http2;
+use tokio::net::TcpStream;
 use weft_policy::limits::Permit;
 
-use super::{chain, tunnel::Carrier};
+use super::{
+    chain,
+    http1::{Connection, Error},
+    tunnel::Carrier,
+};
 use crate::{
+    detect::Rewind,
     error::{ProxyError, Reason},
-    http::body::Body,
+    http::body::{Body, Incoming},
     live::Cut,
 };
 
@@ -25,18 +32,26 @@ const IDLE_PER_KEY: usize = 256;
 
 /// A connection or stream in use by one exchange.
 pub enum Lease {
-    /// A whole HTTP/1.1 connection, and the pool that it goes back to.
-    Http1(Rc<Pool>, Box<Held>),
+    /// A whole HTTP/1.1 connection.
+    Http1(Box<Held>),
     /// One stream of an HTTP/2 connection.
-    Http2(http2::SendRequest<Body>, StreamGuard),
+    Http2(Stream),
+}
+
+/// A stream of an HTTP/2 connection, whether it is open yet or not.
+pub struct Stream {
+    sender: http2::SendRequest<Body>,
+    _guard: StreamGuard,
 }
 
 /// Counts a stream of an HTTP/2 connection while it lives.
 pub struct StreamGuard(Rc<Cell<u32>>);
 
-/// An HTTP/1.1 connection.
+/// An HTTP/1.1 connection. It goes with the answer, whose end gives it back.
 pub struct Held {
-    sender: http1::SendRequest<Body>,
+    connection: Connection,
+    /// Where it goes back to, while it is in use.
+    pool: Option<Rc<Pool>>,
     /// Since when it is idle.
     since: Instant,
     idle: Duration,
@@ -78,13 +93,80 @@ pub struct Pool {
 }
 
 impl Held {
-    pub(super) fn new(sender: http1::SendRequest<Body>, idle: Duration, life: Duration, place: Option<Permit>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        pool: Rc<Pool>,
+        (idle, life): (Duration, Duration),
+        place: Option<Permit>,
+    ) -> Self {
         let now = Instant::now();
-        Self { sender, since: now, idle, until: now + life, _place: place }
+        Self { connection, pool: Some(pool), since: now, idle, until: now + life, _place: place }
     }
 
     fn is_usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && now.duration_since(self.since) < self.idle && now < self.until
+        self.connection.is_quiet() && now.duration_since(self.since) < self.idle && now < self.until
+    }
+
+    async fn send(mut self: Box<Self>, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
+        let answered = self.connection.send(request).await?;
+        let mut response = Response::new(Incoming::Nothing);
+        *response.status_mut() = answered.status;
+        *response.version_mut() = answered.version;
+        *response.headers_mut() = answered.fields;
+        if answered.status == StatusCode::SWITCHING_PROTOCOLS || !self.connection.is_done() {
+            *response.body_mut() = Incoming::Http1(self);
+        } else {
+            self.finish();
+        }
+        Ok(response)
+    }
+
+    /// The next frame of the answer.
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.connection.poll_frame(context)
+    }
+
+    /// The answer has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.connection.is_done()
+    }
+
+    /// What is left of the answer.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        self.connection.size_hint()
+    }
+
+    /// The connection, on which HTTP has ended.
+    ///
+    /// # Errors
+    /// When the request is still being sent.
+    pub fn into_bytes(self) -> io::Result<Rewind<TcpStream>> {
+        self.connection.into_bytes()
+    }
+
+    /// Gives the connection back, now that the answer has ended, when its request has too.
+    pub fn finish(mut self: Box<Self>) {
+        if self.connection.is_uploading() {
+            tokio::task::spawn_local(async move {
+                if self.connection.is_free().await {
+                    self.give_back();
+                }
+            });
+        } else if self.connection.is_kept() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(mut self: Box<Self>) {
+        let Some(pool) = self.pool.take() else { return };
+        let mut idle = pool.idle.borrow_mut();
+        self.since = Instant::now();
+        if self.is_usable(self.since) && idle.len() < IDLE_PER_KEY {
+            self.connection.rests();
+            idle.push(self);
+        }
     }
 }
 
@@ -103,7 +185,7 @@ impl Shared {
 
     fn lease(&self) -> Lease {
         self.used.set(true);
-        Lease::Http2(self.sender.clone(), StreamGuard::new(Rc::clone(&self.streams)))
+        Lease::Http2(Stream { sender: self.sender.clone(), _guard: StreamGuard::new(Rc::clone(&self.streams)) })
     }
 
     /// Told by sweeps alone, so that a request reads no clock for it: never too early, and as late as two of them.
@@ -125,12 +207,15 @@ impl Pool {
         if http2 {
             return self.stream(streams);
         }
-        let mut idle = self.idle.borrow_mut();
-        // Not ready is one that has ended, or on which a request is still being sent whose answer came early: the next
-        // one would wait for the body of another caller. `sweep` drops them.
-        let newest = idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        let held = idle.remove(newest);
-        held.is_usable(Instant::now()).then(|| Lease::Http1(Rc::clone(self), held))
+        let (now, mut idle) = (Instant::now(), self.idle.borrow_mut());
+        // The newest is the last to be closed.
+        while let Some(mut held) = idle.pop() {
+            if held.is_usable(now) {
+                held.pool = Some(Rc::clone(self));
+                return Some(Lease::Http1(held));
+            }
+        }
+        None
     }
 
     /// The turn to dial. When a dial fails, all who waited for it fail with it: one after the other they would wait for
@@ -195,38 +280,30 @@ impl Pool {
 
 impl Lease {
     /// Sends a request and waits for the response head. After an error `request` holds it again when not a byte of it
-    /// was sent.
+    /// was sent. What was leased goes with the body of the answer.
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
-        let ready = match self {
-            Self::Http1(_, held) => held.sender.ready().await,
-            Self::Http2(sender, _) => sender.ready().await,
-        };
-        ready.map_err(|error| classify(&error, true))?;
+    pub async fn send(self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
+        // Two kinds of future: each is polled where it is made, so that neither is moved.
+        match self {
+            Self::Http1(held) => held.send(request).await,
+            Self::Http2(stream) => stream.send(request).await,
+        }
+    }
+}
+
+impl Stream {
+    async fn send(mut self, request: &mut Option<Request<Body>>) -> Result<Response<Incoming>, ProxyError> {
+        self.sender.ready().await.map_err(|error| classify(&error, true))?;
         let Some(sent) = request.take() else {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
-        // Two kinds of future: each is polled where it is made, so that the request is not kept twice.
-        let result = match self {
-            Self::Http1(_, held) => held.sender.try_send_request(sent).await,
-            Self::Http2(sender, _) => sender.try_send_request(sent).await,
-        };
-        result.map_err(|mut error| {
+        let result = self.sender.try_send_request(sent).await.map_err(|mut error| {
             *request = error.take_message();
             classify(error.error(), request.is_some())
-        })
-    }
-
-    /// Gives back what an exchange has used to its end.
-    pub fn give_back(self) {
-        let Self::Http1(pool, mut held) = self else { return };
-        let mut idle = pool.idle.borrow_mut();
-        held.since = Instant::now();
-        if held.is_usable(held.since) && idle.len() < IDLE_PER_KEY {
-            idle.push(held);
-        }
+        });
+        Ok(result?.map(|body| Incoming::Http2(body, self)))
     }
 }
 

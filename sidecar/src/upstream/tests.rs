@@ -3,7 +3,6 @@
 use std::{cell::Cell, net::SocketAddr};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -11,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::http::body::Body;
+use crate::http::body::{Body, Incoming};
 
 fn pools() -> Pools {
     let telemetry = Telemetry::default();
@@ -41,12 +40,11 @@ async fn server() -> (SocketAddr, Rc<Cell<u32>>) {
 }
 
 async fn exchange(pools: &Pools, key: &Key) {
-    let mut lease = pools.lease(key, &Rules::app()).await.expect("a connection");
+    let lease = pools.lease(key, &Rules::app()).await.expect("a connection");
     let mut request = Some(Request::builder().uri("/").header("host", "app").body(Body::empty()).expect("a request"));
     let response = lease.send(&mut request).await.expect("a response");
     assert_eq!(response.status(), 200);
     assert!(request.is_none());
-    lease.give_back();
 }
 
 async fn local<F: Future>(test: F) -> F::Output {
@@ -86,14 +84,14 @@ async fn a_request_of_which_nothing_was_sent_comes_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (pools, key) = (pools(), Key::Plain { address, http2: false });
-        let mut lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
+        let lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
         drop(listener.accept().await.expect("accepts"));
         // The connection task sees the end before the request is sent.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         let mut request = Some(Request::new(Body::empty()));
-        let error = lease.send(&mut request).await.expect_err("the connection has ended");
+        let error = lease.send(&mut request).await.err().expect("the connection has ended");
         assert!(error.unsent && request.is_some(), "{error}");
     })
     .await;
@@ -125,13 +123,12 @@ async fn a_connection_whose_request_is_still_being_sent_is_not_used_for_another(
         let (pools, key) = (pools(), Key::Plain { address, http2: false });
         // The caller has announced more than it sends; the server answers without waiting for it.
         let body = unfinished_body().await;
-        let mut lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
+        let lease = pools.lease(&key, &Rules::app()).await.expect("a connection");
         let request = Request::builder().method("POST").uri("/").header("host", "app").header("content-length", "9");
         let mut request = Some(request.body(body).expect("a request"));
         let response = lease.send(&mut request).await.expect("a response");
         assert_eq!(response.status(), 200);
         drop(response);
-        lease.give_back();
         let next = tokio::time::timeout(std::time::Duration::from_secs(2), exchange(&pools, &key)).await;
         assert!(next.is_ok(), "the next request waits for the body of another caller");
         assert_eq!(count.get(), 2);
@@ -145,7 +142,7 @@ async fn unfinished_body() -> Body {
     let (mut caller, near) = tokio::io::duplex(1024);
     let (send, receive) = tokio::sync::oneshot::channel();
     let send = RefCell::new(Some(send));
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let send = send.borrow_mut().take().expect("one request");
         let _ = send.send(request.into_body());
         std::future::pending::<Result<Response<Body>, std::convert::Infallible>>()
@@ -159,7 +156,7 @@ async fn unfinished_body() -> Body {
         drop(caller);
     });
     let body = receive.await.expect("a request");
-    Body::incoming(body, crate::http::body::Ends::Framed, crate::http::body::Times::default())
+    Body::incoming(Incoming::Caller(body), crate::http::body::Ends::Framed, crate::http::body::Times::default())
 }
 
 /// An address at which nobody answers, not even with a refusal, and what keeps it so.

@@ -65,9 +65,11 @@ def inside(backends):
 
 
 class Plane:
-    """A control plane; its resources are files, its data is in `directory`."""
+    """A control plane; its resources are files, its data is in `directory`. Sidecars are the same program, unless
+    `sidecar_program` is a command for others."""
 
-    def __init__(self, processes, program, directory, resources, sampling="1"):
+    def __init__(self, processes, program, directory, resources, sampling="1", sidecar_program=None):
+        self.sidecar_program = sidecar_program
         self.processes, self.program, self.data = processes, program, os.path.join(directory, "data")
         xds, self.api, otlp = free_port(), free_port(), free_port()
         self.xds = at(xds)
@@ -82,13 +84,14 @@ class Plane:
         wait_for(f"http://{at(self.api)}/healthz")
 
     def sidecar_command(self, name, *arguments):
-        return [self.program, "sidecar", "--name", name, "--workers", "1", "--xds", self.xds, "--log", "warn", *arguments]
+        return [*(self.sidecar_program or [self.program, "sidecar"]), "--name", name, "--workers", "1", "--xds", self.xds, "--log", "warn", *arguments]
 
     def sidecar(self, name, *arguments):
-        """The process of a sidecar that is ready."""
+        """The process of a sidecar that is ready; `admin` of it is its port for metrics."""
         admin = free_port()
         process = self.processes.start(*self.sidecar_command(name, "--admin-listen", at(admin), *arguments))
         wait_for(f"http://{at(admin)}/ready")
+        process.admin = admin
         return process
 
 

@@ -12,7 +12,7 @@ use super::{
     websocket,
 };
 use crate::{
-    mesh::TestMesh,
+    mesh::{TestMesh, Workload},
     net::{connect, eventually, free},
     routes::apps::Caller,
 };
@@ -172,4 +172,60 @@ fn an_opaque_connection_is_one_trace_of_both_sidecars_and_a_line_in_each_log() {
         let line: serde_json::Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
         if line["reason"] == "rbac_denied" && line["response_flags"] == "UAEX" { Ok(()) } else { Err(line.to_string()) }
     });
+}
+
+/// Passes what comes on to this address, and what comes back.
+fn passes(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(free()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = near.read_to_end(&mut bytes);
+                let _ = near.write_all(&through(to, &bytes));
+            });
+        }
+    });
+    address
+}
+
+/// Bytes have no place for a context, and an app that passes bytes on tells nobody which of its connections led to which:
+/// a trace goes from sidecar to sidecar, and ends at the app.
+#[test]
+fn opaque_connections_through_three_services_are_a_trace_for_each_hop() {
+    let (own, to_middle, to_back) = (free(), free(), free());
+    let settings = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec:\n  tracing: \
+         {{samplingPercent: 100, endpoint: \"http://{own}\"}}\n"
+    );
+    let mesh = TestMesh::builder("spans-tcp-chain")
+        .flag("--otlp-listen", &own.to_string())
+        .resource("settings.yaml", settings)
+        .replicas("back", "tcp", &[echo()])
+        .workload(Workload::beside("middle", passes(to_back), "tcp").calling("back", to_back))
+        .workload(Workload::beside("front", passes(to_middle), "tcp").calling("middle", to_middle))
+        .calls("front")
+        .start();
+    let answered = || {
+        let back = through(mesh.local("front"), b"seventeen");
+        if back == b"seventeen" { Ok(()) } else { Err(format!("{back:?}")) }
+    };
+    eventually("an answer of the last one", answered);
+    let mut traces = Vec::new();
+    for (caller, called) in [("client", "front"), ("front", "middle"), ("middle", "back")] {
+        let trace = by_attribute(&mesh, caller, "server.address", &format!("{called}.default"));
+        let found = spans(&mesh, &trace, 2);
+        let of = |who: &str| found.iter().find(|span| span.service == who).expect("a span of each end");
+        assert_eq!((of(caller).parent.as_str(), &of(called).parent), ("", &of(caller).id), "{found:#?}");
+        check_bytes(&found);
+        let bytes = |who: &str, kind: &str| format!("{who} {kind} 1 weft.bytes.sent: 9");
+        let peer = format!("{called} SERVER 1 weft.peer.id: spiffe://weft.local/ns/default/sa/{caller}");
+        let expected = [bytes(caller, "CLIENT"), bytes(called, "SERVER"), peer];
+        check(&lines(&found), &expected.each_ref().map(String::as_str));
+        traces.push(trace);
+    }
+    traces.sort_unstable();
+    traces.dedup();
+    assert_eq!(traces.len(), 3, "no hop is taken for a part of another one");
 }

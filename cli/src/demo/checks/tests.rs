@@ -10,6 +10,7 @@ fn good() -> Figures {
     let edge = |(from, to): (&str, &str)| Edge { from: from.into(), to: to.into(), total: 9, mtls: 9 };
     Figures {
         total: window(3000, 0, 400),
+        live: Live { load: window(200, 0, 0), stat: window(200, 0, 0), tap: window(199, 0, 0), trouble: None },
         before_canary: window(600, 0, 0),
         canary: window(2000, 0, 400),
         flaky: (window(400, 0, 80), Healing { retries: 20, timeouts: 0, ejections: 1, recoveries: 1 }),
@@ -67,6 +68,16 @@ fn mtls_fails_when_one_edge_is_plain_silent_or_missing_or_an_extra_one_is_plain(
     breaks("mtls", |f| (f.edges[1].total, f.edges[1].mtls) = (0, 0));
     breaks("mtls", |f| drop(f.edges.pop()));
     breaks("mtls", |f| f.edges.push(Edge { from: "a".into(), to: "b".into(), total: 1, mtls: 0 }));
+}
+
+#[test]
+fn stat_and_tap_fail_when_they_are_a_hundredth_beside_the_load_or_tell_nothing() {
+    breaks("stat-and-tap", |f| f.live.stat.requests = 203);
+    breaks("stat-and-tap", |f| f.live.stat.requests = 197);
+    breaks("stat-and-tap", |f| f.live.tap.requests = 197);
+    breaks("stat-and-tap", |f| f.live.tap.failed = 1);
+    breaks("stat-and-tap", |f| f.live = Live::default());
+    breaks("stat-and-tap", |f| f.live.trouble = Some("no answer".into()));
 }
 
 #[test]

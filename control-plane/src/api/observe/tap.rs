@@ -26,9 +26,11 @@ use super::super::{
 };
 use crate::observe::{
     PATIENCE,
-    taps::{Reader, Seen, Wish},
+    taps::{Reader, Seen, TAPS, Wish},
 };
 
+/// Taps at once, and with one token.
+pub const TAPPING: (usize, usize) = (TAPS, 4);
 /// The longest tap in seconds, and the default.
 const LONGEST: u64 = 600;
 /// Requests in one second, of each sidecar: the default and the most.
@@ -93,12 +95,14 @@ pub async fn tap(
     }
     let domain = state.ca.as_ref().map(|ca| ca.trust_domain());
     let wish = wish(query, &caller, domain)?;
+    let place = state.tapping.take(&caller.name).map_err(|full| full.error("taps"))?;
     let reader = state.observers.tap(wish).ok_or_else(|| ApiError::too_many("taps"))?;
     tracing::info!(target: "audit", user = caller.name, role = %caller.role, tap = told, "tap begun");
     let (sender, receiver) = mpsc::channel(LINES);
     let until = Instant::now() + Duration::from_secs(seconds);
     let serving = Serving { reader, sender, shown: 0, limit, until };
     tokio::spawn(async move {
+        let _place = place;
         let (shown, dropped) = serving.run().await;
         tracing::info!(target: "audit", user = caller.name, shown, dropped, "tap ended");
     });

@@ -1,5 +1,7 @@
 //! What is written, when, and how often.
 
+mod cluster;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use weft_policy::SpiffeId;
@@ -53,7 +55,7 @@ impl Mesh {
         let resources = crate::source::stored::follow(receiver, store.state());
         let (found, following) = watch::channel(Arc::default());
         let proxies = Proxies::default();
-        let statuses = Statuses::new(store.clone(), following, proxies.clone());
+        let statuses = Statuses::new(store.clone(), Sink::Store, following, proxies.clone());
         Self { store, proxies, found, statuses, _files: files, resources }
     }
 

@@ -75,7 +75,8 @@ fn a_call_is_counted_once_where_it_leaves_and_from_outside_where_it_comes_in() {
     let catalog =
         report(vec![http(IN, "8080", true, &[(2, false, 95)]), http(IN, "8080", false, &[(2, false, 3)])], vec![], &[]);
     let now = collected(vec![(workload("web", 1), web), (workload("catalog", 1), catalog)]);
-    let served = Served::from([(("shop/catalog-x1".into(), 8080), "shop/catalog:80".into())]);
+    let mut served = Served::default();
+    served.insert("shop/catalog-x1", 8080, "shop/catalog:80".into());
     let edges = edges(None, &now, &served);
     let web = &edges[&(from("web"), "shop/catalog:80".into())];
     assert_eq!((web.requests, web.failed, web.retries, web.tries(), web.secured), (100, 10, 5, 105, [100, 0]));
@@ -93,10 +94,10 @@ fn a_window_has_what_was_counted_between_its_ends() {
     let series = |count| vec![http(OUT, "shop/catalog:80", true, &[(2, false, count)])];
     let before = collected(vec![(workload("web", 1), report(series(100), vec![], &[("shop/catalog:80", 2)]))]);
     let now = collected(vec![(workload("web", 1), report(series(130), vec![], &[("shop/catalog:80", 3)]))]);
-    let found = edges(Some(&before), &now, &Served::new());
+    let found = edges(Some(&before), &now, &Served::default());
     let numbers = &found[&(from("web"), "shop/catalog:80".into())];
     assert_eq!((numbers.requests, numbers.retries, numbers.failed), (30, 1, 0));
-    assert_eq!(edges(Some(&now), &now, &Served::new()), Edges::new(), "what has not changed is no edge");
+    assert_eq!(edges(Some(&now), &now, &Served::default()), Edges::new(), "what has not changed is no edge");
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn a_sidecar_that_started_anew_counts_from_nothing_and_one_that_was_not_there_no
     let series = |count| report(vec![http(OUT, "shop/catalog:80", true, &[(2, false, count)])], vec![], &[]);
     let before = collected(vec![(workload("web", 1), series(100))]);
     let now = collected(vec![(workload("web", 2), series(7)), (workload("new", 1), series(5000))]);
-    let found = edges(Some(&before), &now, &Served::new());
+    let found = edges(Some(&before), &now, &Served::default());
     assert_eq!(found[&(from("web"), "shop/catalog:80".into())].requests, 7);
     assert_eq!(found.len(), 1);
 }
@@ -127,7 +128,7 @@ fn instances_of_an_app_are_one_edge_and_opaque_connections_count_too() {
         (workload("web", 1), report(vec![], vec![tcp(1, 2)], &[])),
         (second, report(vec![], vec![tcp(0, 3)], &[])),
     ]);
-    let found = edges(None, &now, &Served::new());
+    let found = edges(None, &now, &Served::default());
     let numbers = &found[&(from("web"), "shop/ledger:9000".into())];
     assert_eq!((numbers.open, numbers.closed, numbers.broken), (1, 5, 2));
     assert_eq!((numbers.secured, numbers.bytes), ([6, 0], [20, 40]));
@@ -135,13 +136,25 @@ fn instances_of_an_app_are_one_edge_and_opaque_connections_count_too() {
 }
 
 #[test]
-fn a_port_of_no_service_is_named_after_its_app() {
-    let now =
-        collected(vec![(workload("web", 1), report(vec![http(IN, "8080", false, &[(2, false, 1)])], vec![], &[]))]);
-    assert_eq!(
-        edges(None, &now, &Served::new()).into_keys().collect::<Vec<_>>(),
-        [(Origin::Outside, "shop/web:8080".into())]
-    );
+fn what_comes_in_is_counted_for_services_that_the_workload_serves_and_for_no_other() {
+    let mut served = Served::default();
+    served.insert("shop/web-x1", 8080, "shop/web:80".into());
+    served.insert("shop/web-x1", 8080, "shop/web-all:80".into());
+    served.insert("shop/vault-x1", 8080, "shop/vault:80".into());
+    for (said, counted) in [
+        ("8080", "shop/web-all:80"),
+        ("shop/web:80", "shop/web:80"),
+        // Nobody serves this port of it; others serve these.
+        ("9090", "unknown"),
+        ("shop/vault:80", "unknown"),
+        ("bank/ledger:80", "unknown"),
+        ("shop/web:81", "unknown"),
+    ] {
+        let series = vec![http(IN, said, false, &[(2, false, 1)])];
+        let now = collected(vec![(workload("web", 1), report(series, vec![], &[]))]);
+        let found: Vec<_> = edges(None, &now, &served).into_keys().collect();
+        assert_eq!(found, [(Origin::Outside, counted.into())], "{said}");
+    }
 }
 
 #[test]
@@ -150,7 +163,7 @@ fn counters_that_go_back_have_begun_anew() {
         |count| report(vec![http(OUT, "shop/catalog:80", true, &[(2, false, count)])], vec![], &[("x", count)]);
     let (before, now) =
         (collected(vec![(workload("web", 1), series(9))]), collected(vec![(workload("web", 1), series(3))]));
-    let found = edges(Some(&before), &now, &Served::new());
+    let found = edges(Some(&before), &now, &Served::default());
     assert_eq!(found[&(from("web"), "shop/catalog:80".into())].requests, 3);
     let huge = report(
         vec![http(OUT, "a/b:1", true, &[(2, false, u64::MAX)]); 2]
@@ -163,6 +176,6 @@ fn counters_that_go_back_have_begun_anew() {
         vec![],
         &[],
     );
-    let found = edges(None, &collected(vec![(workload("web", 1), huge)]), &Served::new());
+    let found = edges(None, &collected(vec![(workload("web", 1), huge)]), &Served::default());
     assert_eq!(found[&(from("web"), "a/b:1".into())].requests, u64::MAX);
 }

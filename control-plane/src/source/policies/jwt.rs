@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::HeaderName;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use weft_policy::convert::jwt::{
     MAX_AUDIENCES, MAX_CLAIM_HEADERS, MAX_FROM_HEADERS, MAX_ISSUERS, MAX_SKEW, MAX_TEXT, is_reserved,
@@ -49,6 +49,7 @@ pub struct JwtRule {
     pub jwks: Option<String>,
     /// Signatures that are taken: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. Default: all that fit
     /// the keys.
+    #[schemars(transform = algorithms)]
     pub algorithms: Option<Vec<String>>,
     /// How far clocks may be apart, at most 5m. Default 60s.
     pub clock_skew: Option<Span>,
@@ -59,6 +60,11 @@ pub struct JwtRule {
     pub forward: bool,
     /// Claims that the app gets as headers, claim to header. Members of objects are named outer.inner.
     pub claims_to_headers: Option<BTreeMap<String, String>>,
+}
+
+/// The words in its schema.
+fn algorithms(schema: &mut Schema) {
+    super::words(schema, &keys::ALGORITHMS);
 }
 
 impl Spec for RequestAuthenticationSpec {

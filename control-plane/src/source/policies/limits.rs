@@ -21,6 +21,7 @@ pub struct RateLimitPolicySpec {
     /// The workloads that it applies to, in place of targetRefs.
     pub selector: Option<WorkloadSelector>,
     /// The limits; a request must pass all of them.
+    #[schemars(length(min = 1))]
     pub limits: Vec<RateLimit>,
 }
 
@@ -39,10 +40,12 @@ pub enum RateKey {
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
     /// Requests in each period, at least 1.
+    #[schemars(range(min = 1))]
     pub requests: u32,
     /// The period, at most 24h. Default 1s.
     pub per: Option<Span>,
     /// Requests at once beyond the steady rate. Default `requests`.
+    #[schemars(range(min = 1))]
     pub burst: Option<u32>,
     /// What requests are counted by. Default Total.
     pub key: Option<RateKey>,
@@ -96,6 +99,7 @@ impl Spec for RateLimitPolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct FaultInjectionSpec {
     /// What it applies to: Services, their ports, routes and their rules.
+    #[schemars(length(min = 1))]
     pub target_refs: Vec<TargetRef>,
     /// Wait before the request is sent on.
     pub delay: Option<FaultDelay>,
@@ -117,6 +121,7 @@ pub struct FaultDelay {
     /// How long.
     pub fixed: Span,
     /// Share of requests. Default 100.
+    #[schemars(range(min = 0, max = 100))]
     pub percent: Option<Percent>,
 }
 
@@ -125,12 +130,15 @@ pub struct FaultDelay {
 #[serde(rename_all = "camelCase")]
 pub struct FaultAbort {
     /// HTTP status of the answer.
+    #[schemars(range(min = 200, max = 599))]
     pub http_status: Option<u16>,
     /// gRPC code of the answer, by name.
+    #[schemars(transform = super::grpc_codes)]
     pub grpc_status: Option<String>,
     /// No answer: the caller's connection or stream is reset.
     pub reset: Option<bool>,
     /// Share of requests. Default 100.
+    #[schemars(range(min = 0, max = 100))]
     pub percent: Option<Percent>,
 }
 
@@ -139,8 +147,10 @@ pub struct FaultAbort {
 #[serde(rename_all = "camelCase")]
 pub struct FaultBandwidth {
     /// Of each response, at least 1.
+    #[schemars(range(min = 1))]
     pub bytes_per_second: u64,
     /// Share of requests. Default 100.
+    #[schemars(range(min = 0, max = 100))]
     pub percent: Option<Percent>,
 }
 

@@ -27,8 +27,10 @@ pub struct TelemetryPolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct Tracing {
     /// Share of traces started here that are kept. Default 1.
+    #[schemars(range(min = 0, max = 100))]
     pub sampling_percent: Option<Percent>,
     /// Request headers that become attributes of the inbound side's spans, at most 16. Default none.
+    #[schemars(length(max = convert::MAX_HEADERS))]
     pub headers: Option<Vec<String>>,
     /// Where the sidecars send spans, OTLP over gRPC. Default http://127.0.0.1:4317.
     pub endpoint: Option<String>,

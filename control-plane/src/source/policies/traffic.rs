@@ -54,10 +54,13 @@ pub struct Timeouts {
 #[serde(rename_all = "camelCase")]
 pub struct Retries {
     /// Attempts after the first. Default 2; 0 turns retries off.
+    #[schemars(range(max = 10))]
     pub attempts: Option<u32>,
     /// HTTP status codes that are tried again. Default 502, 503, 504.
+    #[schemars(inner(range(min = 400, max = 599)))]
     pub codes: Option<Vec<u16>>,
     /// gRPC codes that are tried again. Default UNAVAILABLE.
+    #[schemars(transform = super::grpc_codes)]
     pub grpc_codes: Option<Vec<String>>,
     /// Methods that are safe to repeat. Default the idempotent ones of RFC 9110.
     pub methods: Option<Vec<String>>,
@@ -86,6 +89,7 @@ pub struct Backoff {
 #[serde(rename_all = "camelCase")]
 pub struct Budget {
     /// Retries as a share of requests seen. Default 20.
+    #[schemars(range(min = 0, max = 100))]
     pub percent: Option<Percent>,
     /// Retries per second that are always there. Default 10.
     pub min_per_second: Option<u32>,
@@ -143,12 +147,16 @@ pub struct HashOn {
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Open connections. Default 1024.
+    #[schemars(range(min = 1))]
     pub connections: Option<u32>,
     /// Requests that wait for a connection. Default 1024.
+    #[schemars(range(min = 1))]
     pub pending: Option<u32>,
     /// Requests in flight. Default 4096.
+    #[schemars(range(min = 1))]
     pub requests: Option<u32>,
     /// Retries in flight. Default: the budget alone.
+    #[schemars(range(min = 1))]
     pub retries: Option<u32>,
 }
 
@@ -160,8 +168,10 @@ pub struct OutlierDetection {
     /// some of them were answered, if so many failures can be no chance. Default 5.
     pub consecutive_failures: Option<u32>,
     /// Below this share of successes an endpoint is ejected; 0 turns this off. Default 80.
+    #[schemars(range(min = 0, max = 100))]
     pub success_percent: Option<Percent>,
     /// Requests in the window without which the share says nothing. Default 20.
+    #[schemars(range(min = 1))]
     pub minimum_requests: Option<u32>,
     /// Length of the sliding window. Default 10s.
     pub window: Option<Span>,
@@ -170,6 +180,7 @@ pub struct OutlierDetection {
     /// Longest ejection. Default 5m.
     pub max_ejection: Option<Span>,
     /// Share of the endpoints that may be out. Default 50.
+    #[schemars(range(min = 0, max = 100))]
     pub max_ejected_percent: Option<Percent>,
 }
 
@@ -188,6 +199,7 @@ pub struct CircuitBreaker {
     /// Default ConnectFailures.
     pub break_on: Option<BreakOn>,
     /// Failures in a row. Default 5.
+    #[schemars(range(min = 1))]
     pub consecutive_failures: Option<u32>,
     /// Time until the first probe; doubles. Default 1s.
     pub base_open: Option<Span>,
@@ -204,6 +216,7 @@ pub struct Connection {
     /// A connection is replaced after this. Default 1h.
     pub max_age: Option<Span>,
     /// Streams of one HTTP/2 connection. Default 250.
+    #[schemars(range(min = 1))]
     pub max_streams: Option<u32>,
 }
 

@@ -26,10 +26,12 @@ pub struct WorkloadSpec {
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadPort {
     /// 1 to 65535.
+    #[schemars(range(min = 1, max = 65535))]
     pub port: u32,
     /// As in a Service's targetPort. Default none.
     pub name: Option<String>,
     /// `http http1 http2 grpc tcp tls`. Default: detect.
+    #[schemars(extend("enum" = crate::source::validate::PROTOCOLS))]
     pub protocol: Option<String>,
 }
 

@@ -39,7 +39,7 @@ impl Authority {
                 if host.is_empty() || host.len() > 253 || !host.bytes().all(name) {
                     return Err(invalid("expected 1 to 253 letters, digits, '-', '.', '_'"));
                 }
-                if host.split('.').any(str::is_empty) {
+                if host.as_bytes().split(|&byte| byte == b'.').any(<[u8]>::is_empty) {
                     return Err(invalid("an empty label"));
                 }
                 (host, port)
@@ -52,7 +52,9 @@ impl Authority {
             }
             Some(_) => return Err(invalid("port must be digits")),
         };
-        Ok(Self { host: host.to_ascii_lowercase().into(), port })
+        // Most are lower-case already.
+        let upper = host.bytes().any(|byte| byte.is_ascii_uppercase());
+        Ok(Self { host: if upper { host.to_ascii_lowercase().into() } else { host.into() }, port })
     }
 }
 
@@ -84,13 +86,13 @@ pub fn path(path: &str) -> Result<(), Violation> {
             _ => {}
         }
     }
-    let inner = path[1..].strip_suffix('/').unwrap_or(&path[1..]);
-    if path.len() > 1 && inner.split('/').any(str::is_empty) {
+    let inner = bytes[1..].strip_suffix(b"/").unwrap_or(&bytes[1..]);
+    if path.len() > 1 && inner.split(|&byte| byte == b'/').any(<[u8]>::is_empty) {
         return ambiguous("path_empty_segment", "an empty segment");
     }
     // A segment's parameters do not hide its dots: `/..;x` is `/..` to some servers.
-    let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    if path.split('/').any(dots) {
+    let dots = |segment: &[u8]| matches!(segment.split(|&byte| byte == b';').next(), Some(b"." | b".."));
+    if bytes.split(|&byte| byte == b'/').any(|segment| segment.first() == Some(&b'.') && dots(segment)) {
         return ambiguous("path_dot_segment", "a dot segment");
     }
     Ok(())

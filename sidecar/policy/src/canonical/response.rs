@@ -11,12 +11,8 @@ use crate::fields::Fields;
 /// # Errors
 /// The first rule that the response breaks.
 pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<Framing, Violation> {
-    let bad = |violation: Violation| Violation { status: 502, ..violation };
     let fields = Fields::of(&parts.headers);
-    let length = content_length(&parts.headers, fields).map_err(bad)?;
-    if fields.has(Fields::TRANSFER_ENCODING) {
-        encoding(&parts.headers, version, length).map_err(bad)?;
-    }
+    let length = response_length(&parts.headers, version, fields)?;
     let bodyless = *method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304);
     let framing = match length {
         // HEAD and 304 keep the length that the body would have (RFC 9110 section 8.6); 204 has none.
@@ -24,11 +20,29 @@ pub fn response(parts: &mut Parts, method: &Method, version: Version) -> Result<
         _ if bodyless => Framing::None,
         _ => Framing::Stream,
     };
-    strip_hop_by_hop(&mut parts.headers, fields).map_err(bad)?;
+    strip_hop_by_hop(&mut parts.headers, fields).map_err(of_upstream)?;
     if fields.has(Fields::CONTENT_LENGTH) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     Ok(framing)
+}
+
+/// What the fields of a response say of the length of its body: that there is a Content-Length, and that a
+/// Transfer-Encoding, which is `chunked` then, is not there beside it or anything else. For the codec that reads the body, so
+/// that it goes by the rules by which the head is judged. Violations have status 502.
+///
+/// # Errors
+/// The first rule that the response breaks.
+pub fn response_length(headers: &HeaderMap, version: Version, fields: Fields) -> Result<Option<u64>, Violation> {
+    let length = content_length(headers, fields).map_err(of_upstream)?;
+    if fields.has(Fields::TRANSFER_ENCODING) {
+        encoding(headers, version, length).map_err(of_upstream)?;
+    }
+    Ok(length)
+}
+
+fn of_upstream(violation: Violation) -> Violation {
+    Violation { status: 502, ..violation }
 }
 
 /// A Transfer-Encoding is one `chunked`, in HTTP/1.1 and without a Content-Length.

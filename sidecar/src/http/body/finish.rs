@@ -1,4 +1,4 @@
-//! The books of one answer: what is counted, released and given back when it ends, well or badly.
+//! The books of one answer: what is counted and released when it ends, well or badly.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,6 @@ use crate::{
     inbound,
     snapshot::EndpointState,
     telemetry::{Ended, HttpMetrics, trace::OpenSpan},
-    upstream::Lease,
 };
 
 /// What happens when a response has ended, well or badly. Runs once, on drop.
@@ -35,8 +34,6 @@ pub struct Finish {
     pub reason: Option<Reason>,
     /// Where the exchange goes.
     pub leg: Leg,
-    /// The upstream connection or stream; given back when the exchange is complete.
-    pub lease: Option<Lease>,
     /// Request limit of the target.
     pub permit: Option<Permit>,
     /// Its place among the retries in flight.
@@ -135,11 +132,6 @@ impl Drop for Finish {
             metrics.record(&Ended { reason, grpc, trace, ..Ended::new(self.status, self.version, self.started) });
         }
         self.span.ended(reason, self.complete);
-        if self.complete
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
-        }
     }
 }
 

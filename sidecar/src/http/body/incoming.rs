@@ -1,4 +1,4 @@
-//! A body that a peer sends: how it may end, and how long it may take.
+//! A body that a peer sends: where it comes from, how it may end, and how long it may take.
 
 use std::{
     num::NonZeroU32,
@@ -9,12 +9,67 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 use weft_policy::canonical;
 
 use super::BodyError;
+use crate::upstream::{Held, Stream};
+
+/// What a peer sends, as the codec of its connection gives it. An answer holds what it comes on.
+pub enum Incoming {
+    /// The body of a caller's request.
+    Caller(hyper::body::Incoming),
+    /// The body of an answer in HTTP/2.
+    Http2(hyper::body::Incoming, Stream),
+    /// The body of an answer in HTTP/1.1, or the connection after an upgrade.
+    Http1(Box<Held>),
+    /// An answer that has no body, or none any more.
+    Nothing,
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Caller(incoming) | Self::Http2(incoming, _) => {
+                Pin::new(incoming).poll_frame(context).map_err(BodyError::Http)
+            }
+            Self::Http1(held) => {
+                let frame = std::task::ready!(held.poll_frame(context));
+                // With its last byte the connection is free for another exchange.
+                if held.is_done()
+                    && let Self::Http1(held) = std::mem::replace(&mut *self, Self::Nothing)
+                {
+                    held.finish();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http1)))
+            }
+            Self::Nothing => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Caller(incoming) | Self::Http2(incoming, _) => incoming.is_end_stream(),
+            Self::Http1(_) => false,
+            Self::Nothing => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Caller(incoming) | Self::Http2(incoming, _) => incoming.size_hint(),
+            Self::Http1(held) => held.size_hint(),
+            Self::Nothing => SizeHint::with_exact(0),
+        }
+    }
+}
 
 /// A body that a peer sends.
 pub(super) struct FromPeer {
@@ -54,7 +109,7 @@ struct Waiting {
 /// ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ends {
-    /// HTTP/1.1: the framing says where the body ends, and hyper checks it.
+    /// HTTP/1.1: the framing says where the body ends, and its codec checks it.
     Framed,
     /// HTTP/2, a body that only its sender can end: without END_STREAM it was cut.
     Stream,
@@ -105,7 +160,7 @@ impl FromPeer {
                 }
                 Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Ready(None) if self.was_cut() => Poll::Ready(Some(Err(BodyError::Cut))),
             Poll::Ready(None) => Poll::Ready(None),
         }

@@ -40,11 +40,11 @@ async fn response(length: Option<u64>, then: Then, ends: Ends, times: Times) -> 
         }
         while server.accept().await.is_some() {}
     });
-    Body::incoming(received(near).await, ends, times)
+    Body::incoming(Incoming::Caller(received(near).await), ends, times)
 }
 
 /// The body of what the peer at the other end answers to a request.
-pub(super) async fn received(near: tokio::io::DuplexStream) -> Incoming {
+pub(super) async fn received(near: tokio::io::DuplexStream) -> hyper::body::Incoming {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.expect("a handshake");
     tokio::spawn(connection);

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -24,6 +25,9 @@ use crate::detect::Rewind;
 
 /// How long a caller that has ended its side is waited for while nothing is sent to it.
 pub const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+/// As many bytes are copied together rather than given to the kernel in pieces, which costs it more.
+const FLAT: usize = 2048;
 
 /// A stream that tells, without reading, that nothing more will come.
 pub trait Callers {
@@ -154,7 +158,14 @@ impl<IO: AsyncWrite + Callers + Unpin> AsyncWrite for Caller<IO> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
+        let length: usize = bytes.iter().map(|piece| piece.len()).sum();
+        let written = if length <= FLAT {
+            let mut flat: SmallVec<[u8; FLAT]> = SmallVec::new();
+            bytes.iter().for_each(|piece| flat.extend_from_slice(piece));
+            Pin::new(&mut self.io).poll_write(context, &flat)
+        } else {
+            Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+        };
         if written.is_ready() {
             self.seen.sent();
         }

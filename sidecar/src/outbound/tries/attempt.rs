@@ -9,7 +9,6 @@ use std::{
 };
 
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use weft_policy::{circuit::Outcome, deadline, fields::Fields, session::of_target, trace::SpanId};
 
@@ -18,7 +17,7 @@ use crate::{
     error::{ProxyError, Reason},
     http::{
         CALLER_VERSION, RULE, UNSENT,
-        body::{Body, Finish, Leg, LoadGuard, grpc_status},
+        body::{Body, Finish, Incoming, Leg, LoadGuard, grpc_status},
         forward::{Received, mark_caller_version},
     },
     outbound::{
@@ -27,7 +26,7 @@ use crate::{
     },
     snapshot::EndpointState,
     telemetry::{span::Kind, trace::OpenSpan},
-    upstream::{Key, Lease, Rules},
+    upstream::{Key, Rules},
 };
 
 /// How one try ended.
@@ -86,8 +85,8 @@ impl Tries<'_> {
             Err(error) => Err(error),
         };
         let (outcome, unsent) = match &exchanged {
-            Ok((response, _)) if mtls && response.headers().contains_key(UNSENT) => (Outcome::ConnectFailure, true),
-            Ok((response, _)) => (outcome_of(response, received.grpc), false),
+            Ok(response) if mtls && response.headers().contains_key(UNSENT) => (Outcome::ConnectFailure, true),
+            Ok(response) => (outcome_of(response, received.grpc), false),
             Err(error) => (outcome_of_error(error), false),
         };
         if let Some(admission) = trying.take() {
@@ -98,10 +97,10 @@ impl Tries<'_> {
             load.observe(begun.elapsed(), bad);
         }
         match &exchanged {
-            Ok((response, _)) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
+            Ok(response) => span.add(|span| span.answered(response.status().as_u16(), response.headers())),
             Err(error) => span.failed(error, received.grpc),
         }
-        let result = exchanged.map(|(mut response, lease)| {
+        let result = exchanged.map(|mut response| {
             response.headers_mut().remove(UNSENT);
             // One failure does not move a session: it moves when its endpoint is gone or ejected.
             if let (Some(bound), Some(session)) = (&self.plan.session, &self.plan.rule.session)
@@ -117,7 +116,6 @@ impl Tries<'_> {
                 grpc: received.grpc.then(|| grpc_status(response.headers())).flatten(),
                 reason: None,
                 leg: Leg::Endpoint(load),
-                lease: Some(lease),
                 permit: None,
                 place: None,
                 complete: false,
@@ -167,11 +165,11 @@ impl Tries<'_> {
         key: &Key,
         span: SpanId,
     ) -> Result<(), ProxyError> {
-        let Some(mut leg) = request.take() else {
+        let Some(leg) = request else {
             return Err(ProxyError::new(Reason::Internal, "the request was already sent"));
         };
         if key.is_mesh() {
-            mark_caller_version(&mut leg, received.version, self.fresh);
+            mark_caller_version(leg, received.version, self.fresh);
             if let Some(tag) = &self.plan.rule.tag {
                 leg.headers_mut().insert(RULE, tag.clone());
             }
@@ -186,8 +184,7 @@ impl Tries<'_> {
         if let Some(left) = self.left() {
             deadline::set(leg.headers_mut(), received.grpc, left);
         }
-        *request = Some(received.leg(leg, key.is_http2())?);
-        Ok(())
+        received.leg(leg, key.is_http2())
     }
 
     async fn exchange(
@@ -195,24 +192,21 @@ impl Tries<'_> {
         key: &Key,
         endpoint: &EndpointState,
         request: &mut Option<Request<Body>>,
-    ) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    ) -> Result<Response<Incoming>, ProxyError> {
         let cluster = &self.plan.cluster;
         let rules = Rules::of(&cluster.policy, &cluster.shared.limits).fresh(self.fresh);
-        let mut lease = self.worker.pools.lease(key, &rules).await?;
+        let lease = self.worker.pools.lease(key, &rules).await?;
         // A sidecar that is there does not mean that the app behind it is, when it last said that it is not.
         if !(key.is_mesh() && endpoint.health.is_failing()) {
             cluster.shared.breaker.reached(&cluster.policy.circuit_breaker);
         }
-        let response = {
-            let mut sending = pin!(lease.send(request));
-            match self.plan.rule.requests.backend_timeout {
-                None => sending.await,
-                Some(limit) => within(limit, sending.as_mut()).await.unwrap_or_else(|| {
-                    Err(ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}")))
-                }),
-            }
-        };
-        Ok((response?, lease))
+        let mut sending = pin!(lease.send(request));
+        match self.plan.rule.requests.backend_timeout {
+            None => sending.await,
+            Some(limit) => within(limit, sending.as_mut()).await.unwrap_or_else(|| {
+                Err(ProxyError::new(Reason::TryTimeout, format!("no response head within {limit:?}")))
+            }),
+        }
     }
 }
 

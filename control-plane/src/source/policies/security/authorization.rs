@@ -34,6 +34,7 @@ pub struct AuthorizationPolicySpec {
     pub dry_run: bool,
     /// One of them must match. An Allow policy without rules allows nothing.
     #[serde(default)]
+    #[schemars(length(max = MAX_RULES))]
     pub rules: Vec<AuthorizationRule>,
 }
 
@@ -87,8 +88,10 @@ pub struct AuthorizationSource {
 #[serde(rename_all = "camelCase")]
 pub struct AuthorizationOperation {
     /// Ports of the app.
+    #[schemars(inner(range(min = 1, max = 65535)))]
     pub ports: Option<Vec<u32>>,
     /// Ports that do not match.
+    #[schemars(inner(range(min = 1, max = 65535)))]
     pub not_ports: Option<Vec<u32>>,
     /// HTTP methods, which have case; a Deny rule matches whatever the case.
     pub methods: Option<Vec<String>>,

@@ -3,7 +3,7 @@
 use http_body_util::BodyExt as _;
 
 use super::*;
-use crate::http::body::{Ends, Times, tests::received};
+use crate::http::body::{Ends, Incoming, Times, tests::received};
 
 /// A body of these frames; it ends with trailers, or stays open.
 async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
@@ -21,7 +21,7 @@ async fn body(frames: Vec<Bytes>, ends: bool) -> Body {
         }
         while server.accept().await.is_some() {}
     });
-    Body::incoming(received(near).await, Ends::Stream, Times::default())
+    Body::incoming(Incoming::Caller(received(near).await), Ends::Stream, Times::default())
 }
 
 fn replay(mut body: Body) -> Replay {
