@@ -52,6 +52,8 @@ pub struct Builder {
     resources: Vec<(String, String)>,
     workloads: Vec<Workload>,
     upstreams: Vec<String>,
+    /// Where the client is, if anybody knows.
+    locality: Option<String>,
     /// Endpoints that a service has outside the mesh.
     outside: BTreeMap<String, usize>,
 }
@@ -126,6 +128,12 @@ impl Builder {
         self
     }
 
+    /// The client runs in this REGION/ZONE.
+    pub fn client_at(mut self, locality: &str) -> Self {
+        self.locality = Some(locality.into());
+        self
+    }
+
     /// The client declares this service as an upstream.
     pub fn calls(mut self, service: &str) -> Self {
         self.upstreams.push(service.into());
@@ -153,7 +161,7 @@ impl Builder {
             mesh.add(workload);
         }
         if !self.upstreams.is_empty() {
-            mesh.start_client(&self.upstreams);
+            mesh.start_client(&self.upstreams, self.locality.as_deref());
         }
         for service in &self.upstreams {
             mesh.wait_for_endpoints(service, endpoints.get(service).copied().unwrap_or(1));
@@ -166,7 +174,7 @@ impl TestMesh {
     /// A mesh; `name` is for its directory and is the test's alone.
     pub fn builder(name: &str) -> Builder {
         let (flags, resources, workloads, upstreams) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Builder { name: name.into(), flags, resources, workloads, upstreams, outside: BTreeMap::new() }
+        Builder { name: name.into(), flags, resources, workloads, upstreams, locality: None, outside: BTreeMap::new() }
     }
 
     /// The client's local port of a declared upstream.
@@ -347,7 +355,7 @@ impl TestMesh {
         self.workloads.insert(workload.name.clone(), Running { admin, process, workload: Some(workload) });
     }
 
-    fn start_client(&mut self, services: &[String]) {
+    fn start_client(&mut self, services: &[String], locality: Option<&str>) {
         let (outbound, admin) = (free(), free());
         let locals: BTreeMap<_, _> = services.iter().map(|service| (service.clone(), free())).collect();
         let mut command = Command::new(WEFT);
@@ -356,6 +364,7 @@ impl TestMesh {
         for (service, local) in &locals {
             command.args(["--upstream", &format!("{service}={}", local.port())]);
         }
+        command.args(locality.map(|locality| format!("--locality={locality}")));
         let process = start(command, &self.dir, "client");
         eventually("the client's sidecar", || ok(get(admin, "localhost", "/ready")));
         self.client = Some(Client { locals, outbound, running: Running { admin, process, workload: None } });

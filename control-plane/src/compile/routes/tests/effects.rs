@@ -141,7 +141,7 @@ fn timeouts_and_retries_of_a_rule_are_those_of_its_requests() {
     let timed = requests("timeouts: {request: 10s, backendRequest: 2s}");
     assert_eq!((timed.timeout, timed.backend_timeout), (seconds(10), seconds(2)));
     assert_eq!(requests("timeouts: {request: 0s, backendRequest: 2s}").timeout, None);
-    let retry = requests("retry: {attempts: 4, codes: [500, 503], backoff: 100ms}").retry;
+    let retry = requests("retry: {attempts: 4, codes: [500, 503], backoff: 100ms}").retry.clone();
     assert_eq!((retry.attempts, retry.codes.len()), (4, 2));
     let (least, longest) = (Duration::from_millis(100), Duration::from_secs(1));
     assert_eq!((retry.backoff_min, retry.backoff_base, retry.backoff_max), (least, least, longest));
