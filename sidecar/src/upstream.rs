@@ -40,7 +40,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// An idle plaintext connection is not used after this time, unless a policy has another: Node.js closes its own after
+/// An idle connection in HTTP/1.1 is not used after this time, unless a policy has another: Node.js closes its own after
 /// 5 s.
 const IDLE: Duration = Duration::from_secs(3);
 /// Streams on one HTTP/2 connection, unless a policy has another number; then another connection is made.
@@ -52,7 +52,8 @@ pub const CONNECT: Duration = Duration::from_secs(2);
 pub struct Rules<'a> {
     /// TCP and TLS together.
     pub connect: Duration,
-    idle: Duration,
+    /// `None`: [`IDLE`] for HTTP/1.1, and no limit but the age for HTTP/2, whose end is told before it comes.
+    idle: Option<Duration>,
     max_age: Duration,
     streams: u32,
     /// No HTTP/1.1 connection that was used before: its end may be on its way, and a request that failed by that would
@@ -162,7 +163,8 @@ impl Pools {
         if !key.is_http2() {
             let place = rules.limits.map(connection).transpose()?;
             let connection = self.counted(key, connect::http1(key, rules.connect).await)?;
-            return Ok(Lease::Http1(Box::new(Held::new(connection, pool, (rules.idle, rules.max_age), place))));
+            let times = (rules.idle.unwrap_or(IDLE), rules.max_age);
+            return Ok(Lease::Http1(Box::new(Held::new(connection, pool, times, place))));
         }
         let _turn = pool.turn().await?;
         if let Some(lease) = pool.stream(rules.streams) {
@@ -171,7 +173,7 @@ impl Pools {
         let place = rules.limits.map(connection).transpose()?;
         let dialled = self.counted(key, connect::http2(key, self.own(), rules.connect).await);
         let (sender, leaving, life) = dialled.inspect_err(|error| pool.failed(error))?;
-        Ok(pool.share(Shared::new(sender, life.min(rules.max_age), leaving, place)))
+        Ok(pool.share(Shared::new(sender, life.min(rules.max_age), rules.idle, leaving, place)))
     }
 
     /// A tunnel to a service port, on a connection of tunnels to its endpoint, made within `connect` if there is none. The
@@ -262,7 +264,7 @@ impl Rules<'static> {
     /// For connections to the app beside this sidecar.
     #[must_use]
     pub const fn app() -> Self {
-        Self { connect: CONNECT, idle: IDLE, max_age: identity::MAX_AGE, streams: STREAMS, fresh: false, limits: None }
+        Self { connect: CONNECT, idle: None, max_age: identity::MAX_AGE, streams: STREAMS, fresh: false, limits: None }
     }
 }
 
@@ -272,7 +274,7 @@ impl<'a> Rules<'a> {
     pub fn of(policy: &BackendPolicy, limits: &'a Limits) -> Self {
         Self {
             connect: policy.connect_timeout,
-            idle: policy.connection.idle.unwrap_or(IDLE),
+            idle: policy.connection.idle,
             max_age: policy.connection.max_age,
             streams: policy.connection.max_streams,
             fresh: false,

@@ -54,6 +54,8 @@ pub struct Builder {
     resources: Vec<(String, String)>,
     workloads: Vec<Workload>,
     upstreams: Vec<String>,
+    /// Where the client is, if anybody knows.
+    locality: Option<String>,
     /// Endpoints that a service has outside the mesh.
     outside: BTreeMap<String, usize>,
     /// How to reach the cluster that has the resources.
@@ -135,6 +137,12 @@ impl Builder {
         self
     }
 
+    /// The client runs in this REGION/ZONE.
+    pub fn client_at(mut self, locality: &str) -> Self {
+        self.locality = Some(locality.into());
+        self
+    }
+
     /// The client declares this service as an upstream.
     pub fn calls(mut self, service: &str) -> Self {
         self.upstreams.push(service.into());
@@ -176,7 +184,7 @@ impl Builder {
             mesh.add(workload);
         }
         if !self.upstreams.is_empty() {
-            mesh.start_client(&self.upstreams);
+            mesh.start_client(&self.upstreams, self.locality.as_deref());
         }
         for service in &self.upstreams {
             mesh.wait_for_endpoints(service, endpoints.get(service).copied().unwrap_or(1));
@@ -195,6 +203,7 @@ impl TestMesh {
             resources,
             workloads,
             upstreams,
+            locality: None,
             outside: BTreeMap::new(),
             kubeconfig: None,
         }
@@ -382,7 +391,7 @@ impl TestMesh {
         self.workloads.insert(workload.name.clone(), Running { admin, process, workload: Some(workload) });
     }
 
-    fn start_client(&mut self, services: &[String]) {
+    fn start_client(&mut self, services: &[String], locality: Option<&str>) {
         let (outbound, admin) = (free(), free());
         let locals: BTreeMap<_, _> = services.iter().map(|service| (service.clone(), free())).collect();
         let mut command = Command::new(WEFT);
@@ -391,6 +400,7 @@ impl TestMesh {
         for (service, local) in &locals {
             command.args(["--upstream", &format!("{service}={}", local.port())]);
         }
+        command.args(locality.map(|locality| format!("--locality={locality}")));
         let process = start(command, &self.dir, "client");
         eventually("the client's sidecar", || ok(get(admin, "localhost", "/ready")));
         self.client = Some(Client { locals, outbound, running: Running { admin, process, workload: None } });

@@ -2,6 +2,7 @@
 //! thing that a rule can say.
 
 pub mod apps;
+mod endpoints;
 mod policies;
 mod refused;
 mod rows;

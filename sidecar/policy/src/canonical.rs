@@ -222,7 +222,9 @@ fn target(parts: &mut Parts, http2: bool) -> Result<(), Violation> {
         None if http2 => return Err(violation("path_missing", "no :path")),
         None => PathAndQuery::from_static("/"),
     };
-    let origin = match canonical_path(origin.path())? {
+    // `?x` alone is the path `/` with a query (RFC 9112 section 3.2.1); what is sent must say so.
+    let bare = origin.as_str().starts_with('?').then(|| "/".to_owned());
+    let origin = match canonical_path(origin.path())?.or(bare) {
         None => origin,
         Some(path) => {
             let whole = origin.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));

@@ -148,7 +148,6 @@ pub fn check(
     for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| meets(limit)) {
         match limit.limiter.check(&caller, now) {
             Decision::Allowed { remaining, reset_after } => {
-                limit.allowed.increment(1);
                 if tightest.is_none_or(|(_, least, _)| remaining < least) {
                     tightest = Some((limit, remaining, reset_after));
                 }
@@ -163,6 +162,7 @@ pub fn check(
             }
         }
     }
+    limits.iter().filter(meets).for_each(|limit| limit.allowed.increment(1));
     tightest.map(|(limit, remaining, reset)| (limit.told(remaining, reset, None), None))
 }
 

@@ -94,16 +94,22 @@ fn listeners() -> BTreeSet<u16> {
     ["tcp", "tcp6"].iter().flat_map(|table| parse(&read(table)).collect::<Vec<_>>()).collect()
 }
 
+/// Whether an address of /proc/net/tcp or tcp6 is one of loopback. A socket for both families that is bound to 127.0.0.1,
+/// which is what a JVM makes of it, has it as an address of IPv6 (RFC 4291 section 2.5.5.2).
+fn is_loopback(address: &str) -> bool {
+    const V6: [&str; 2] = ["00000000000000000000000001000000", "00000000000000000000000000000001"];
+    const MAPPED: [&str; 2] = ["0000000000000000FFFF0000", "00000000000000000000FFFF"];
+    let (before, last) = address.split_at(address.len().saturating_sub(8));
+    let v4 = last.ends_with("7F") || last.starts_with("7F") && cfg!(target_endian = "big");
+    V6.contains(&address) || (before.is_empty() || MAPPED.contains(&before)) && v4
+}
+
 /// The lines of /proc/net/tcp: number, local and remote address (hexadecimal, words in the machine's order), state.
 fn parse(table: &str) -> impl Iterator<Item = u16> {
     table.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let (address, port) = words.next()?.split_once(':')?;
-        let loopback = match address.len() {
-            8 => address.ends_with("7F") || address.starts_with("7F") && cfg!(target_endian = "big"),
-            _ => ["00000000000000000000000001000000", "00000000000000000000000000000001"].contains(&address),
-        };
-        (words.nth(1)? == LISTEN && !loopback).then(|| u16::from_str_radix(port, 16).ok())?
+        (words.nth(1)? == LISTEN && !is_loopback(address)).then(|| u16::from_str_radix(port, 16).ok())?
     })
 }
 
@@ -119,8 +125,10 @@ mod tests {
             2: 0500010A:1F91 00000000:0000 0A 00000000:00000000\n\
             3: 0500010A:1F92 0600010A:0050 01 00000000:00000000\n\
             4: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A 0\n\
-            5: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0\n";
-        assert_eq!(parse(table).collect::<Vec<_>>(), [0x1f90, 0x1f91, 0x50]);
+            5: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0\n\
+            6: 0000000000000000FFFF00000100007F:138D 00000000000000000000000000000000:0000 0A 0\n\
+            7: 0000000000000000FFFF00000500010A:138E 00000000000000000000000000000000:0000 0A 0\n";
+        assert_eq!(parse(table).collect::<Vec<_>>(), [0x1f90, 0x1f91, 0x50, 0x138e]);
     }
 
     #[tokio::test]

@@ -41,8 +41,6 @@ use crate::{
 const READS: [usize; 4] = [8 * 1024, 16 * 1024, 64 * 1024, 256 * 1024];
 /// What a read for a head has room for at most, and what an idle connection keeps.
 const SMALL: usize = READS[1];
-/// What a read has room for at most.
-const LARGE: u64 = 256 * 1024;
 /// With less room than this new room is made.
 const ROOM: usize = 2 * 1024;
 
@@ -146,12 +144,14 @@ impl Connection {
         }
         let mut failed = None;
         let result = poll_fn(|context| self.poll_head(request, &mut failed, asked, context)).await;
-        let answered = result.map_err(|error| error.of_exchange(request.is_some()))?;
-        if !self.sending.is_done() && failed.is_none() {
-            self.upload = self.to.take().map(|to| Upload::start(std::mem::take(&mut self.sending), to));
-        }
-        if failed.is_some() {
-            (self.keep, self.sending) = (false, Sending::default());
+        let answered = result.map_err(|error| error.of_exchange(!self.sending.begun))?;
+        if !self.sending.is_done() {
+            // What the peer has not read yet of this request must not become the beginning of the next one.
+            self.keep = false;
+            let rest = std::mem::take(&mut self.sending);
+            if failed.is_none() {
+                self.upload = self.to.take().map(|to| Upload::start(rest, to));
+            }
         }
         Ok(answered)
     }
@@ -217,7 +217,7 @@ impl Connection {
     /// Reads more; 0 at the end of the connection.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let (needed, usual) = match self.decoder {
-            Decoder::Length(left) => (usize::try_from(left.min(LARGE)).unwrap_or(ROOM), READS[0]),
+            Decoder::Length(left) => (usize::try_from(left).unwrap_or(usize::MAX).min(READS[self.step]), READS[0]),
             Decoder::Chunked(_) | Decoder::Close => (ROOM, READS[self.step]),
             // A head is to come.
             Decoder::Done => (ROOM, READS[self.step].min(SMALL)),
@@ -244,6 +244,7 @@ impl Connection {
                 Ok(None) => {}
                 Err(why) => break Err(Error::Malformed(why)),
             }
+            self.rest = Bytes::new();
             match ready!(self.poll_fill(context)) {
                 Ok(0) => break self.decoder.end().map_err(Error::Malformed),
                 Ok(_) => self.rest = self.input.split().freeze(),
@@ -259,33 +260,10 @@ impl Connection {
         self.decoder == Decoder::Done
     }
 
-    /// Waits until nothing of the exchange, whose answer has ended, is on the connection any more. True: another one can
-    /// follow.
-    pub async fn is_free(&mut self) -> bool {
-        if self.keep
-            && let Some(upload) = &mut self.upload
-        {
-            let from = &self.from;
-            let spoken = async {
-                while says_nothing(from) {
-                    if from.readable().await.is_err() {
-                        return;
-                    }
-                }
-            };
-            let sent = tokio::select! {
-                sent = upload.ended() => sent,
-                () = spoken => None,
-            };
-            self.upload = None;
-            let Some((sending, to)) = sent else { return false };
-            (self.sending, self.to) = (sending, Some(to));
-        }
-        self.keep && self.is_quiet()
-    }
-
     /// Lets go of memory that an idle connection does not need.
     pub fn rests(&mut self) {
+        // Even when it is empty it may hold the memory that it was a part of.
+        self.rest = Bytes::new();
         if std::mem::take(&mut self.large) {
             self.input = BytesMut::new();
         }
@@ -295,11 +273,6 @@ impl Connection {
     /// Another exchange can follow this one once it has ended.
     pub const fn is_kept(&self) -> bool {
         self.keep
-    }
-
-    /// The request is still being sent.
-    pub const fn is_uploading(&self) -> bool {
-        self.upload.is_some()
     }
 
     /// What is left of the body.

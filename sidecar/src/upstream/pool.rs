@@ -65,6 +65,12 @@ pub struct Held {
 pub(super) struct Shared {
     sender: http2::SendRequest<Body>,
     streams: Rc<Cell<u32>>,
+    /// Had a stream since the last sweep.
+    used: Cell<bool>,
+    /// The first sweep that saw it without streams.
+    since: Cell<Instant>,
+    /// Closed after this time without streams.
+    idle: Option<Duration>,
     /// No new stream from here on.
     until: Instant,
     /// Nor once this was fired; `None` for the app beside this sidecar.
@@ -140,21 +146,10 @@ impl Held {
         self.connection.into_bytes()
     }
 
-    /// Gives the connection back, now that the answer has ended, when its request has too.
+    /// Gives the connection back, now that the answer has ended. One whose answer came before the end of its request is
+    /// closed, and no more of that is sent.
     pub fn finish(mut self: Box<Self>) {
-        if self.connection.is_uploading() {
-            tokio::task::spawn_local(async move {
-                if self.connection.is_free().await {
-                    self.give_back();
-                }
-            });
-        } else if self.connection.is_kept() {
-            self.give_back();
-        }
-    }
-
-    fn give_back(mut self: Box<Self>) {
-        let Some(pool) = self.pool.take() else { return };
+        let Some(pool) = self.pool.take().filter(|_| self.connection.is_kept()) else { return };
         let mut idle = pool.idle.borrow_mut();
         self.since = Instant::now();
         if self.is_usable(self.since) && idle.len() < IDLE_PER_KEY {
@@ -168,14 +163,27 @@ impl Shared {
     pub(super) fn new(
         sender: http2::SendRequest<Body>,
         life: Duration,
+        idle: Option<Duration>,
         leaving: Option<Rc<Cut<()>>>,
         place: Option<Permit>,
     ) -> Self {
-        Self { sender, streams: Rc::default(), until: Instant::now() + life, leaving, _place: place }
+        let (now, streams) = (Instant::now(), Rc::default());
+        let (used, since, until) = (Cell::new(true), Cell::new(now), now + life);
+        Self { sender, streams, used, since, idle, until, leaving, _place: place }
     }
 
     fn lease(&self) -> Lease {
+        self.used.set(true);
         Lease::Http2(Stream { sender: self.sender.clone(), _guard: StreamGuard::new(Rc::clone(&self.streams)) })
+    }
+
+    /// Told by sweeps alone, so that a request reads no clock for it: never too early, and as late as two of them.
+    fn is_idle(&self, now: Instant) -> bool {
+        let busy = self.streams.get() > 0;
+        if self.used.replace(busy) || busy {
+            self.since.set(now);
+        }
+        self.idle.is_some_and(|idle| now.duration_since(self.since.get()) > idle)
     }
 
     fn is_young(&self, now: Instant) -> bool {
@@ -234,9 +242,10 @@ impl Pool {
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|held| held.is_usable(now));
-        self.shared
-            .borrow_mut()
-            .retain(|shared| !shared.sender.is_closed() && (shared.streams.get() > 0 || shared.is_young(now)));
+        self.shared.borrow_mut().retain(|shared| {
+            let kept = shared.streams.get() > 0 || shared.is_young(now);
+            !shared.is_idle(now) && !shared.sender.is_closed() && kept
+        });
         self.carriers.borrow_mut().retain(Carrier::is_open);
     }
 

@@ -76,6 +76,15 @@ fn http2_host_and_authority_must_agree() {
 }
 
 #[test]
+fn a_query_without_a_path_is_one_of_the_root() {
+    for (uri, version) in [("http://a?y=1", Version::HTTP_11), ("http://a?y=1", Version::HTTP_2)] {
+        let mut bare = parts("GET", uri, version, &[]);
+        request(&mut bare).expect("valid");
+        assert_eq!(bare.uri.path_and_query().expect("a target").as_str(), "/?y=1", "{version:?}");
+    }
+}
+
+#[test]
 fn ambiguous_paths_are_refused() {
     for good in ["/", "/a", "/a/", "/a.b/..c", "/a%20b", "/a;v=1", "/%C3%A4", "/a/b.c"] {
         assert_eq!(path(good), Ok(()), "{good}");

@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use http_body::{Body as _, Frame};
-use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
+use tokio::io::AsyncWrite;
 use weft_policy::fields::Fields;
 
 use super::Error;
@@ -97,7 +97,7 @@ impl Sending {
     ///
     /// # Errors
     /// When the connection does not take it, or when the body does not come as it was announced.
-    pub fn poll(&mut self, io: &mut OwnedWriteHalf, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub fn poll(&mut self, io: &mut (impl AsyncWrite + Unpin), context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             let more = self.fill(context)?;
             ready!(self.flush(io, context)).map_err(Error::Io)?;
@@ -113,7 +113,8 @@ impl Sending {
     /// Takes what the body gives. Pending: it gives nothing for now.
     fn fill(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Error> {
         while let Some(outgoing) = &mut self.body {
-            if !self.data.is_empty() || self.buffer.len() > ENOUGH {
+            // What follows a chunk's data leaves before anything of the next one.
+            if !self.data.is_empty() || !self.tail.is_empty() || self.buffer.len() > ENOUGH {
                 break;
             }
             let frame = match Pin::new(&mut outgoing.body).poll_frame(context) {
@@ -182,7 +183,7 @@ impl Sending {
     }
 
     /// Sends what was taken.
-    fn flush(&mut self, io: &mut OwnedWriteHalf, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn flush(&mut self, io: &mut (impl AsyncWrite + Unpin), context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let first = &self.buffer[self.sent..];
             let mut io = Pin::new(&mut *io);

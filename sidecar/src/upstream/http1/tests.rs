@@ -1,6 +1,7 @@
 //! The codec against answers that are cut anywhere, against hyper's client, and against peers that misbehave.
 
 mod peers;
+mod writes;
 
 use std::time::Duration;
 

@@ -8,25 +8,18 @@ use tokio::{net::tcp::OwnedWriteHalf, task::JoinHandle};
 use super::Sending;
 
 /// The task, which ends with this.
-pub struct Upload(JoinHandle<Option<(Sending, OwnedWriteHalf)>>);
+pub struct Upload(JoinHandle<()>);
 
 impl Upload {
     /// Goes on with a request.
     pub fn start(mut sending: Sending, mut to: OwnedWriteHalf) -> Self {
         Self(tokio::task::spawn_local(async move {
-            match poll_fn(|context| sending.poll(&mut to, context)).await {
-                Ok(()) => Some((sending, to)),
-                Err(error) => {
-                    tracing::debug!(%error, "a request was not sent to its end: its answer came before");
-                    None
-                }
+            if let Err(error) = poll_fn(|context| sending.poll(&mut to, context)).await {
+                tracing::debug!(%error, "a request was not sent to its end: its answer came before");
             }
+            // Dropping it would say that the request has ended; the connection is closed with its answer.
+            std::future::pending::<()>().await;
         }))
-    }
-
-    /// Waits until all is sent. `None`: it was not.
-    pub async fn ended(&mut self) -> Option<(Sending, OwnedWriteHalf)> {
-        (&mut self.0).await.ok().flatten()
     }
 }
 

@@ -24,7 +24,7 @@ async fn connected() -> (Connection, TcpStream) {
     (Connection::new(near.expect("connects")), far.expect("accepts").0)
 }
 
-async fn local<T>(test: impl Future<Output = T>) -> T {
+pub(super) async fn local<T>(test: impl Future<Output = T>) -> T {
     within(tokio::task::LocalSet::new().run_until(test)).await
 }
 
@@ -33,7 +33,7 @@ fn get() -> Option<Request<Body>> {
 }
 
 /// A POST whose body comes from what is sent to it: bytes, or trailers.
-async fn post(field: (&'static str, &str)) -> (Option<Request<Body>>, mpsc::Sender<Frame<Bytes>>) {
+pub(super) async fn post(field: (&'static str, &str)) -> (Option<Request<Body>>, mpsc::Sender<Frame<Bytes>>) {
     let (sender, frames) = mpsc::channel(64);
     let body = streamed(frames).await;
     let request = Request::builder().method("POST").uri("/").header("host", "app").header(field.0, field.1);
@@ -112,7 +112,7 @@ async fn exchanges_follow_each_other_on_a_connection() {
             assert_eq!(connection.send(&mut request).await.expect("an answer").status, 200);
             assert!(request.is_none() && !connection.is_done());
             assert_eq!(body(&mut connection).await, Ok(b"hello".to_vec()));
-            assert!(connection.is_done() && connection.is_free().await);
+            assert!(connection.is_done() && connection.is_kept() && connection.is_quiet());
         }
     })
     .await;
@@ -131,7 +131,7 @@ async fn bytes_after_an_answer_end_the_use_of_a_connection() {
             });
             connection.send(&mut get()).await.expect("an answer");
             assert_eq!(body(&mut connection).await, Ok(b"ok".to_vec()));
-            assert!(!connection.is_free().await, "{more:?}");
+            assert!(!connection.is_quiet(), "{more:?}");
             let mut again = get();
             let error = failure(&mut connection, &mut again).await;
             assert!(error.unsent && again.is_some(), "{error}");
@@ -179,7 +179,7 @@ async fn a_body_is_framed_as_the_fields_of_its_request_say() {
             let (answer, (written, tail)) = tokio::join!(connection.send(&mut request), app);
             assert_eq!(answer.expect("an answer").status, 204);
             assert!(written.contains(&head) && tail == expected, "{written}{}", tail.escape_ascii());
-            assert!(connection.is_free().await);
+            assert!(connection.is_kept() && connection.is_quiet());
         })
         .await;
     }
@@ -228,11 +228,10 @@ async fn an_answer_that_comes_before_the_end_of_its_request_holds_nothing_up() {
             }
         });
         assert_eq!(connection.send(&mut request).await.expect("an answer").status, 200);
-        assert!(connection.is_uploading());
+        assert!(!connection.is_kept(), "the peer may take what follows for another request");
         // Nobody reads the answer, and the request gets to its end all the same.
         taken.await.expect("the whole request");
         assert_eq!(body(&mut connection).await, Ok(b"ok".to_vec()));
-        assert!(connection.is_free().await && !connection.is_uploading());
     })
     .await;
 }
@@ -258,7 +257,7 @@ async fn an_answer_of_a_peer_that_takes_no_more_is_still_an_answer() {
         };
         assert_eq!(answer.status, 413);
         assert_eq!(body(&mut connection).await, Ok(b"no".to_vec()));
-        assert!(!connection.is_free().await, "the peer has ended its side");
+        assert!(!connection.is_kept(), "the peer has not taken all of the request");
     })
     .await;
 }
@@ -343,7 +342,7 @@ async fn an_upload_ends_with_the_connection_that_it_is_on() {
             bytes
         });
         connection.send(&mut request).await.expect("an answer");
-        assert!(connection.is_uploading());
+        assert!(!connection.is_kept(), "the peer may take what follows for another request");
         drop(connection);
         let bytes = app.await.expect("no panic");
         assert!(!bytes.ends_with(b"0\r\n\r\n"), "{}", bytes.escape_ascii());
