@@ -14,6 +14,9 @@ const TEMPLATES: [&str; 4] = [
     include_str!("../../deploy/helm/weft/templates/webhook.yaml"),
 ];
 
+/// The definitions of Weft's own kinds, in the chart's directory for them. A test makes them anew.
+const CRDS: &str = include_str!("../../deploy/helm/weft/crds/weft.dev.yaml");
+
 /// Flags of `weft install`.
 #[derive(Args, Clone, Debug)]
 pub struct InstallArgs {
@@ -35,6 +38,9 @@ pub struct InstallArgs {
     /// Size of the volume for the store and the certificate authority
     #[arg(long, value_name = "QUANTITY", default_value = "1Gi")]
     storage: String,
+    /// Print the CustomResourceDefinitions alone, as for an update: Helm does not change those that are there
+    #[arg(long)]
+    crds_only: bool,
     /// Log filter of the control plane
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
@@ -78,8 +84,11 @@ fn render(args: &InstallArgs) -> anyhow::Result<String> {
             "{flag} {value:?}: expected one word of letters, digits and . _ : / @ = , -"
         );
     }
+    if args.crds_only {
+        return Ok(CRDS.to_owned());
+    }
     let documents = TEMPLATES.iter().map(|template| fill(template, &values)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(documents.join("---\n"))
+    Ok(format!("{CRDS}---\n{}", documents.join("---\n")))
 }
 
 /// The template with its values.
@@ -138,13 +147,54 @@ mod tests {
         let mut values: BTreeMap<&str, &str> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         values.insert(".Release.Namespace", "weft-system");
         let chart: Vec<String> = TEMPLATES.iter().map(|template| fill(template, &values).unwrap()).collect();
-        assert_eq!(chart.join("---\n"), render(&args(&[])).unwrap());
+        let installed = render(&args(&[])).unwrap();
+        assert_eq!(installed, format!("{CRDS}---\n{}", chart.join("---\n")));
+        assert_eq!(render(&args(&["--crds-only"])).unwrap(), CRDS);
         for name in values.keys() {
             let used = TEMPLATES.iter().any(|template| template.contains(&format!("{{{{ {name} }}}}")));
             assert!(used, "{name} is in values.yaml and nowhere else");
         }
         let chart = &objects(include_str!("../../deploy/helm/weft/Chart.yaml"))[0];
         assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    }
+
+    /// With `WEFT_UPDATE=1` it writes them.
+    #[test]
+    fn the_definitions_in_the_chart_are_made_of_the_types() {
+        let documents: Vec<String> = weft_control_plane::api::crds::all().iter().map(crate::yaml::text).collect();
+        let head = "# Made from the types of the control plane; the test of `weft install` compares, and writes with WEFT_UPDATE=1.\n";
+        let made = format!("{head}{}", documents.join("---\n"));
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/weft/crds/weft.dev.yaml");
+        if std::env::var_os("WEFT_UPDATE").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).unwrap() == made,
+            "run this test with WEFT_UPDATE=1 and look at the change"
+        );
+        assert_eq!(objects(&made), weft_control_plane::api::crds::all());
+    }
+
+    #[test]
+    fn the_roles_allow_what_the_control_plane_does_and_nothing_more() {
+        let all = objects(&render(&args(&[])).unwrap());
+        let mut allowed = std::collections::BTreeSet::new();
+        let words = |list: &Value| {
+            list.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for rule in ["ClusterRole", "Role"].iter().flat_map(|kind| of_kind(&all, kind)["rules"].as_array().unwrap()) {
+            for group in words(&rule["apiGroups"]) {
+                for resource in words(&rule["resources"]) {
+                    allowed
+                        .extend(words(&rule["verbs"]).into_iter().map(|verb| (group.clone(), resource.clone(), verb)));
+                }
+            }
+        }
+        let needed = weft_control_plane::kubernetes::needs();
+        let needed = needed.into_iter().map(|(group, resource, verb)| (group.to_owned(), resource, verb.to_owned()));
+        assert_eq!(allowed, needed.collect::<std::collections::BTreeSet<_>>());
+        let lease = weft_control_plane::kubernetes::lease::LEASE;
+        assert!(of_kind(&all, "Role").to_string().contains(&format!("\"resourceNames\":[\"{lease}\"]")));
     }
 
     #[test]
@@ -182,6 +232,7 @@ mod tests {
         let cli = Cli::try_parse_from(std::iter::once("weft").chain(words)).unwrap();
         let Command::ControlPlane(args) = cli.command else { panic!("no control plane") };
         assert!(!args.dev);
+        assert_eq!(args.source.source, weft_control_plane::config::SourceKind::Kubernetes);
         assert_eq!(args.webhook.webhook_name, ["weft-webhook.mesh.svc"]);
         assert_eq!(args.webhook.options().xds, Options::of("mesh").xds);
         let webhook = &of_kind(&all, "MutatingWebhookConfiguration")["metadata"]["name"];

@@ -11,12 +11,13 @@ use std::{
     io::{self, IsTerminal as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
 
 use self::{
@@ -72,19 +73,24 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     let ca = founded(&args, &data_dir).await?;
     let xds = TcpListener::bind(args.xds_listen).await.with_context(|| format!("listen on {}", args.xds_listen))?;
     let api = TcpListener::bind(args.api_listen).await.with_context(|| format!("listen on {}", args.api_listen))?;
-    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?)?;
+    let identity = identity(&args, &data_dir, &ca, xds.local_addr()?).await?;
     let (access, https) = operators::access(&args, &data_dir, &ca, api.local_addr()?)?;
     let traces = spans::receive(&args).await?;
     let claims = if args.attested_labels_only { Claims::Attested } else { Claims::Free };
     let registry = Registry::open(&data_dir.join("registrations"), claims);
-    tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let problems = Arc::new(Mutex::new(Vec::new()));
     let view = watch::Sender::new(Arc::new(View::default()));
     let reading = view.subscribe();
     let reflected = watch::Sender::new(Reflected::default());
     let reflecting = reflected.subscribe();
     let stopping = watch::Sender::new(false);
-    let Sources { resources, written, directory, sink } = Sources::follow(&args, &store, &stopping).await?;
+    // One for all of the time: a signal between two would be lost.
+    let mut stopped = std::pin::pin!(stop());
+    // The API server of a cluster may never answer.
+    let following = until(stopped.as_mut(), Sources::follow(&args, &store, &stopping)).await?;
+    let Some(Sources { resources, written, directory, sink, candidate }) = following else { return Ok(()) };
+    // Nobody can have come back before there is something to serve.
+    tokio::spawn(forget_restored(registry.clone(), args.xds_admission_rate.get()));
     let client = jwks::Client::new(&args.allow_jwks_host, args.jwks_ca.as_ref())?;
     let kept = jwks::Kept::new(data_dir.join("jwks"));
     let fetching = jwks::Fetching::new(resources.clone(), client, kept, jwks::Times::default());
@@ -145,14 +151,35 @@ pub async fn run(args: ControlPlaneArgs) -> Result<()> {
     tokio::select! {
         result = &mut grpc => result?.context("discovery server"),
         never = api::serve::serve(api, router, https, args.api_max_connections) => match never {},
-        result = stop() => {
+        result = &mut stopped => {
             // What is registered stays in the file for the next process; then the streams end.
             registry.stop();
             stopping.send_replace(true);
-            let _ = tokio::time::timeout(STOP, grpc).await;
+            finish(grpc, candidate).await;
             result
         }
     }
+}
+
+/// What this makes; nothing if the control plane is to end before.
+async fn until<T>(
+    stopped: Pin<&mut impl Future<Output = Result<()>>>,
+    made: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
+    tokio::select! {
+        made = made => made.map(Some),
+        result = stopped => result.map(|()| None),
+    }
+}
+
+/// Waits for the end of the streams, and until the lease was given back, so that the next one need not wait for its end.
+async fn finish(streams: impl Future, candidate: Option<JoinHandle<()>>) {
+    let candidate = async {
+        if let Some(candidate) = candidate {
+            let _ = candidate.await;
+        }
+    };
+    let _ = tokio::time::timeout(STOP, async { tokio::join!(streams, candidate) }).await;
 }
 
 /// Returns when the control plane is to end.
@@ -227,12 +254,16 @@ impl Interceptor for Guard {
 }
 
 /// Who gets certificates, and by what.
-fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds: SocketAddr) -> Result<IdentityService> {
+async fn identity(args: &ControlPlaneArgs, data_dir: &Path, ca: &Arc<Ca>, xds: SocketAddr) -> Result<IdentityService> {
     // Sidecars look for it beside a control plane that they call at these addresses, and nowhere else.
     let found = xds.ip().is_unspecified() || xds.ip() == Ipv4Addr::LOCALHOST || xds.ip() == Ipv6Addr::LOCALHOST;
     let token = if args.dev { Some(Arc::new(ca.dev_token(found.then_some(xds.port()))?)) } else { None };
     let (url, ca_file, token_file) = (&args.kubernetes_api, &args.kubernetes_ca, &args.kubernetes_token);
-    let reviewer = Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?;
+    let reviewer = match &args.source.kubeconfig {
+        // The tokens are of the cluster whose pods are known, wherever this process runs.
+        Some(_) => Some(Reviewer::of(kubernetes::client(args).await?)),
+        None => Reviewer::from_flags(url.as_deref(), ca_file.clone(), token_file.clone())?,
+    };
     let enrolment = Enrolment::new(Arc::clone(ca), Joins::open(data_dir)?, ca.audit().clone());
     Ok(IdentityService { ca: Arc::clone(ca), token, enrolment, reviewer })
 }

@@ -81,6 +81,9 @@ fn a_directory_is_printed_as_one_stream() {
 /// Versions of Kubernetes: the first whose published schemas are taken, the one that we are built for, a newer one.
 const VERSIONS: [&str; 3] = ["1.29", "1.33", "1.36"];
 
+/// Objects that `weft install` prints.
+const OBJECTS: usize = 22;
+
 /// Has the schemas of Kubernetes judge manifests; how many objects they let through.
 fn judged(manifests: &str) -> usize {
     let script = format!("{}/../tests/it/programs/kubernetes_schemas.py", env!("CARGO_MANIFEST_DIR"));
@@ -106,7 +109,7 @@ fn the_schemas_of_kubernetes_accept_what_install_and_inject_print() {
     }
     let installed = weft(&["install"], "");
     assert!(installed.status.success());
-    assert_eq!(judged(&text(&installed.stdout)), 11 * VERSIONS.len());
+    assert_eq!(judged(&text(&installed.stdout)), OBJECTS * VERSIONS.len());
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-plane/tests/inject");
     for (name, objects) in [("kinds.yaml", 7), ("annotations.yaml", 5), ("deployment.yaml", 2), ("probes.yaml", 1)] {
         let injected = weft(&["inject", "-q", "-f", &corpus.join(name).to_string_lossy()], "");
@@ -173,7 +176,7 @@ fn kubectl_reads_what_install_prints() {
     child.stdin.take().expect("piped").write_all(installed.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("it ends");
     let names = text(&output.stdout);
-    assert!(output.status.success() && names.lines().count() == 11, "{names}");
+    assert!(output.status.success() && names.lines().count() == OBJECTS, "{names}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod basics;
 mod bulk;
 mod bypass;
 mod certificates;
+mod cluster;
 mod cold_start;
 mod demo;
 mod enrolment;

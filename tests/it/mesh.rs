@@ -38,6 +38,8 @@ pub struct TestMesh {
     callers: Vec<Process>,
     workloads: BTreeMap<String, Running>,
     flags: Vec<String>,
+    /// Where the cluster is that has the resources, in place of the directory.
+    kubeconfig: Option<PathBuf>,
     control_plane: Option<Process>,
 }
 
@@ -56,6 +58,8 @@ pub struct Builder {
     locality: Option<String>,
     /// Endpoints that a service has outside the mesh.
     outside: BTreeMap<String, usize>,
+    /// How to reach the cluster that has the resources.
+    kubeconfig: Option<String>,
 }
 
 struct Running {
@@ -86,6 +90,11 @@ impl Builder {
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.flags.extend([name.to_owned(), value.to_owned()]);
         self
+    }
+
+    /// The resources are those of a cluster.
+    pub fn cluster(self, kubeconfig: &str) -> Self {
+        Self { kubeconfig: Some(kubeconfig.into()), ..self }
     }
 
     /// A resource file, there before the control plane starts.
@@ -149,10 +158,24 @@ impl Builder {
         for (file, text) in &self.resources {
             std::fs::write(dir.join("resources").join(file), text).expect("writable");
         }
+        let kubeconfig = self.kubeconfig.map(|text| {
+            let file = dir.join("kubeconfig");
+            std::fs::write(&file, text).expect("writable");
+            file
+        });
         let (xds, api) = (free(), free());
         let (flags, workloads) = (self.flags, BTreeMap::new());
-        let mut mesh =
-            TestMesh { dir, api, xds, client: None, callers: Vec::new(), workloads, flags, control_plane: None };
+        let mut mesh = TestMesh {
+            dir,
+            api,
+            xds,
+            client: None,
+            callers: Vec::new(),
+            workloads,
+            flags,
+            kubeconfig,
+            control_plane: None,
+        };
         mesh.control_plane = Some(mesh.spawn_control_plane());
         eventually("the control plane", || ok(get(api, "localhost", "/healthz")));
         let mut endpoints = self.outside;
@@ -174,7 +197,16 @@ impl TestMesh {
     /// A mesh; `name` is for its directory and is the test's alone.
     pub fn builder(name: &str) -> Builder {
         let (flags, resources, workloads, upstreams) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Builder { name: name.into(), flags, resources, workloads, upstreams, locality: None, outside: BTreeMap::new() }
+        Builder {
+            name: name.into(),
+            flags,
+            resources,
+            workloads,
+            upstreams,
+            locality: None,
+            outside: BTreeMap::new(),
+            kubeconfig: None,
+        }
     }
 
     /// The client's local port of a declared upstream.
@@ -309,7 +341,11 @@ impl TestMesh {
         let mut command = Command::new(WEFT);
         command.arg("control-plane").arg("--dev").args(["--xds-listen", &self.xds.to_string()]);
         command.args(["--api-listen", &self.api.to_string()]).arg("--data-dir").arg(self.dir.join("data"));
-        command.arg("--resources").arg(self.dir.join("resources")).args(&self.flags);
+        match &self.kubeconfig {
+            Some(file) => command.args(["--source", "kubernetes", "--kubeconfig"]).arg(file),
+            None => command.arg("--resources").arg(self.dir.join("resources")),
+        };
+        command.args(&self.flags);
         start(command, &self.dir, "control-plane")
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::conditions::Sink;
 use crate::{
@@ -32,6 +32,8 @@ pub struct Sources {
     pub directory: Option<Arc<Source>>,
     /// Where statuses go.
     pub sink: Sink,
+    /// What keeps the lease by which they are written, and ends when it was given back.
+    pub candidate: Option<JoinHandle<()>>,
 }
 
 impl Sources {
@@ -49,12 +51,12 @@ impl Sources {
             let mut mirror = Mirror::follow(&client, store.clone(), &args.trust_domain);
             mirror.complete().await;
             let (leading, leads) = watch::channel(false);
-            tokio::spawn(
-                Candidate::new(client.clone(), identity(), Times::default()).run(leading, stopping.subscribe()),
-            );
+            let candidate = Candidate::new(client.clone(), identity(), Times::default());
+            let candidate = Some(tokio::spawn(candidate.run(leading, stopping.subscribe())));
             let Mirror { resources, written, versions, .. } = mirror;
             let sink = Sink::Cluster(Writer::new(client, versions, leads));
-            return Ok(Self { resources: stored::follow(resources, store.state()), written, directory: None, sink });
+            let resources = stored::follow(resources, store.state());
+            return Ok(Self { resources, written, directory: None, sink, candidate });
         }
         let (files, directory) = files(args)?;
         let written = directory.as_ref().map_or_else(|| watch::Sender::default().subscribe(), |source| source.files());
@@ -63,7 +65,8 @@ impl Sources {
             // The defaults are in force all the same, and reads go on.
             tracing::warn!(error = format!("{error:#}"), "the defaults are not visible");
         }
-        Ok(Self { resources: stored::follow(files, store.state()), written, directory, sink: Sink::Store })
+        let resources = stored::follow(files, store.state());
+        Ok(Self { resources, written, directory, sink: Sink::Store, candidate: None })
     }
 }
 

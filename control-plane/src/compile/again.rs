@@ -2,7 +2,7 @@
 //! an EndpointSlice: when nothing else has changed, only those are made anew.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -12,12 +12,16 @@ use weft_proto::ResourceType;
 use super::{
     Compiled, Output, Registered, compile_with,
     endpoints::{self, Endpoints},
-    instances, put_slices, services,
+    instances::{self, Believed},
+    put_slices, services,
 };
 use crate::{
     jwks::KeySets,
     sessions::Secret,
-    source::{Object, Problem, Resources, pods::Pods},
+    source::{
+        Object, Problem, Resources,
+        pods::{Pod, Pods},
+    },
 };
 
 /// Compiles, and keeps the result for the next time.
@@ -77,7 +81,7 @@ impl Compiler {
             Some(last)
                 if last.has(registered, sets)
                     && only_slices(&last.resources, resources)
-                    && last.same_labels(resources.pods.as_deref()) =>
+                    && last.same_labels(resources) =>
             {
                 last.with_slices(resources)
             }
@@ -98,13 +102,13 @@ impl Last {
         Arc::ptr_eq(&self.registered, registered) && Arc::ptr_eq(&self.sets, sets)
     }
 
-    /// Whether the pods that have registered are there with the same labels: policies select them by these.
-    fn same_labels(&self, pods: Option<&Pods>) -> bool {
-        let old = self.resources.pods.as_deref();
+    /// Whether the same registrations are believed, of pods with the same labels: policies select them by these.
+    fn same_labels(&self, resources: &Resources) -> bool {
+        let [before, now] = [Believed::of(&self.resources), Believed::of(resources)];
         self.registered.iter().all(|entry| {
-            let id = format!("{}/{}", entry.registration.namespace, entry.registration.name);
-            let [before, now] = [old, pods].map(|pods| pods.and_then(|pods| pods.get(&id)));
-            before.map(|pod| &pod.labels) == now.map(|pod| &pod.labels)
+            let [before, now] =
+                [&before, &now].map(|believed| believed.pod(entry).map(|pod| pod.map(|pod| &pod.labels)));
+            before == now
         })
     }
 
@@ -195,9 +199,14 @@ fn changed(old: &Resources, new: &Resources) -> BTreeSet<String> {
     };
     let mut found: BTreeSet<String> = without(old, new).into_iter().chain(without(new, old)).collect();
     if !moved.is_empty() {
+        // An endpoint that names no pod is known by its address.
+        let addresses: HashSet<&str> =
+            moved.values().flat_map(|pods| pods.iter().flat_map(|pod| &pod.addresses)).map(String::as_str).collect();
         let has = |slice: &Object<discovery::EndpointSlice>| {
-            let mut pods = slice.value.endpoints.iter().filter_map(|endpoint| endpoints::pod_of(slice, endpoint));
-            pods.any(|pod| moved.contains(pod.as_str()))
+            slice.value.endpoints.iter().any(|endpoint| match endpoints::pod_of(slice, endpoint) {
+                Some(pod) => moved.contains_key(pod.as_str()),
+                None => endpoint.addresses.iter().any(|address| addresses.contains(address.as_str())),
+            })
         };
         found.extend(new.values().filter(|slice| has(slice)).filter_map(|slice| service_id(slice)));
     }
@@ -208,13 +217,16 @@ fn service_id(slice: &Object<discovery::EndpointSlice>) -> Option<String> {
     Some(format!("{}/{}", slice.namespace, endpoints::service_of(slice)?))
 }
 
-/// Pods that are new, other or gone.
-fn moved<'a>(old: Option<&'a Pods>, new: Option<&'a Pods>) -> BTreeSet<&'a str> {
+/// Pods that are new, other or gone, as they were and as they are.
+fn moved<'a>(old: Option<&'a Pods>, new: Option<&'a Pods>) -> BTreeMap<&'a str, Vec<&'a Pod>> {
     let without = |all: Option<&'a Pods>, other: Option<&'a Pods>| {
-        let differs = move |(id, pod): &(&'a String, &'a _)| other.and_then(|other| other.get(*id)) != Some(*pod);
-        all.into_iter().flatten().filter(differs).map(|(id, _)| id.as_str())
+        let differs =
+            move |(id, pod): &(&'a String, &'a Arc<Pod>)| other.and_then(|other| other.get(*id)) != Some(*pod);
+        all.into_iter().flatten().filter(differs).map(|(id, pod)| (id.as_str(), &**pod))
     };
-    without(old, new).chain(without(new, old)).collect()
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    without(old, new).chain(without(new, old)).for_each(|(id, pod)| found.entry(id).or_default().push(pod));
+    found
 }
 
 #[cfg(test)]

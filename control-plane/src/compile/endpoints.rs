@@ -23,6 +23,8 @@ pub struct Endpoints<'a> {
     objects: ByService<'a>,
     /// Those of the cluster; `None` outside of one.
     pods: Option<&'a Pods>,
+    /// Ids of those with a sidecar, by address.
+    meshed: HashMap<&'a str, &'a str>,
     trust_domain: &'a str,
     instances: &'a BTreeMap<String, Instance>,
 }
@@ -48,7 +50,12 @@ impl<'a> Endpoints<'a> {
                 objects.entry((&slice.namespace, service)).or_default().push(&**slice);
             }
         }
-        Self { objects, pods: resources.pods.as_deref(), trust_domain: &resources.trust_domain, instances }
+        let pods = resources.pods.as_deref();
+        let mut meshed = HashMap::new();
+        for (id, pod) in pods.into_iter().flatten().filter(|(_, pod)| pod.mesh_port.is_some()) {
+            meshed.extend(pod.addresses.iter().map(|address| (address.as_str(), id.as_str())));
+        }
+        Self { objects, pods, meshed, trust_domain: &resources.trust_domain, instances }
     }
 
     /// The slices of a service: at least slice 0, which says how many there are.
@@ -124,12 +131,15 @@ impl<'a> Endpoints<'a> {
     }
 
     /// Who the endpoint is. `None`: a pod of which it is not (yet) known whether it has a sidecar, which must not be called
-    /// in plaintext; or one that does not have this address.
+    /// in plaintext; or one that does not have this address, as the one before it with the same name. What names no pod is
+    /// one all the same if it has the address of a pod with a sidecar.
     fn identified(&self, endpoint: v1::Endpoint, pod: Option<&str>, pods: &Pods) -> Option<v1::Endpoint> {
-        let Some(id) = pod else { return Some(endpoint) };
-        let pod = pods.get(id)?;
+        let Some(id) = pod.or_else(|| self.meshed.get(endpoint.address.as_str()).copied()) else {
+            return Some(endpoint);
+        };
+        let pod = pods.get(id).filter(|pod| pod.addresses.contains(&endpoint.address))?;
         let Some(mesh_port) = pod.mesh_port else { return Some(endpoint) };
-        let address: IpAddr = endpoint.address.parse().ok().filter(|_| pod.addresses.contains(&endpoint.address))?;
+        let address: IpAddr = endpoint.address.parse().ok()?;
         let namespace = id.split_once('/').map_or("", |(namespace, _)| namespace);
         let registered = self.instances.get(id).filter(|instance| instance.registered);
         // Where it listens is its own to say, at the address that is the pod's.

@@ -1,14 +1,17 @@
 //! Instances of services: registered workloads and `Workload` objects in one form, each checked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use weft_proto::v1;
 
-use crate::source::{Object, Problem, Resources, Workload, is_dns_label};
+use crate::source::{
+    Object, Problem, Resources, Workload, is_dns_label,
+    pods::{Pod, Pods},
+};
 
 use super::{Registered, protocol};
 
@@ -43,25 +46,75 @@ pub fn collect(
         .map(|object| (object.id(), from_object(object, &resources.trust_domain)))
         .collect();
     let mut epochs: BTreeMap<String, u64> = BTreeMap::new();
+    let believed = Believed::of(resources);
     for entry in registered {
         let registration = &entry.registration;
         let id = format!("{}/{}", registration.namespace, registration.name);
-        if let Err((path, message)) = check(entry) {
-            problems.push(Problem { file: format!("registration {id}"), path, message, ..Problem::default() });
-            continue;
-        }
+        let pod = || believed.pod(entry).map_err(|message| ("name".to_owned(), message));
+        let pod = match check(entry).and_then(|()| pod()) {
+            Ok(pod) => pod,
+            Err((path, message)) => {
+                problems.push(Problem { file: format!("registration {id}"), path, message, ..Problem::default() });
+                continue;
+            }
+        };
         if epochs.get(&id).is_some_and(|epoch| *epoch > registration.epoch_ms) {
             continue;
         }
         epochs.insert(id.clone(), registration.epoch_ms);
         let mut instance = from_registration(id.clone(), entry);
         // What the API server says of a pod is not the pod's to say.
-        if let Some(pod) = resources.pods.as_ref().and_then(|pods| pods.get(&id)) {
+        if let Some(pod) = pod {
             instance.labels = pod.labels.clone();
         }
         found.insert(id, instance);
     }
     found
+}
+
+/// Which registrations are believed: in a cluster a workload with the identity of pods is one of them, and no other. Its
+/// name decides about its labels, and these about the services whose endpoint it is.
+pub struct Believed<'a> {
+    pods: Option<&'a Pods>,
+    trust_domain: &'a str,
+    /// Namespaces and service accounts of pods.
+    accounts: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Believed<'a> {
+    /// By the pods of these resources; outside of a cluster all are.
+    #[must_use]
+    pub fn of(resources: &'a Resources) -> Self {
+        let pods = resources.pods.as_deref();
+        let account = |(id, pod): (&'a String, &'a Arc<Pod>)| Some((id.split_once('/')?.0, &*pod.service_account));
+        let accounts = pods.into_iter().flatten().filter_map(account).collect();
+        Self { pods, trust_domain: &resources.trust_domain, accounts }
+    }
+
+    /// The pod that has registered; none outside of the cluster.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn pod(&self, entry: &Registered) -> Result<Option<&'a Pod>, String> {
+        let Some(pods) = self.pods else { return Ok(None) };
+        let (namespace, name) = (&entry.registration.namespace, &entry.registration.name);
+        let Some(pod) = pods.get(&format!("{namespace}/{name}")) else {
+            let path = entry.spiffe_id.strip_prefix("spiffe://").and_then(|id| id.split_once("/ns/"));
+            let account = path.and_then(|(_, path)| path.split_once("/sa/"));
+            return match account.filter(|account| self.accounts.contains(account)) {
+                Some(_) => Err(format!(
+                    "\"{name}\" is no pod that is known, and {} is the identity of pods: these register by their own names",
+                    entry.spiffe_id
+                )),
+                None => Ok(None),
+            };
+        };
+        let own = pod.spiffe_id(self.trust_domain, namespace);
+        if own == entry.spiffe_id {
+            return Ok(Some(pod));
+        }
+        Err(format!("\"{name}\" is a pod whose identity is {own}, and {} registers by its name", entry.spiffe_id))
+    }
 }
 
 fn check(entry: &Registered) -> Result<(), (String, String)> {

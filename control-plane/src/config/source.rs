@@ -18,7 +18,8 @@ pub struct SourceArgs {
     /// Where the objects live; in a cluster its API server has them, and the operator API only shows them
     #[arg(long, value_enum, default_value = "store")]
     pub source: SourceKind,
-    /// How to reach the cluster, in place of the pod's own account and --kubernetes-api
-    #[arg(long, value_name = "FILE")]
+    /// How to reach the cluster, also for its word on the tokens of workloads that enrol [default: --kubernetes-api, or
+    /// the pod's own account]
+    #[arg(long, value_name = "FILE", conflicts_with = "kubernetes_api")]
     pub kubeconfig: Option<PathBuf>,
 }

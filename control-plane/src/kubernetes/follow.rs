@@ -41,6 +41,9 @@ pub enum Change {
     One(Value),
     /// An object that is gone, as it was.
     Gone(Value),
+    /// The server says that it does not have the kind. That is no word on objects: one that starts may not know the kind
+    /// yet, and a policy that vanished with it would let everybody in.
+    Absent,
     /// Why the kind cannot be followed at the moment; `None`: it can.
     Trouble(Option<String>),
 }
@@ -81,10 +84,6 @@ struct Place {
     version: String,
     /// Index of the version of the API that the server has.
     api: usize,
-    /// There are, or were, objects.
-    populated: bool,
-    /// How often the kind was missing in succession.
-    missed: u32,
     /// Who listens was told that something is wrong.
     troubled: bool,
     wait: Duration,
@@ -109,10 +108,14 @@ impl Follower {
                     place.version.clear();
                     None
                 }
-                Err(Ended::Absent) => match self.absent(&mut place).await {
-                    Ok(trouble) => trouble,
-                    Err(_) => return,
-                },
+                Err(Ended::Absent) => {
+                    place.version.clear();
+                    // A server without a kind of every cluster is none to believe: what waits for the kind goes on waiting.
+                    if self.watched.optional() && self.tell(Change::Absent).await.is_err() {
+                        return;
+                    }
+                    Some(self.watched.missing())
+                }
                 Err(Ended::Failed(why)) => Some(why),
             };
             if let Some(why) = trouble {
@@ -134,24 +137,11 @@ impl Follower {
     async fn round(&self, place: &mut Place) -> Result<(), Ended> {
         if place.version.is_empty() {
             let objects = self.list(place).await?;
-            place.populated = !objects.is_empty();
-            (place.missed, place.wait) = (0, WAITS[0]);
+            place.wait = WAITS[0];
             self.tell(Change::All(objects)).await?;
             self.works(place).await?;
         }
         self.watch(place).await
-    }
-
-    /// A kind that is missing has no objects. One that had some is believed to be gone only the second time: a server that
-    /// starts may not know it yet.
-    async fn absent(&self, place: &mut Place) -> Result<Option<String>, Ended> {
-        place.version.clear();
-        place.missed += 1;
-        if place.missed > 1 || !place.populated {
-            place.populated = false;
-            self.tell(Change::All(Vec::new())).await?;
-        }
-        Ok(Some(self.watched.missing()))
     }
 
     /// Takes back what was said to be wrong.
@@ -241,7 +231,6 @@ impl Follower {
                 }
                 WatchEvent::Error(status) => return Err(self.failed("watch", &Error::Api(status))),
             };
-            place.populated = true;
             self.works(place).await?;
             self.tell(change).await?;
             if let Some(version) = version {

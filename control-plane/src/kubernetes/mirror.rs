@@ -199,6 +199,8 @@ impl Collector {
                     self.remove(&key);
                 }
             }
+            // What is held, and what the log has of a time before this process, stays.
+            Change::Absent => _ = self.listed.insert(watched.kind),
             Change::Trouble(why) => self.trouble(&watched, why),
         }
     }

@@ -1,7 +1,7 @@
 //! Statuses of the cluster's objects, to its API server: by the one control plane that leads, and never over what somebody
 //! else has written meanwhile.
 
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Duration};
 
 use http::Request;
 use kube::{Client, Error};
@@ -13,6 +13,8 @@ use crate::store::Key;
 
 /// Who writes, in the managed fields of objects.
 pub const FIELD_MANAGER: &str = "weft";
+/// One write: a connection that is dead without saying so must not hold up the other objects.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Writes them.
 pub struct Writer {
@@ -55,11 +57,15 @@ impl Writer {
             .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
             .body(body.to_string().into_bytes())
             .map_err(|error| error.to_string())?;
-        match self.client.request::<Value>(request).await {
+        let resource = format!("{}/status", watched.resource());
+        let Ok(answer) = tokio::time::timeout(ANSWER, self.client.request::<Value>(request)).await else {
+            return Err(format!("patch {resource}: no answer in {} s", ANSWER.as_secs()));
+        };
+        match answer {
             Ok(_) => Ok(()),
             Err(Error::Api(status)) if status.code == 404 => Ok(()),
             Err(Error::Api(status)) if status.code == 409 => Err("somebody else was faster".to_owned()),
-            Err(error) => Err(told("patch", &format!("{}/status", watched.resource()), &error)),
+            Err(error) => Err(told("patch", &resource, &error)),
         }
     }
 }

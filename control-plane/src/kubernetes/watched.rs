@@ -66,6 +66,12 @@ impl Watched {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
     }
 
+    /// Whether there are clusters without it: those that did not install its definition.
+    #[must_use]
+    pub fn optional(&self) -> bool {
+        matches!(self.group, kinds::GATEWAY | kinds::WEFT)
+    }
+
     /// What to do when the API server does not have it.
     #[must_use]
     pub fn missing(&self) -> String {
@@ -76,7 +82,8 @@ impl Watched {
             kinds::WEFT => "install the CRDs that weft install prints",
             _ => "is this the API server of a cluster?",
         };
-        format!("the API server has no {} {}: {install}", self.resource(), self.versions.join(" or "))
+        let (resource, versions) = (self.resource(), self.versions.join(" or "));
+        format!("the API server has no {resource} {versions}, and what was known of them stays: {install}")
     }
 
     /// The key of an object; none if it has no name.

@@ -16,7 +16,7 @@ pub type Pods = BTreeMap<String, Arc<Pod>>;
 /// One pod.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pod {
-    /// Its addresses, as they are written.
+    /// Its addresses, as they are written; none when it has ended.
     pub addresses: BTreeSet<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -38,8 +38,10 @@ impl Pod {
             .flat_map(|list| entries(&spec[*list]))
             .any(|container| container["name"] == SIDECAR);
         let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        // One that has ended keeps its address in the status, while another pod may have got it.
+        let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
         Self {
-            addresses: all.chain(text(&object["status"]["podIP"])).collect(),
+            addresses: all.chain(text(&object["status"]["podIP"])).filter(|_| !ended).collect(),
             labels: labels.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect(),
             mesh_port: (has_sidecar && spec["hostNetwork"] != true).then_some(MESH_PORT),
             service_account: text(&spec["serviceAccountName"]).unwrap_or_else(|| "default".to_owned()),

@@ -1,13 +1,14 @@
 //! Kubernetes service account tokens: the API server says whose they are (TokenReview). Nothing is remembered, so a token
 //! that it no longer takes is refused at once; whatever goes wrong refuses.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use axum::body::{Body, to_bytes};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{Api, Client, api::PostParams};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -34,14 +35,29 @@ const AT_ONCE: usize = 16;
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// Where to ask; the files are read each time, because they are rotated.
+/// Who asks. Clones share how much at once.
 #[derive(Clone)]
 pub struct Reviewer {
+    server: Server,
+    slots: Arc<Semaphore>,
+}
+
+/// Where to ask.
+#[derive(Clone)]
+enum Server {
+    /// By a URL and files.
+    Files(Files),
+    /// Whatever a kubeconfig says.
+    Client(Client),
+}
+
+/// An API server, and files that are read each time, because they are rotated.
+#[derive(Clone)]
+struct Files {
     host: String,
     port: u16,
     ca: PathBuf,
     token: PathBuf,
-    slots: Arc<Semaphore>,
 }
 
 /// Whose token it is.
@@ -64,7 +80,17 @@ impl Reviewer {
         ensure!(matches!(parsed.path(), "" | "/"), "--kubernetes-api {url:?}: a path is not supported");
         let host = parsed.host().with_context(|| format!("--kubernetes-api {url:?}: no host"))?;
         let (host, port) = (host.trim_matches(['[', ']']).to_owned(), parsed.port_u16().unwrap_or(443));
-        Ok(Self { host, port, ca, token, slots: Arc::new(Semaphore::new(AT_ONCE)) })
+        Ok(Self::at(Server::Files(Files { host, port, ca, token })))
+    }
+
+    /// Asks whom this client asks.
+    #[must_use]
+    pub fn of(client: Client) -> Self {
+        Self::at(Server::Client(client))
+    }
+
+    fn at(server: Server) -> Self {
+        Self { server, slots: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// As the flags say; without them as a pod finds it; none outside Kubernetes.
@@ -97,18 +123,49 @@ impl Reviewer {
         let Ok(_slot) = self.slots.try_acquire() else {
             return Err(Refusal::rate_limited("with Kubernetes tokens at once", Duration::from_secs(1)));
         };
-        let answer = timeout(LIMIT, self.ask(token)).await;
+        let answer = timeout(LIMIT, self.server.ask(token)).await;
         let answer = answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {} s", LIMIT.as_secs())));
         let status = answer.map_err(|error| {
-            let server = format!("{}:{}", self.host, self.port);
+            let server = self.server.to_string();
             tracing::warn!(server, error = format!("{error:#}"), "Kubernetes cannot be asked about a token");
             let text = "Kubernetes cannot be asked about the token: the log of the control plane says why";
             Refusal { retry: Some(Duration::from_secs(2)), ..Refusal::new(Reason::Review, text) }
         })?;
         judge(&status).map_err(|why| Refusal::new(Reason::Review, why))
     }
+}
 
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(files) => write!(f, "{}:{}", files.host, files.port),
+            Self::Client(_) => f.write_str("that of --kubeconfig"),
+        }
+    }
+}
+
+impl Server {
     async fn ask(&self, token: &str) -> Result<TokenReviewStatus> {
+        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.into()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let answer = match self {
+            Self::Files(files) => files.ask(&review).await?,
+            Self::Client(client) => {
+                let all: Api<TokenReview> = Api::all(client.clone());
+                all.create(&PostParams::default(), &review).await.map_err(|error| match error {
+                    // Its own words may hold parts of the token.
+                    kube::Error::Api(status) => refused(&status.code),
+                    kube::Error::SerdeError(_) => anyhow::anyhow!("the answer is no TokenReview"),
+                    error => error.into(),
+                })?
+            }
+        };
+        answer.status.context("the answer has no status")
+    }
+}
+
+impl Files {
+    async fn ask(&self, review: &TokenReview) -> Result<TokenReview> {
         let file = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
         let mut roots = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(&file(&self.ca)?) {
@@ -127,8 +184,7 @@ impl Reviewer {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.context("connect")?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("TLS")?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(token.into()) };
-        let review = serde_json::to_vec(&TokenReview { spec, ..TokenReview::default() })?;
+        let review = serde_json::to_vec(review)?;
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let request = Request::builder()
             .method(Method::POST)
@@ -152,11 +208,14 @@ impl Reviewer {
             _ = connection => exchange.await?,
         };
         if !matches!(code, StatusCode::OK | StatusCode::CREATED) {
-            bail!("answered {code}: may the control plane create tokenreviews.authentication.k8s.io?");
+            return Err(refused(&code));
         }
-        let review: TokenReview = serde_json::from_slice(&body).context("the answer is no TokenReview")?;
-        review.status.context("the answer has no status")
+        serde_json::from_slice(&body).context("the answer is no TokenReview")
     }
+}
+
+fn refused(code: &dyn fmt::Display) -> anyhow::Error {
+    anyhow::anyhow!("answered {code}: may the control plane create tokenreviews.authentication.k8s.io?")
 }
 
 /// Whose token it is by the answer.

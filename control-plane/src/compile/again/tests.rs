@@ -96,16 +96,23 @@ fn in_a_cluster_endpoints_and_pods_are_compiled_again_to_what_compiling_anew_mak
         });
         (format!("default/p{k}"), Arc::new(crate::source::pods::Pod::of(&object)))
     };
+    let unnamed = endpoints(&[3]).replace(", targetRef: {kind: Pod, name: p3}", "");
     let steps = [
         (endpoints(&[1]), vec![], true),
-        (endpoints(&[1]), vec![pod(1, "a", "w")], false),
-        (endpoints(&[1]), vec![pod(1, "b", "w")], true),
-        (endpoints(&[1, 2]), vec![pod(1, "b", "w")], true),
-        (endpoints(&[1, 2]), vec![pod(1, "b", "w"), pod(2, "c", "w")], true),
+        (endpoints(&[1]), vec![pod(1, "x", "w")], false),
+        (endpoints(&[1, 2]), vec![pod(1, "x", "w")], true),
+        (endpoints(&[1, 2]), vec![pod(1, "x", "w"), pod(2, "b", "w")], true),
+        (endpoints(&[1, 2]), vec![pod(1, "x", "w"), pod(2, "c", "w")], true),
         // Policies select a registered pod by its labels.
-        (endpoints(&[1, 2]), vec![pod(1, "b", "other"), pod(2, "c", "w")], false),
+        (endpoints(&[1, 2]), vec![pod(1, "x", "other"), pod(2, "c", "w")], false),
+        // It is not the one that has registered, or it is none.
+        (endpoints(&[1, 2]), vec![pod(1, "y", "other"), pod(2, "c", "w")], false),
         (endpoints(&[2]), vec![pod(2, "c", "other")], false),
-        (String::new(), vec![pod(2, "c", "w")], true),
+        (endpoints(&[2]), vec![pod(2, "x", "other")], false),
+        // Known by its address alone.
+        (unnamed.clone(), vec![pod(2, "x", "w")], true),
+        (unnamed, vec![pod(2, "x", "w"), pod(3, "c", "w")], true),
+        (String::new(), vec![pod(2, "x", "w")], true),
     ];
     let key = (ResourceType::TrustBundle, "weft.local".to_owned());
     let mut compiler = Compiler::new((key.clone(), Compiled::from(Vec::new())), Secret::default());
@@ -114,7 +121,7 @@ fn in_a_cluster_endpoints_and_pods_are_compiled_again_to_what_compiling_anew_mak
         let pods = Some(Arc::new(pods.into_iter().collect()));
         let resources = Arc::new(Resources { endpoint_slices: load(&text).endpoint_slices, pods, ..mesh.clone() });
         if let Some(last) = &compiler.last {
-            let enough = only_slices(&last.resources, &resources) && last.same_labels(resources.pods.as_deref());
+            let enough = only_slices(&last.resources, &resources) && last.same_labels(&resources);
             assert_eq!(enough, alone, "{number}");
         }
         let (output, problems) = compiler.compile(&resources, &registered, &sets);

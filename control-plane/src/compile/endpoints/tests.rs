@@ -66,6 +66,30 @@ fn a_pod_is_called_over_the_mesh_only_if_it_has_a_sidecar_and_not_at_all_while_n
 }
 
 #[test]
+fn no_pod_with_a_sidecar_is_called_in_plaintext_by_a_stale_or_missing_name() {
+    let endpoints = json!([
+        { "addresses": ["10.0.0.1"] },
+        of_pod("before", "10.0.0.2", json!({})),
+        of_pod("gone", "10.0.0.3", json!({})),
+    ]);
+    // A pod without a sidecar that has made way for one of the same name elsewhere.
+    let pods: [(_, &[_], _); 3] =
+        [("meshed", &["10.0.0.1"], true), ("before", &["10.0.0.9"], false), ("other", &["10.0.0.2"], true)];
+    let found = compiled(&cluster(&pods, &[service(Value::Null), slice("a", "IPv4", endpoints)]));
+    assert_eq!(addresses(&found), ["10.0.0.1"]);
+    assert_eq!((&*found[0].mesh_address, &*found[0].workload), ("10.0.0.1:15008", "default/meshed"));
+}
+
+#[test]
+fn the_address_of_a_pod_that_has_ended_is_not_its_own_any_more() {
+    let of = |phase: &str| {
+        let status = json!({ "phase": phase, "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }] });
+        Pod::of(&json!({ "spec": {}, "status": status })).addresses.len()
+    };
+    assert_eq!(["Running", "Succeeded", "Failed"].map(of), [1, 0, 0]);
+}
+
+#[test]
 fn an_endpoint_in_two_slices_is_one_and_healthy_if_it_is_in_one_of_them() {
     let pods: [(_, &[_], _); 1] = [("a", &["10.0.0.1"], true)];
     let (down, up) = (json!({ "ready": false }), json!({ "ready": true }));

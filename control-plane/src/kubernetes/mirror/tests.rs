@@ -1,5 +1,7 @@
 //! What comes of a cluster, while its API server does what API servers do.
 
+mod belief;
+
 use serde_json::json;
 use weft_proto::{ResourceType, v1};
 

@@ -73,6 +73,17 @@ fn reviewer(address: SocketAddr, files: &Path) -> Reviewer {
         .expect("given")
 }
 
+fn files(reviewer: &Reviewer) -> Files {
+    match &reviewer.server {
+        Server::Files(files) => files.clone(),
+        Server::Client(_) => panic!("it asks by a kubeconfig"),
+    }
+}
+
+fn with(files: Files) -> Reviewer {
+    Reviewer::at(Server::Files(files))
+}
+
 fn review(status: &Value) -> String {
     json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {}, "status": status })
         .to_string()
@@ -195,9 +206,9 @@ async fn a_server_that_cannot_be_asked_refuses_and_the_caller_may_come_back() {
     expect(Kubernetes::start(Answer::Endless).await.review().await, "endless");
     let (kubernetes, other) = (Kubernetes::says(&good()).await, Kubernetes::says(&good()).await);
     let file = |of: &Kubernetes, name: &str| of.directory.path().join(name);
-    let stranger = Reviewer { ca: file(&other, "ca.crt"), ..kubernetes.reviewer.clone() };
+    let stranger = with(Files { ca: file(&other, "ca.crt"), ..files(&kubernetes.reviewer) });
     expect(stranger.review("a.b.c").await, "another authority vouches for it");
-    let named = Reviewer { host: "localhost".into(), ..kubernetes.reviewer.clone() };
+    let named = with(Files { host: "localhost".into(), ..files(&kubernetes.reviewer) });
     expect(named.review("a.b.c").await, "a name that its certificate does not have");
     for name in ["token", "ca.crt"] {
         std::fs::write(file(&kubernetes, name), "\u{0}\n-----BEGIN CERTIFICATE-----\n").expect("written");
@@ -234,11 +245,33 @@ async fn a_server_that_says_nothing_is_given_up_and_holds_no_more_than_its_share
 #[test]
 fn where_to_ask_is_an_https_url_without_a_path() {
     let new = |url: &str| Reviewer::new(url, PathBuf::new(), PathBuf::new());
-    let ok = |url: &str| new(url).map(|reviewer| (reviewer.host, reviewer.port)).map_err(|error| error.to_string());
+    let ok = |url: &str| {
+        new(url).map(|reviewer| (files(&reviewer).host, files(&reviewer).port)).map_err(|error| error.to_string())
+    };
     assert_eq!(ok("https://10.0.0.1:6443"), Ok(("10.0.0.1".into(), 6443)));
     assert_eq!(ok("https://kubernetes.default.svc/"), Ok(("kubernetes.default.svc".into(), 443)));
     assert_eq!(ok("https://[fd00::1]:6443"), Ok(("fd00::1".into(), 6443)));
     for bad in ["", "http://10.0.0.1", "10.0.0.1:6443", "https://", "https://a/b", "ftp://a"] {
         assert!(new(bad).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn the_cluster_of_a_kubeconfig_is_asked_in_the_same_way() {
+    let answers = |code: StatusCode, body: String| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let answer = move || std::future::ready((code, [(header::CONTENT_TYPE, "application/json")], body.clone()));
+        let router = axum::Router::new().route(PATH, axum::routing::post(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut config = kube::Config::new(url.parse().expect("a URL"));
+        config.default_retry = false;
+        Reviewer::of(Client::try_from(config).expect("a client")).review("a.b.c").await
+    };
+    let account = answers(StatusCode::CREATED, review(&good())).await.expect("vouched for");
+    assert_eq!((account.namespace.as_str(), account.name.as_str()), ("shop", "catalog"));
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "a.b.c",
+        "reason": "Forbidden", "code": 403 });
+    let refused = answers(StatusCode::FORBIDDEN, status.to_string()).await.expect_err("refused");
+    assert!(refused.retry.is_some(), "it can be asked again");
 }
