@@ -31,10 +31,10 @@ async fn a_pod_chooses_neither_its_name_nor_its_services() {
     };
     let as_it_is = ("10.0.0.7".to_owned(), false);
     let (found, problems) = endpoints(registered("anything", "buyer"));
-    assert_eq!(found, [as_it_is.clone()], "the identity of a pod is that of a pod");
+    assert_eq!(found, std::slice::from_ref(&as_it_is), "the identity of a pod is that of a pod");
     assert!(problems[0].contains("\"anything\" is no pod that is known"), "{problems:?}");
     let (found, problems) = endpoints(registered("payments-a", "buyer"));
-    assert_eq!(found, [as_it_is.clone()], "another's end is not its to tell");
+    assert_eq!(found, std::slice::from_ref(&as_it_is), "another's end is not its to tell");
     assert!(problems[0].contains("is a pod whose identity is spiffe://weft.local/ns/shop/sa/payments"), "{problems:?}");
     let (found, problems) = endpoints(registered("vm", "outside"));
     assert_eq!((found.len(), problems), (2, Vec::new()), "a machine outside of the cluster is no pod");
