@@ -4,12 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::{Context as _, Result};
 use metrics::Counter;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
-    common::v1::InstrumentationScope,
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans},
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SpanData, SpanExporter as _},
 };
 use tokio::{
     sync::{
@@ -18,16 +19,10 @@ use tokio::{
     },
     time::Instant,
 };
-use tonic::transport::{Channel, Endpoint};
 use weft_policy::model::AccessLogFormat;
 
 use super::{Telemetry, access::AccessLog, otel, span::Span};
-use crate::{observe::taps::Taps, snapshot::Snapshot, upstream::chain};
-
-type Exporter = TraceServiceClient<Channel>;
-
-/// As the exporters of OpenTelemetry say who they are.
-const AGENT: &str = concat!("OTel-OTLP-Exporter-Weft/", env!("CARGO_PKG_VERSION"));
+use crate::{observe::taps::Taps, snapshot::Snapshot};
 
 /// Spans that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -87,15 +82,15 @@ pub fn queue(
     };
     let sink = SpanSink { queue: sender, dropped: dropped("queue_full"), log, taps };
     let mut attributes = vec![
-        otel::text("service.name", whose.service),
-        otel::text("service.namespace", whose.namespace),
-        otel::text("service.instance.id", whose.instance),
+        KeyValue::new("service.namespace", whose.namespace.to_owned()),
+        KeyValue::new("service.instance.id", whose.instance.to_owned()),
     ];
-    attributes.extend(whose.version.map(|version| otel::text("service.version", version)));
+    attributes.extend(whose.version.map(|version| KeyValue::new("service.version", version.to_owned())));
     if let Ok(host) = rustix::system::uname().nodename().to_str() {
-        attributes.push(otel::text("host.name", host));
+        attributes.push(KeyValue::new("host.name", host.to_owned()));
     }
-    let resource = Resource { attributes, ..Resource::default() };
+    let resource =
+        Resource::builder_empty().with_service_name(whose.service.to_owned()).with_attributes(attributes).build();
     let exported = telemetry.counter("weft_spans_exported_total", "Spans that a collector has taken", &[]);
     (sink, Exporting { queue: receiver, exported, failed: dropped("export_failed"), resource })
 }
@@ -144,16 +139,29 @@ impl Exporting {
         while let Some(batch) = self.batch().await {
             let url = snapshot.borrow().workload.as_ref().and_then(|workload| workload.telemetry.endpoint.clone());
             if exporter.is_none() || url != to {
-                exporter = url.as_deref().and_then(exporter_to);
+                exporter = url.as_deref().and_then(|url| self.exporter(url));
                 to = url;
             }
             let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-            let taken = match &exporter {
-                Some(exporter) => deliver(exporter, (&self.resource, &batch), &mut backoff).await,
-                None => 0,
+            let Some(to) = &exporter else {
+                self.failed.increment(count);
+                continue;
             };
-            self.exported.increment(taken);
-            self.failed.increment(count.saturating_sub(taken));
+            if deliver(to, batch, &mut backoff).await {
+                self.exported.increment(count);
+            } else {
+                self.failed.increment(count);
+            }
+        }
+    }
+
+    fn exporter(&self, url: &str) -> Option<SpanExporter> {
+        match exporter(url, &self.resource) {
+            Ok(exporter) => Some(exporter),
+            Err(error) => {
+                tracing::warn!(url, error = format!("{error:#}"), "no spans can be exported");
+                None
+            }
         }
     }
 
@@ -161,12 +169,12 @@ impl Exporting {
     ///
     /// What comes after the first is fetched now and then. A receiver that waits is woken for each span, and the worker
     /// that left it pays for that.
-    async fn batch(&mut self) -> Option<Vec<Span>> {
-        let mut batch = vec![self.queue.recv().await?];
+    async fn batch(&mut self) -> Option<Vec<SpanData>> {
+        let mut batch = vec![otel::data(self.queue.recv().await?)];
         let end = Instant::now() + LINGER;
         while batch.len() < BATCH {
             match self.queue.try_recv() {
-                Ok(span) => batch.push(span),
+                Ok(span) => batch.push(otel::data(span)),
                 Err(TryRecvError::Empty) if Instant::now() < end => tokio::time::sleep(FETCH).await,
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
@@ -175,48 +183,31 @@ impl Exporting {
     }
 }
 
-fn exporter_to(url: &str) -> Option<Exporter> {
-    match Endpoint::from_shared(url.to_owned()) {
-        // Connected to when there is something to export, and again when the connection has ended.
-        Ok(endpoint) => Some(Exporter::new(endpoint.user_agent(AGENT).ok()?.connect_timeout(TIMEOUT).connect_lazy())),
-        Err(error) => {
-            tracing::warn!(url, error = chain(&error), "no spans can be exported");
-            None
-        }
-    }
+fn exporter(url: &str, resource: &Resource) -> Result<SpanExporter> {
+    let mut exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(url)
+        .with_timeout(TIMEOUT)
+        .build()
+        .with_context(|| format!("OTLP endpoint {url:?}"))?;
+    exporter.set_resource(resource);
+    Ok(exporter)
 }
 
-/// Exports a batch, a few times: how many spans the collector has taken. Between tries nothing is taken from the queue.
-async fn deliver(exporter: &Exporter, (resource, batch): (&Resource, &[Span]), backoff: &mut Duration) -> u64 {
+/// Exports a batch, a few times. Between tries nothing is taken from the queue.
+async fn deliver(exporter: &SpanExporter, batch: Vec<SpanData>, backoff: &mut Duration) -> bool {
     for attempt in 1..=TRIES {
-        // Made again for the rare second try, and not copied for each first.
-        let request = request(resource, batch);
-        match tokio::time::timeout(TIMEOUT, exporter.clone().export(request)).await {
-            Ok(Ok(answer)) => {
+        // The exporter's own time limit does not cover a connection that is never made.
+        match tokio::time::timeout(TIMEOUT * 2, exporter.export(batch.clone())).await {
+            Ok(Ok(())) => {
                 *backoff = BACKOFF.0;
-                let refused = answer.into_inner().partial_success.map_or(0, |partial| partial.rejected_spans);
-                let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-                return count.saturating_sub(u64::try_from(refused).unwrap_or(0));
+                return true;
             }
-            Ok(Err(status)) => tracing::debug!(%status, attempt, "spans were not taken"),
+            Ok(Err(error)) => tracing::debug!(%error, attempt, "spans were not taken"),
             Err(_) => tracing::debug!(attempt, "no answer from the collector in time"),
         }
         tokio::time::sleep(backoff.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
         *backoff = (*backoff * 2).min(BACKOFF.1);
     }
-    0
-}
-
-fn request(resource: &Resource, batch: &[Span]) -> ExportTraceServiceRequest {
-    let scope = InstrumentationScope {
-        name: "weft".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..InstrumentationScope::default()
-    };
-    let spans = batch.iter().map(otel::data).collect();
-    let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, schema_url: String::new() }];
-    let resource = Some(resource.clone());
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource, scope_spans, schema_url: String::new() }],
-    }
+    false
 }

@@ -104,8 +104,14 @@ pub fn otlp(mesh: &TestMesh, trace: &str) -> Result<Value, String> {
 
 /// The newest trace with a span of a service that has this attribute, once there is one.
 pub fn by_attribute(mesh: &TestMesh, service: &str, name: &str, value: &str) -> String {
-    let path = format!("/api/traces?service={service}&tags=%7B%22{name}%22%3A%22{value}%22%7D&limit=1");
-    eventually(&format!("a trace with {name} {value}"), || {
+    by_attributes(mesh, service, &[(name, value)])
+}
+
+/// The newest trace with a span of a service that has all of these attributes, once there is one.
+pub fn by_attributes(mesh: &TestMesh, service: &str, attributes: &[(&str, &str)]) -> String {
+    let tags: Vec<_> = attributes.iter().map(|(name, value)| format!("%22{name}%22%3A%22{value}%22")).collect();
+    let path = format!("/api/traces?service={service}&tags=%7B{}%7D&limit=1", tags.join("%2C"));
+    eventually(&format!("a trace with {attributes:?}"), || {
         let found = body(mesh, &path)?;
         found["data"][0]["traceID"].as_str().map(str::to_owned).ok_or_else(|| found.to_string())
     })

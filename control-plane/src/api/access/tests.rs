@@ -291,6 +291,33 @@ impl std::io::Write for Log {
     }
 }
 
+/// Takes no event and leaves it open whether it will the next time, so that each thread's own subscriber is asked.
+struct Undecided;
+
+impl tracing::Subscriber for Undecided {
+    fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> tracing::subscriber::Interest {
+        tracing::subscriber::Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        false
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(tracing::level_filters::LevelFilter::TRACE)
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 /// Makes a token, and requests that are refused; the token and one that is wrong.
 async fn provoke(api: &Api) -> [String; 2] {
     let made = api.send(&api.admin, "POST", TOKENS, &json!({ "name": "ci", "role": "viewer" })).await;
@@ -307,9 +334,8 @@ async fn refusals_and_tokens_are_in_the_audit_log_and_secrets_are_not() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
     let subscriber = subscriber.with_writer(move || writer.clone()).finish();
-    // An event that another test's thread meets for the first time while this subscriber is being registered may be off for
-    // good: all of them are met before.
-    provoke(&Api::new()).await;
+    // Without it an event that another test's thread meets first, where nobody listens, may be off for good.
+    let _ = tracing::subscriber::set_global_default(Undecided);
     let _guard = tracing::subscriber::set_default(subscriber);
     let api = Api::new();
     let [text, wrong] = provoke(&api).await;
